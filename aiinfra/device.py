@@ -1,0 +1,95 @@
+"""CPU or GPU? This is the only file that asks, and the only one that reads the environment.
+
+Everything else receives a device, a dtype or a path as an argument. So a cell, a test
+and a server can each choose their own, and nothing depends on who was imported first.
+Taught in notebook 00.
+"""
+
+import os
+import random
+from pathlib import Path
+
+import torch
+
+_DTYPES = {"float32": torch.float32, "fp32": torch.float32, "bfloat16": torch.bfloat16,
+           "bf16": torch.bfloat16, "float16": torch.float16, "fp16": torch.float16}
+
+
+def default_device() -> torch.device:
+    """The first CUDA device if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def as_device(device: str | torch.device | None) -> torch.device:
+    """`device`, or the default for None. Raises ValueError if CUDA is asked for and absent."""
+    device = default_device() if device is None else torch.device(device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device={str(device)!r}, but PyTorch {torch.__version__} sees no CUDA GPU: "
+                         "install NVIDIA's driver and a CUDA build of PyTorch, or use device='cpu'.")
+    return device
+
+
+def as_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    """`dtype` by name or as it is; None means bfloat16 on a GPU and float32 on a CPU."""
+    if dtype is None:
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype not in _DTYPES:
+        raise ValueError(f"dtype={dtype!r} is not known. Use one of: {', '.join(_DTYPES)}.")
+    return _DTYPES[dtype]
+
+
+def synchronize(device: torch.device | str) -> None:
+    """Wait until the device has done all that was asked of it. A CPU always has."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's and PyTorch's random numbers, the GPU's included."""
+    random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def device_name(device: torch.device | str | None = None) -> str:
+    """A human's name for the device: the GPU's product name, or the CPU's and its thread count."""
+    if as_device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{_cpu_model()}, {torch.get_num_threads()} threads"
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:                       # macOS has no /proc
+        import platform
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else "CPU"
+
+
+def triton_interpreted() -> bool:
+    """True if Triton kernels are interpreted on the CPU (TRITON_INTERPRET=1 in the environment).
+
+    Triton reads the variable when a kernel's module is imported: set it before.
+    """
+    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+def cache_dir(override: str | Path | None = None) -> Path:
+    """Where models are kept: `override`, else $AIINFRA_CACHE, else the user's cache folder."""
+    if override is not None:
+        return Path(override).expanduser()
+    if "AIINFRA_CACHE" in os.environ:
+        return Path(os.environ["AIINFRA_CACHE"]).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "aiinfra"
+
+
+def data_dir() -> Path:
+    """Where a reader's progress is kept: $AIINFRA_DATA, else the user's data folder."""
+    if "AIINFRA_DATA" in os.environ:
+        return Path(os.environ["AIINFRA_DATA"]).expanduser()
+    base = os.environ.get("XDG_DATA_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "share") / "aiinfra"
