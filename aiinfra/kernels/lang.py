@@ -27,4 +27,19 @@ except ImportError:
 
     triton, tl = _NoTriton(), _NoLanguage()
 
-__all__ = ["triton", "tl"]
+
+def pick_backend(tensor, backend: str | None) -> str:
+    """"triton" or "torch": as asked, or by where `tensor` lives when `backend` is None.
+
+    Every kernel's wrapper has it as its last keyword. "triton" on a CPU tensor works only under
+    TRITON_INTERPRET=1. Raises ValueError for any other name.
+    """
+    if backend is None:
+        return "triton" if tensor.is_cuda else "torch"
+    if backend not in ("torch", "triton"):
+        raise ValueError(f"backend={backend!r} is not known. Use 'torch', 'triton', or None "
+                         "to pick by device.")
+    return backend
+
+
+__all__ = ["triton", "tl", "pick_backend"]
