@@ -1,0 +1,82 @@
+"""One attention for training, prefill and decode; what differs is who holds the keys and values.
+
+    kv=None    the new tokens attend to one another, causally
+    kv=cache   the cache stores their k and v, and attends over all it has: `kv.attend(layer, q, k, v)`
+
+So a paged, a quantised or a contiguous cache plugs in without a line changed here. The model never
+learns how many tokens came before: that is the cache's business. Notebooks 03 and 11.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from aiinfra.model.config import ModelConfig
+from aiinfra.model.layers import RMSNorm, rotate
+
+
+class KV(Protocol):
+    """What attention asks of a cache."""
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Store k, v [..., T, K, Dh] for `layer`; return attention [..., T, H, Dh] of q over all stored."""
+        ...
+
+
+class Attention(nn.Module):
+    """Grouped-query attention: H query heads share K key/value heads. Source: Ainslie et al. 2023."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.heads, self.kv_heads, self.head_dim = (
+            config.num_attention_heads, config.num_key_value_heads, config.head_dim)
+        # q, k and v are one matrix: the input is read once, and one call is made instead of three.
+        self.qkv = nn.Linear(config.hidden_size, (self.heads + 2 * self.kv_heads) * self.head_dim,
+                             bias=config.qkv_bias)
+        self.out = nn.Linear(self.heads * self.head_dim, config.hidden_size, bias=False)
+        self.q_norm = RMSNorm(self.head_dim, config.rms_norm_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(self.head_dim, config.rms_norm_eps) if config.qk_norm else None
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, kv: KV | None) -> Tensor:
+        """x [..., T, D], cos/sin [..., T, 1, Dh] -> [..., T, D]."""
+        q, k, v = self.project(x, cos, sin)
+        y = causal_attention(q, k, v) if kv is None else kv.attend(self.layer, q, k, v)
+        return self.out(y.flatten(-2))
+
+    def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x [..., T, D] -> rotated q [..., T, H, Dh], rotated k and plain v [..., T, K, Dh]."""
+        H, K = self.heads, self.kv_heads
+        qkv = self.qkv(x).unflatten(-1, (H + 2 * K, self.head_dim))   # [..., T, H+2K, Dh]
+        if self.q_norm is None:
+            qk = rotate(qkv[..., :H + K, :], cos, sin)                # both turn by the same angles
+            return qk[..., :H, :], qk[..., H:, :], qkv[..., H + K:, :]
+        q, k, v = qkv.split([H, K, K], -2)
+        return rotate(self.q_norm(q), cos, sin), rotate(self.k_norm(k), cos, sin), v
+
+
+def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q·kᵀ/√Dh)·v where query i of the T newest sees every key up to its own.
+
+    q [..., T, H, Dh], k and v [..., S, K, Dh], S >= T -> [..., T, H, Dh].
+    """
+    return attend_heads(q.transpose(-3, -2), k.transpose(-3, -2), v.transpose(-3, -2)).transpose(-3, -2)
+
+
+def attend_heads(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """As `causal_attention`, heads first: q [..., H, T, Dh], k and v [..., K, S, Dh] -> [..., H, T, Dh]."""
+    lead, (H, T, Dh), (K, S) = q.shape[:-3], q.shape[-3:], k.shape[-3:-1]
+    if not lead:
+        q, k, v = q[None], k[None], v[None]              # PyTorch's fused kernels want four dimensions
+    if T == 1 and H != K:
+        # One query sees everything, so the heads of a group can stand where the queries stand:
+        # no copy of k and v per query head.
+        y = nn.functional.scaled_dot_product_attention(q.reshape(-1, K, H // K, Dh), k, v).reshape(q.shape)
+    else:
+        mask = None
+        if T > 1 and S > T:                              # PyTorch aligns is_causal to the first key, not the last
+            mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
+        y = nn.functional.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=T > 1 and mask is None, enable_gqa=H != K)
+    return y if lead else y[0]

@@ -1,0 +1,48 @@
+"""The simplest KV cache: one long, contiguous row of slots for each sequence.
+
+    k[layer]:  [B, K, capacity, Dh]   ███████████░░░░░░░░░░░░
+                                      └ length ┘└  reserved  ┘
+
+What was computed for a token is kept, so that the next token costs one token's work. Its price
+is the reserved part, which nobody else can use: notebook 13 rents it out block by block.
+Invariant: after each forward pass, slots [0, length) of every layer are filled. Notebook 11.
+"""
+
+import torch
+from torch import Tensor
+
+from aiinfra.model.attention import attend_heads
+from aiinfra.model.config import ModelConfig
+
+
+class KVCache:
+    """Keys and values of `batch` sequences that advance together, up to `capacity` tokens each."""
+
+    def __init__(self, config: ModelConfig, capacity: int, batch: int = 1,
+                 dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> None:
+        shape = (config.num_hidden_layers, batch, config.num_key_value_heads, capacity, config.head_dim)
+        self.k = torch.empty(shape, dtype=dtype, device=device)     # [layers, B, K, S, Dh]
+        self.v = torch.empty(shape, dtype=dtype, device=device)
+        self.length = 0
+        self.capacity = capacity
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Append k, v [B, T, K, Dh] to `layer`; attend q [B, T, H, Dh] over all kept -> [B, T, H, Dh].
+
+        The last layer's call moves `length` on by T. Raises ValueError if the cache is full.
+        """
+        start, end = self.length, self.length + q.shape[1]
+        if end > self.capacity:
+            raise ValueError(f"the KV cache holds {self.capacity} tokens and {end} are needed: "
+                             "make it with a larger capacity.")
+        self.k[layer, :, :, start:end] = k.transpose(1, 2)
+        self.v[layer, :, :, start:end] = v.transpose(1, 2)
+        y = attend_heads(q.transpose(1, 2), self.k[layer, :, :, :end], self.v[layer, :, :, :end])
+        if layer == len(self.k) - 1:
+            self.length = end
+        return y.transpose(1, 2)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes reserved, used or not."""
+        return self.k.nbytes + self.v.nbytes

@@ -1,0 +1,98 @@
+"""The parts of a decoder layer that have nothing to do with attention: norm, rotation, feed-forward.
+
+    RMSNorm   x / rms(x) · w             keeps activations at unit scale without subtracting a mean
+    RoPE      rotate pairs of q and k    so that q·k depends on the distance between two positions
+    SwiGLU    silu(x·Wg) ⊙ (x·Wu) · Wd   a feed-forward layer with a gate
+
+Each is checked against transformers' own in the tests. Notebook 03.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from aiinfra.model.config import ModelConfig, RopeScaling
+
+
+class RMSNorm(nn.Module):
+    """y = x / sqrt(mean(x²) + eps) · w over the last dimension. Source: Zhang & Sennrich 2019."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [..., size] -> the same shape and dtype."""
+        x32 = x.float()                    # a mean of squares in bf16 would keep two digits
+        scale = torch.rsqrt(x32.square().mean(-1, keepdim=True) + self.eps)
+        return self.weight * (x32 * scale).to(x.dtype)
+
+
+class RotaryEmbedding(nn.Module):
+    """Tables of cos and sin for every position, made once. Source: Su et al. 2021 (RoFormer).
+
+    Value j of a head turns together with value j + Dh/2 ("rotate half", Hugging Face's layout).
+    The sign of the second term is folded into the sine table, so that a rotation is
+    x·cos + roll(x, Dh/2)·sin: three operations instead of seven.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        cos, sin = rotary_tables(config)
+        self.register_buffer("cos", cos, persistent=False)      # [S, Dh]
+        self.register_buffer("sin", sin, persistent=False)      # [S, Dh]
+
+    def at(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """positions [..., T] -> cos, sin [..., T, 1, Dh], ready to broadcast over heads."""
+        return (self.cos[positions].unsqueeze(-2).to(dtype),
+                self.sin[positions].unsqueeze(-2).to(dtype))
+
+
+def rotary_tables(config: ModelConfig) -> tuple[Tensor, Tensor]:
+    """cos and signed sin [S, Dh] in float32 for positions 0 … max_position_embeddings - 1."""
+    pairs = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device="cpu")
+    frequency = scale_frequencies(1.0 / config.rope_theta ** (pairs / config.head_dim),
+                                  config.rope_scaling)                             # [Dh/2]
+    steps = torch.arange(config.max_position_embeddings, dtype=torch.float32, device="cpu")
+    angle = torch.outer(steps, frequency)                                          # [S, Dh/2]
+    return (torch.cat([angle.cos(), angle.cos()], -1),
+            torch.cat([-angle.sin(), angle.sin()], -1))
+
+
+def scale_frequencies(frequency: Tensor, scaling: RopeScaling | None) -> Tensor:
+    """The rotary frequencies [Dh/2] (radians per position) after long-context scaling."""
+    if scaling is None:
+        return frequency
+    if scaling.kind == "linear":
+        return frequency / scaling.factor
+    if scaling.kind == "factors":
+        return frequency / torch.tensor(scaling.factors, dtype=frequency.dtype)
+    wavelength = 2 * math.pi / frequency
+    original = scaling.original_max_position_embeddings
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    blend = ((original / wavelength - low) / (high - low)).clamp(0, 1)   # 1: keep, 0: divide
+    return blend * frequency + (1 - blend) * frequency / scaling.factor
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn x [..., T, heads, Dh] by its positions' angles."""
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) ⊙ up(x)); gate and up are one matrix, so the input is read once.
+
+    Source: Shazeer 2020, "GLU Variants Improve Transformer".
+    """
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.gate_up = nn.Linear(width, 2 * hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [..., D] -> [..., D]."""
+        gate, up = self.gate_up(x).chunk(2, -1)      # [..., F] each
+        return self.down(nn.functional.silu(gate) * up)

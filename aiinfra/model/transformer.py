@@ -1,0 +1,88 @@
+"""The decoder: tokens in, logits for the next token out. State is an argument.
+
+    tokens ─ embed ─┬─ norm ─ attention ─(+)─┬─ norm ─ SwiGLU ─(+)─ … ─ norm ─ lm_head ─> logits
+                    └────────────────────────┘└──────────────────┘
+                              one of num_hidden_layers blocks
+
+No rank, no bit width and no global in here: parallelism, packing and quantisation are applied to a
+finished model from outside, and the KV cache arrives with the call. Notebook 03.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from aiinfra.model.attention import KV, Attention
+from aiinfra.model.config import ModelConfig
+from aiinfra.model.layers import RMSNorm, RotaryEmbedding, SwiGLU
+
+
+class Block(nn.Module):
+    """One decoder layer: each half reads the residual stream, and adds to it."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.attention = Attention(config, layer)
+        self.mlp_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = SwiGLU(config.hidden_size, config.intermediate_size)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, kv: KV | None) -> Tensor:
+        """x [..., T, D] -> [..., T, D]."""
+        x = x + self.attention(self.attention_norm(x), cos, sin, kv)
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class Transformer(nn.Module):
+    """A Llama-family decoder with random weights; `aiinfra.model.load` gives one that has learnt."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.rotary = RotaryEmbedding(config)
+        self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.embed.weight
+
+    def forward(self, tokens: Tensor, positions: Tensor | None = None, kv: KV | None = None) -> Tensor:
+        """Logits of the token that follows each given one.
+
+        tokens: int64 [B, T] or flat [T]. positions: the same shape (None: 0 … T-1), each below the
+        config's max_position_embeddings. kv: what came before; it keeps these tokens' keys and
+        values. Returns [..., T, V] in the weights' dtype.
+        """
+        return self.lm_head(self.hidden(tokens, positions, kv))
+
+    def hidden(self, tokens: Tensor, positions: Tensor | None = None, kv: KV | None = None) -> Tensor:
+        """As `forward`, but stops before the vocabulary: [..., T, D]. Prefill needs one row of logits."""
+        if positions is None:
+            positions = torch.arange(tokens.shape[-1], device=tokens.device)
+        x = self.embed(tokens)                                    # [..., T, D]
+        cos, sin = self.rotary.at(positions, x.dtype)
+        for layer in self.layers:
+            x = layer(x, cos, sin, kv)
+        return self.norm(x)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.embed.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' type."""
+        return self.embed.weight.dtype
+
+    def weight_bytes(self) -> int:
+        """Bytes of weights that one forward pass reads: all but an embedding table of its own.
+
+        A tied table is read whole, by the last layer; an untied one gives up one row a token.
+        """
+        table = 0 if self.config.tie_word_embeddings else self.embed.weight.nbytes
+        packed = sum(m.nbytes for m in self.modules() if hasattr(m, "packed_weight"))
+        plain = sum(p.nbytes for p in self.parameters())          # a shared table counts once
+        if packed and self.config.tie_word_embeddings:
+            plain -= self.embed.weight.nbytes                     # lm_head holds a packed copy of it
+        return plain + packed - table
