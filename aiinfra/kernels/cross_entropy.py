@@ -1,0 +1,157 @@
+"""Cross-entropy joined to the linear layer before it, so that the logits never exist all at once.
+
+    hidden [N, D] ─┬─ C rows ─► logits [C, V] ─► loss of C rows ─► dlogits, written over the logits
+                   ├─ C rows        │                                  │
+                   └─ C rows        └── the only large buffer          ├─► dhidden[C rows] = dlogits @ weight
+                                                                       └─► dweight += dlogitsᵀ @ hidden
+
+The full logits of 8,192 tokens and 128,000 words are 2 GB in bfloat16, and their gradient as much
+again. The derivative of a token's loss is softmax(logits) − onehot(target), known as soon as the
+forward is; so both gradients are made chunk by chunk during the forward, and the backward only
+multiplies them by what arrives. Invariant: never more than `chunk_rows(N, D, V)` rows of logits.
+
+The kernel reads a row of logits in blocks twice: once for its running maximum and sum (the online
+softmax), once to write the gradient in place. The idea of chunking is Liger's (arXiv 2410.10989),
+the online softmax Milakov and Gimelshein's (arXiv 1805.02867). Notebook 10.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from aiinfra.kernels.lang import pick_backend, tl, triton
+from aiinfra.perf.cost import Cost
+
+_MIN_ROWS = 256              # fewer rows leave a GPU's matmul units idle
+_BLOCK_V = 4096
+
+
+def linear_cross_entropy_reference(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor,
+                                   ignore_index: int = -100) -> torch.Tensor:
+    """What `linear_cross_entropy` computes, from the full [N, V] logits; float64 stays float64."""
+    logits = F.linear(hidden, weight)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    counted = targets != ignore_index
+    safe = torch.where(counted, targets, 0)
+    losses = torch.logsumexp(logits, -1) - logits.gather(-1, safe[:, None]).squeeze(-1)
+    return torch.where(counted, losses, 0.0).sum() / counted.sum()
+
+
+def softmax_gradient_reference(logits: torch.Tensor, targets: torch.Tensor, count: torch.Tensor,
+                               ignore_index: int, gradient: bool) -> torch.Tensor:
+    """Each row's loss [C]; with `gradient`, overwrites logits [C, V] by d(sum of losses / count)."""
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    counted = (targets != ignore_index)[:, None]
+    safe = torch.where(counted, targets[:, None], 0)                               # [C, 1]
+    log_sum = torch.logsumexp(wide, -1, keepdim=True)
+    losses = torch.where(counted, log_sum - wide.gather(-1, safe), 0.0)
+    if gradient:
+        slope = torch.exp(wide - log_sum)
+        slope.scatter_add_(-1, safe, slope.new_full(safe.shape, -1.0))
+        logits.copy_(torch.where(counted, slope / count, 0.0))
+    return losses.squeeze(-1)
+
+
+@triton.jit
+def _softmax_gradient_kernel(logits_ptr, targets_ptr, count_ptr, losses_ptr, stride, vocabulary,
+                             ignore_index, GRADIENT: tl.constexpr, BLOCK_V: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    logits_ptr += row * stride
+    target = tl.load(targets_ptr + row).to(tl.int64)
+    counted = target != ignore_index
+    top, total = float("-inf"), 0.0                      # running maximum, and sum of exp(x - top)
+    for start in range(0, vocabulary, BLOCK_V):
+        col = start + tl.arange(0, BLOCK_V)
+        x = tl.load(logits_ptr + col, col < vocabulary, other=float("-inf")).to(tl.float32)
+        new_top = tl.maximum(top, tl.max(x, 0))
+        total = total * tl.exp(top - new_top) + tl.sum(tl.exp(x - new_top), 0)
+        top = new_top
+    log_sum = top + tl.log(total)
+    # A target outside the vocabulary reads nothing and gives an infinite loss, not another row's.
+    inside = (target >= 0) & (target < vocabulary)
+    picked = tl.load(logits_ptr + target, inside, other=float("-inf")).to(tl.float32)
+    tl.store(losses_ptr + row, tl.where(counted, log_sum - picked, 0.0))
+    if GRADIENT:
+        scale = tl.where(counted, 1.0 / tl.load(count_ptr), 0.0)
+        for start in range(0, vocabulary, BLOCK_V):
+            col = start + tl.arange(0, BLOCK_V)
+            x = tl.load(logits_ptr + col, col < vocabulary, other=float("-inf")).to(tl.float32)
+            slope = tl.exp(x - log_sum) - tl.where(col == target, 1.0, 0.0)
+            slope = tl.where(counted, slope * scale, 0.0)      # 0 also where 1 / count is infinite
+            tl.store(logits_ptr + col, slope.to(logits_ptr.dtype.element_ty), col < vocabulary)
+
+
+def _softmax_gradient(logits, targets, count, ignore_index, gradient, backend) -> torch.Tensor:
+    if backend == "torch":
+        return softmax_gradient_reference(logits, targets, count, ignore_index, gradient)
+    losses = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
+    block = min(_BLOCK_V, triton.next_power_of_2(logits.shape[1]))
+    _softmax_gradient_kernel[(len(logits),)](logits, targets, count, losses, logits.stride(0),
+                                             logits.shape[1], ignore_index, GRADIENT=gradient,
+                                             BLOCK_V=block, num_warps=8)
+    return losses
+
+
+def chunk_rows(tokens: int, width: int, vocabulary: int) -> int:
+    """Rows of logits held at once: about as many values as hidden itself has, and at least 256."""
+    rows = max(_MIN_ROWS, tokens * width // vocabulary)
+    return max(1, min(tokens, rows))
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden, weight, targets, ignore_index, rows, gradient, backend):
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        count = (targets != ignore_index).sum().to(wide)         # stays on the device: no wait
+        loss = torch.zeros((), dtype=wide, device=hidden.device)
+        dhidden = torch.empty_like(hidden) if gradient and ctx.needs_input_grad[0] else None
+        # float32: hundreds of bfloat16 additions of small chunks would lose the last of them
+        dweight = (torch.zeros(weight.shape, dtype=wide, device=weight.device)
+                   if gradient and ctx.needs_input_grad[1] else None)
+        for at in range(0, len(hidden), rows):
+            part, labels = hidden[at:at + rows], targets[at:at + rows]
+            logits = F.linear(part, weight)                                       # [C, V]
+            loss += _softmax_gradient(logits, labels, count, ignore_index, gradient, backend).sum()
+            if dhidden is not None:
+                torch.mm(logits, weight, out=dhidden[at:at + rows])
+            if dweight is not None:
+                dweight += logits.T @ part
+        ctx.save_for_backward(dhidden, None if dweight is None else dweight.to(weight.dtype))
+        return loss / count
+
+    @staticmethod
+    def backward(ctx, dloss):
+        grads = [None if g is None else g * dloss.to(g.dtype) for g in ctx.saved_tensors]
+        return *grads, None, None, None, None, None
+
+
+def linear_cross_entropy(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor,
+                         ignore_index: int = -100, *, rows: int | None = None,
+                         backend: str | None = None) -> torch.Tensor:
+    """Mean cross-entropy of softmax(hidden [N, D] @ weight [V, D]ᵀ) against targets [N], a scalar.
+
+    Rows whose target is `ignore_index` count for nothing; if all are, the mean of no losses is NaN,
+    as in PyTorch. `rows` is how many rows of logits exist at once (default: `chunk_rows`). The loss
+    is float32; differentiable once, in hidden and weight. Targets outside 0..V-1 raise on the torch
+    path and give an infinite loss on the Triton path. Raises ValueError where shapes disagree.
+    """
+    if hidden.dim() != 2 or weight.dim() != 2 or hidden.shape[1] != weight.shape[1] \
+            or targets.shape != hidden.shape[:1]:
+        raise ValueError(f"hidden {tuple(hidden.shape)}, weight {tuple(weight.shape)} and targets "
+                         f"{tuple(targets.shape)} must be [N, D], [V, D] and [N].")
+    rows = chunk_rows(*hidden.shape, len(weight)) if rows is None else rows
+    gradient = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
+    return _LinearCrossEntropy.apply(hidden.contiguous(), weight, targets.contiguous(), ignore_index,
+                                     rows, gradient, pick_backend(hidden, backend))
+
+
+def cost(tokens: int, width: int, vocabulary: int, bytes_per_value: float = 2,
+         gradient: bool = True) -> Cost:
+    """Matmuls (one, or three with gradients) and five FLOPs a logit.
+
+    Bytes: hidden and weight read once a matmul, gradients written once; each logit is written by
+    the matmul and read twice by the kernel, and with gradients written once and read twice more.
+    """
+    matmuls, logits = 3 if gradient else 1, tokens * vocabulary
+    edges = (tokens * width + vocabulary * width) * matmuls
+    return Cost(matmuls * 2 * logits * width + 5 * logits,
+                (edges + (6 if gradient else 3) * logits) * bytes_per_value)

@@ -1,0 +1,153 @@
+"""RMSNorm, with the residual addition before it in the same pass over memory.
+
+    x ──┐
+        ├─(+)──┬────────────────────────► total     the stream that the next layer adds to
+    res ┘      └─► ÷ sqrt(mean(total²) + eps) ─► × weight ─► y
+
+    as two operations  read x, res, write total; read total, write y    5 passes over [N, D]
+    fused              read x, res, write total, y                      4 passes
+
+Two FLOPs a byte: the kernel is bound by memory, so its only goal is to touch each value once.
+A row is a program's whole world: no row can change another, and `weight`'s gradient, which does
+sum over rows, is added per program and then over programs in a fixed order, without atomics.
+Arithmetic is float32 (a bfloat16 running sum of ones stops at 256) and rounds once, at the end.
+Zhang and Sennrich 2019, arXiv 1910.07467. Notebook 10.
+"""
+
+import torch
+
+from aiinfra.kernels.lang import pick_backend, tl, triton
+from aiinfra.perf.cost import Cost
+
+_TILE_VALUES = 4096          # one tile: several short rows, or one long row
+_MAX_WIDTH = 16384           # one row in one program's registers; backward spills above 8,192
+_BACKWARD_PROGRAMS = 256     # each keeps one partial weight gradient of D float32 values
+
+
+def rms_norm_reference(x: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6,
+                       residual: torch.Tensor | None = None):
+    """What `rms_norm` computes, in plain PyTorch; float64 stays float64."""
+    if residual is not None:
+        x = x + residual                          # rounded to x.dtype, as it is stored
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    y = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight
+    return y.to(x.dtype) if residual is None else (y.to(x.dtype), x)
+
+
+@triton.jit
+def _forward_kernel(x_ptr, residual_ptr, weight_ptr, y_ptr, total_ptr, rstd_ptr,
+                    x_stride, residual_stride, rows, width, eps,
+                    HAS_RESIDUAL: tl.constexpr, ROWS: tl.constexpr, BLOCK_D: tl.constexpr):
+    row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)   # N * D can pass 2^31
+    col = tl.arange(0, BLOCK_D)
+    mask = (row < rows)[:, None] & (col < width)[None, :]
+    out = row[:, None] * width + col[None, :]
+    total = tl.load(x_ptr + row[:, None] * x_stride + col[None, :], mask, other=0.0)  # [ROWS, D]
+    if HAS_RESIDUAL:
+        add = tl.load(residual_ptr + row[:, None] * residual_stride + col[None, :], mask, other=0.0)
+        total = (total.to(tl.float32) + add.to(tl.float32)).to(total_ptr.dtype.element_ty)
+        tl.store(total_ptr + out, total, mask)
+    wide = total.to(tl.float32)               # normalise what was stored: fused = add, then norm
+    rstd = 1.0 / tl.sqrt(tl.sum(wide * wide, 1) / width + eps)                        # [ROWS]
+    weight = tl.load(weight_ptr + col, col < width, other=0.0).to(tl.float32)
+    y = wide * rstd[:, None] * weight[None, :]
+    tl.store(y_ptr + out, y.to(y_ptr.dtype.element_ty), mask)
+    tl.store(rstd_ptr + row, rstd, row < rows)
+
+
+@triton.jit
+def _backward_kernel(dy_ptr, dtotal_ptr, total_ptr, weight_ptr, rstd_ptr, dx_ptr, dweight_ptr,
+                     total_stride, rows, width,
+                     HAS_RESIDUAL: tl.constexpr, ROWS: tl.constexpr, BLOCK_D: tl.constexpr):
+    program, programs = tl.program_id(0), tl.num_programs(0)
+    col = tl.arange(0, BLOCK_D)
+    weight = tl.load(weight_ptr + col, col < width, other=0.0).to(tl.float32)
+    dweight = tl.zeros([BLOCK_D], dtype=tl.float32)
+    for tile in range(program, tl.cdiv(rows, ROWS), programs):
+        row = (tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+        mask = (row < rows)[:, None] & (col < width)[None, :]
+        at = row[:, None] * width + col[None, :]
+        total = tl.load(total_ptr + row[:, None] * total_stride + col[None, :], mask, other=0.0)
+        rstd = tl.load(rstd_ptr + row, row < rows, other=0.0)[:, None]
+        dy = tl.load(dy_ptr + at, mask, other=0.0).to(tl.float32)
+        unit = total.to(tl.float32) * rstd                       # the row before its weight
+        grad = dy * weight[None, :]
+        # The scale depends on every value of the row: take out the part of grad along it.
+        dx = rstd * (grad - unit * (tl.sum(grad * unit, 1) / width)[:, None])
+        if HAS_RESIDUAL:
+            dx += tl.load(dtotal_ptr + at, mask, other=0.0).to(tl.float32)
+        tl.store(dx_ptr + at, dx.to(dx_ptr.dtype.element_ty), mask)
+        dweight += tl.sum(dy * unit, 0)
+    tl.store(dweight_ptr + program * width + col, dweight, col < width)
+
+
+def _tiling(width: int) -> dict:
+    """Rows in a tile, its width, and warps so that a thread holds at most 32 values of it."""
+    block = triton.next_power_of_2(width)
+    rows = max(1, _TILE_VALUES // block)
+    return {"ROWS": rows, "BLOCK_D": block, "num_warps": min(16, max(4, rows * block // 1024))}
+
+
+def _rows(x: torch.Tensor) -> torch.Tensor:
+    """`x` as [N, D] with adjacent values in a row; a view where the strides allow one."""
+    x = x.reshape(-1, x.shape[-1])
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, residual, weight, eps):
+        flat, weight = _rows(x), weight.contiguous()
+        (n, width), fused = flat.shape, residual is not None
+        y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        total, add = (torch.empty_like(y), _rows(residual)) if fused else (flat, flat)
+        rstd = torch.empty(n, dtype=torch.float32, device=x.device)
+        tiling = _tiling(width)
+        _forward_kernel[(triton.cdiv(n, tiling["ROWS"]),)](
+            flat, add, weight, y, total, rstd, flat.stride(0), add.stride(0), n, width, eps,
+            HAS_RESIDUAL=fused, **tiling)
+        ctx.save_for_backward(total, weight, rstd)
+        ctx.fused = fused
+        return (y, total) if fused else y
+
+    @staticmethod
+    def backward(ctx, dy, dtotal=None):
+        total, weight, rstd = ctx.saved_tensors
+        flat, dy = _rows(total), dy.contiguous()
+        dtotal = dtotal.contiguous() if ctx.fused else dy
+        n, width = flat.shape
+        tiling = _tiling(width)
+        programs = max(1, min(_BACKWARD_PROGRAMS, triton.cdiv(n, tiling["ROWS"])))
+        dx = torch.empty_like(dy)
+        partial = torch.empty(programs, width, dtype=torch.float32, device=dy.device)
+        _backward_kernel[(programs,)](dy, dtotal, flat, weight, rstd, dx, partial, flat.stride(0),
+                                      n, width, HAS_RESIDUAL=ctx.fused, **tiling)
+        return dx, dx if ctx.fused else None, partial.sum(0).to(weight.dtype), None
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6,
+             residual: torch.Tensor | None = None, *, backend: str | None = None):
+    """`x [..., D] / sqrt(mean(x²) + eps) * weight [D]`, differentiable in x, weight and residual.
+
+    Without `residual` returns y; with one (shape and dtype of x) returns `(y, x + residual)`, y
+    being the norm of the sum. y has x's dtype; arithmetic is float32. Raises ValueError if shapes
+    disagree or D exceeds 16,384 on the Triton path.
+    """
+    width = x.shape[-1]
+    if weight.shape != (width,):
+        raise ValueError(f"weight has shape {tuple(weight.shape)}; x's rows need ({width},).")
+    if residual is not None and (residual.shape != x.shape or residual.dtype != x.dtype):
+        raise ValueError(f"residual is {residual.dtype} {tuple(residual.shape)}; x is {x.dtype} "
+                         f"{tuple(x.shape)}. They are added value by value and must agree.")
+    if pick_backend(x, backend) == "torch":
+        return rms_norm_reference(x, weight, eps, residual)
+    if width > _MAX_WIDTH:
+        raise ValueError(f"rows have {width:,} values; the kernel holds at most {_MAX_WIDTH:,} in "
+                         "registers. Use backend='torch'.")
+    return _RMSNorm.apply(x, residual, weight, eps)
+
+
+def cost(tokens: int, width: int, bytes_per_value: float = 2, residual: bool = True) -> Cost:
+    """Forward: square, sum, two products (and the addition) a value; each tensor touched once."""
+    values, passes = tokens * width, 4 if residual else 2
+    return Cost((5 if residual else 4) * values, (passes * values + width) * bytes_per_value)
