@@ -34,12 +34,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from aiinfra.device import triton_interpreted
+from aiinfra.kernels.chip import SHARED_LIMIT
 from aiinfra.kernels.lang import triton
-
-# Shared memory one program may ask for, in bytes (CUDA C++ programming guide, table of
-# compute capabilities: the SM's capacity less the 1 KiB that the system keeps).
-SHARED_LIMIT = {75: 65_536, 80: 166_912, 86: 101_376, 89: 101_376,
-                90: 232_448, 100: 232_448, 120: 101_376}
 
 
 @dataclass(frozen=True)
