@@ -1,0 +1,139 @@
+"""Reading a GGUF file: a header of typed key/value pairs, a table of tensors, then their bytes.
+
+    "GGUF" version | n tensors | n pairs | key type value … | name shape type offset … | ░ data ░
+
+The `gguf` package knows the block formats and turns them back into numbers; its reader keeps every
+string of the vocabulary as several arrays and needs seconds, so the header is read here. Each
+length is checked against the file's size before it is believed: a cut or damaged file ends in one
+sentence that names the tensor. Source: the GGUF specification in ggml's docs.
+"""
+
+import math
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import gguf
+import numpy as np
+import torch
+
+from aiinfra.errors import LoadError, nearest
+
+_SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+_STRING, _ARRAY = 8, 9
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where one tensor lies. `shape` is in PyTorch's order; `start` counts from the file's start."""
+
+    name: str
+    shape: tuple[int, ...]
+    kind: gguf.GGMLQuantizationType
+    start: int
+    nbytes: int
+
+
+class GGUFFile:
+    """A GGUF file's metadata and, on request, its tensors in float32.
+
+    Raises LoadError, naming file and tensor, if the file is cut short, damaged or of another kind.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.size = self.path.stat().st_size
+        with self.path.open("rb") as f:
+            try:
+                self.metadata, self.tensors = self._read_header(f)
+            except (struct.error, EOFError, KeyError, ValueError, TypeError, ZeroDivisionError) as error:
+                if isinstance(error, LoadError):
+                    raise
+                raise LoadError(f"{self.path.name}: the GGUF header is damaged or cut short at byte "
+                                f"{f.tell():,} of {self.size:,} ({error}). Fetch the file again.") from error
+        for info in self.tensors.values():
+            if info.start + info.nbytes > self.size:
+                raise LoadError(f"{self.path.name}: tensor {info.name} needs bytes up to "
+                                f"{info.start + info.nbytes:,}, and the file ends at {self.size:,}. "
+                                "It is cut short: fetch it again.")
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """The tensor in float32, de-quantised. Raises LoadError if there is none of that name."""
+        raw = self.raw(name)
+        info = self.tensors[name]
+        try:
+            values = gguf.quants.dequantize(raw, info.kind)
+        except NotImplementedError as error:
+            raise LoadError(f"{self.path.name}: tensor {name} is stored as {info.kind.name}, "
+                            "which the gguf package cannot turn into float32.") from error
+        return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).reshape(info.shape)
+
+    def raw(self, name: str) -> np.ndarray:
+        """The tensor's blocks as they are stored: uint8 (or float) rows."""
+        if name not in self.tensors:
+            raise LoadError(f"{self.path.name} has no tensor {name}.{nearest(name, self.tensors)}")
+        info = self.tensors[name]
+        data = np.fromfile(self.path, dtype=np.uint8, count=info.nbytes, offset=info.start)
+        floats = {gguf.GGMLQuantizationType.F32: np.float32, gguf.GGMLQuantizationType.F16: np.float16}
+        if info.kind in floats:
+            return data.view(floats[info.kind]).reshape(info.shape)
+        return data.reshape(*info.shape[:-1], -1)
+
+    def _read_header(self, f: BinaryIO) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
+        magic = f.read(4)
+        if magic != b"GGUF":
+            raise LoadError(f"{self.path.name} starts with {magic!r}, not b'GGUF': it is not a GGUF file.")
+        version, n_tensors, n_pairs = struct.unpack("<IQQ", self._take(f, 20))
+        if version not in (2, 3):
+            raise LoadError(f"{self.path.name}: GGUF version {version} is not supported; 2 and 3 are.")
+        metadata = {}
+        for _ in range(n_pairs):
+            key = self._string(f)
+            metadata[key] = self._value(f, self._scalar(f, 4))
+        entries = [self._entry(f) for _ in range(n_tensors)]
+        alignment = metadata.get("general.alignment", 32)
+        data_start = -(-f.tell() // alignment) * alignment
+        return metadata, {name: self._info(name, shape, kind, data_start + offset)
+                          for name, shape, kind, offset in entries}
+
+    def _entry(self, f: BinaryIO) -> tuple[str, tuple[int, ...], int, int]:
+        name = self._string(f)
+        n_dims = self._scalar(f, 4)
+        if n_dims > 4:
+            raise LoadError(f"{self.path.name}: tensor {name!r} claims {n_dims} dimensions; GGUF allows 4. "
+                            "The header is damaged: fetch the file again.")
+        shape = struct.unpack(f"<{n_dims}Q", self._take(f, 8 * n_dims))
+        return name, shape[::-1], self._scalar(f, 4), self._scalar(f, 10)   # GGUF writes the fastest first
+
+    def _info(self, name: str, shape: tuple[int, ...], kind: int, start: int) -> TensorInfo:
+        kind = gguf.GGMLQuantizationType(kind)
+        block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+        count = math.prod(shape)
+        if shape and shape[-1] % block:
+            raise LoadError(f"{self.path.name}: tensor {name} has rows of {shape[-1]} values; "
+                            f"{kind.name} stores blocks of {block}.")
+        return TensorInfo(name, shape, kind, start, count // block * block_bytes)
+
+    def _take(self, f: BinaryIO, n: int) -> bytes:
+        if n > self.size - f.tell():
+            raise EOFError(f"{n:,} bytes wanted, {self.size - f.tell():,} left")
+        return f.read(n)
+
+    def _scalar(self, f: BinaryIO, kind: int) -> Any:
+        form = _SCALARS[kind]
+        return struct.unpack(form, self._take(f, struct.calcsize(form)))[0]
+
+    def _string(self, f: BinaryIO) -> str:
+        return self._take(f, self._scalar(f, 10)).decode("utf-8")
+
+    def _value(self, f: BinaryIO, kind: int) -> Any:
+        if kind == _STRING:
+            return self._string(f)
+        if kind != _ARRAY:
+            return self._scalar(f, kind)
+        item, count = self._scalar(f, 4), self._scalar(f, 10)
+        if item in _SCALARS:
+            form = _SCALARS[item]
+            return list(struct.unpack(f"<{count}{form[1]}", self._take(f, count * struct.calcsize(form))))
+        return [self._value(f, item) for _ in range(count)]

@@ -1,0 +1,190 @@
+"""From files to a model's parameters. One table of names serves every format.
+
+    ours                          Hugging Face                      GGUF
+    layers.3.attention.qkv   <──  q_proj + k_proj + v_proj     <──  attn_q + attn_k + attn_v
+    layers.3.mlp.gate_up     <──  gate_proj + up_proj          <──  ffn_gate + ffn_up
+
+One tensor at a time is read, checked, converted and put in place, so the peak in memory is the
+model and one tensor. Every parameter is filled or an error names it: nothing is left random.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from aiinfra.errors import LoadError, nearest
+from aiinfra.model.config import ModelConfig, RopeScaling
+from aiinfra.model.gguf_file import GGUFFile
+from aiinfra.model.transformer import Transformer
+
+# ours: (Hugging Face's parts, GGUF's parts). `{}` is the layer's number. Parts stack along the output.
+GLOBAL_NAMES = {
+    "embed": (["model.embed_tokens"], ["token_embd"]),
+    "norm": (["model.norm"], ["output_norm"]),
+    "lm_head": (["lm_head"], ["output"]),
+}
+LAYER_NAMES = {
+    "attention_norm": (["input_layernorm"], ["attn_norm"]),
+    "attention.qkv": (["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+                      ["attn_q", "attn_k", "attn_v"]),
+    "attention.q_norm": (["self_attn.q_norm"], ["attn_q_norm"]),
+    "attention.k_norm": (["self_attn.k_norm"], ["attn_k_norm"]),
+    "attention.out": (["self_attn.o_proj"], ["attn_output"]),
+    "mlp_norm": (["post_attention_layernorm"], ["ffn_norm"]),
+    "mlp.gate_up": (["mlp.gate_proj", "mlp.up_proj"], ["ffn_gate", "ffn_up"]),
+    "mlp.down": (["mlp.down_proj"], ["ffn_down"]),
+}
+
+
+class Source(Protocol):
+    """A set of named tensors in files."""
+
+    config: ModelConfig
+
+    def parts(self, ours: str) -> list[str]:
+        """The file's names of the tensors that make up our parameter, in order."""
+        ...
+
+    def read(self, name: str) -> Tensor:
+        """One tensor, on the CPU."""
+        ...
+
+
+class HuggingFaceFolder:
+    """config.json and safetensors, in one file or in shards with an index."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        raw = read_json(self.folder / "config.json")
+        self.config = ModelConfig.from_hf(raw, f"{self.folder.name}/config.json")
+        self._open: dict[str, Any] = {}                     # file name -> open file
+        self._shard_of = self._index()                      # tensor name -> file name
+
+    def parts(self, ours: str) -> list[str]:
+        """See Source."""
+        return _translate(ours, 0, "model.layers.{}.")
+
+    def read(self, name: str) -> Tensor:
+        """See Source. Raises LoadError naming tensor and file."""
+        if name not in self._shard_of:
+            raise LoadError(f"{self.folder.name}: the weights have no tensor {name}.{nearest(name, self._shard_of)}")
+        shard = self._shard_of[name]
+        try:
+            return self._file(shard).get_tensor(name)
+        except SafetensorError as error:
+            raise LoadError(f"{self.folder.name}/{shard}: tensor {name} cannot be read ({error}).") from error
+
+    def _index(self) -> dict[str, str]:
+        index = self.folder / "model.safetensors.index.json"
+        if index.exists():
+            shards = read_json(index)["weight_map"]
+            for shard in sorted(set(shards.values())):
+                if not (self.folder / shard).exists():
+                    raise LoadError(f"{self.folder.name}: shard {shard} is missing; {index.name} names it. "
+                                    "Fetch the whole folder.")
+            return shards
+        if not (self.folder / "model.safetensors").exists():
+            raise LoadError(f"{self.folder.name} has neither model.safetensors nor {index.name}.")
+        return dict.fromkeys(self._file("model.safetensors").keys(), "model.safetensors")
+
+    def _file(self, shard: str) -> Any:
+        if shard not in self._open:
+            try:
+                self._open[shard] = safe_open(self.folder / shard, framework="pt")
+            except (SafetensorError, OSError) as error:
+                raise LoadError(f"{self.folder.name}/{shard} {_what_is_cut(self.folder / shard)} "
+                                f"({error}). Fetch it again.") from error
+        return self._open[shard]
+
+
+class GGUFWeights:
+    """A single GGUF file, de-quantised as it is read."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.file = GGUFFile(path)
+        self.config = ModelConfig.from_gguf(self.file.metadata, set(self.file.tensors), self.file.path.name)
+        if "rope_freqs.weight" in self.file.tensors:          # Llama 3's scaling, stored as its result
+            factors = tuple(self.file.tensor("rope_freqs.weight").tolist())
+            self.config = ModelConfig(**{**vars(self.config), "rope_scaling": RopeScaling("factors", factors=factors)})
+        self._paired_rope = self.file.metadata["general.architecture"] == "llama"
+
+    def parts(self, ours: str) -> list[str]:
+        """See Source."""
+        return _translate(ours, 1, "blk.{}.")
+
+    def read(self, name: str) -> Tensor:
+        """See Source. Llama's q and k rows are put back into Hugging Face's order."""
+        tensor = self.file.tensor(name)
+        heads = {"attn_q": self.config.num_attention_heads, "attn_k": self.config.num_key_value_heads}
+        part = name.split(".")[-2]
+        if not self._paired_rope or part not in heads:
+            return tensor
+        # llama.cpp turns neighbours (0,1), (2,3), …; we turn (0, Dh/2), (1, Dh/2 + 1), …
+        pairs = tensor.view(heads[part], self.config.head_dim // 2, 2, *tensor.shape[1:])
+        return pairs.transpose(1, 2).reshape(tensor.shape)
+
+
+def fill(model: Transformer, source: Source, dtype: torch.dtype, device: torch.device) -> None:
+    """Give every parameter of `model` (which may be on the meta device) its values from `source`.
+
+    Raises LoadError if a tensor is missing or has another shape than the config says.
+    """
+    for name, parameter in list(model.named_parameters()):
+        tensors = [source.read(part).to(device=device, dtype=dtype) for part in source.parts(name)]
+        rows = sum(len(t) for t in tensors)
+        if any((rows, *t.shape[1:]) != parameter.shape for t in tensors):
+            shapes = ", ".join(f"{part} {list(t.shape)}" for part, t in zip(source.parts(name), tensors))
+            raise LoadError(f"tensor of the wrong shape: {shapes}; together the model's config asks for "
+                            f"{list(parameter.shape)}. The config belongs to other weights.")
+        value = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+        owner, leaf = _owner(model, name)
+        setattr(owner, leaf, torch.nn.Parameter(value, requires_grad=parameter.requires_grad))
+    if model.config.tie_word_embeddings:
+        model.lm_head.weight = model.embed.weight
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises LoadError naming the file."""
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise LoadError(f"{path.parent.name} has no {path.name}: it is not a Hugging Face model folder.") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise LoadError(f"{path.parent.name}/{path.name} is not valid JSON in UTF-8 ({error}).") from error
+    if not isinstance(raw, dict):
+        raise LoadError(f"{path.parent.name}/{path.name} holds a {type(raw).__name__}; an object is expected.")
+    return raw
+
+
+def _what_is_cut(path: Path) -> str:
+    """Why a safetensors file will not open: the first tensor that its header puts beyond its end."""
+    size = path.stat().st_size
+    with path.open("rb") as f:
+        header_bytes = int.from_bytes(f.read(8), "little")
+        try:
+            header = json.loads(f.read(header_bytes)) if header_bytes < size else {}
+        except ValueError:
+            header = {}
+    header.pop("__metadata__", None)
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"][1]):
+        end = 8 + header_bytes + entry["data_offsets"][1]
+        if end > size:
+            return f"is cut short: tensor {name} needs bytes up to {end:,}, and the file ends at {size:,}"
+    return f"is damaged: its header cannot be read ({size:,} bytes)"
+
+
+def _translate(ours: str, format_index: int, layer_prefix: str) -> list[str]:
+    stem, leaf = ours.rsplit(".", 1)
+    if stem in GLOBAL_NAMES:
+        return [f"{part}.{leaf}" for part in GLOBAL_NAMES[stem][format_index]]
+    _, number, inner = stem.split(".", 2)
+    return [f"{layer_prefix.format(number)}{part}.{leaf}" for part in LAYER_NAMES[inner][format_index]]
+
+
+def _owner(model: torch.nn.Module, name: str) -> tuple[torch.nn.Module, str]:
+    path, _, leaf = name.rpartition(".")
+    return model.get_submodule(path), leaf
