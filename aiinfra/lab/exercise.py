@@ -1,0 +1,106 @@
+"""What an exercise is: a judge written in plain Python, and three hints.
+
+    exercises/nb01.py:   @exercise("01.shards", hints=(…, …, …))
+                         def shards(combine): close(combine(…), want, "the gradient")
+
+The part before the first dot names the file, which is loaded when it is first asked for.
+A judge raises `Wrong` (through `close` or `require`) with a message for the learner, or
+returns. Running the learner's code safely is `verdict.py`'s business.
+"""
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+class Wrong(Exception):
+    """The answer is not right; the text says what was seen, for the learner to read."""
+
+
+class Unsolved(Exception):
+    """The answer is still the stub."""
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """`judge(answer)` raises Wrong or Unsolved, or returns a text for the pass (or None)."""
+
+    name: str
+    hints: tuple[str, str, str]
+    judge: Callable[[Any], str | None]
+
+
+def exercise(name: str, hints: Sequence[str]) -> Callable[[Callable], Exercise]:
+    """Decorator: make a judge function into an Exercise. Raises ValueError unless there are 3 hints."""
+    if len(hints) != 3:
+        raise ValueError(f"{name}: {len(hints)} hints, but there are three levels: direction, idea, nearly code.")
+    return lambda judge: Exercise(name, tuple(hints), judge)
+
+
+def require(condition: Any, message: str) -> None:
+    """Raise Wrong(message) unless the condition holds."""
+    if not condition:
+        raise Wrong(message)
+
+
+def close(got: Any, want: Any, what: str, rtol: float = 1e-5, atol: float = 1e-8) -> None:
+    """Raise Wrong unless `got` (number, sequence or tensor) has the shape and the values of `want`.
+
+    `what` names the value in the message: close(a, 6.1, "the slope").
+    """
+    if got is Ellipsis:
+        raise Unsolved
+    require(got is not None, f"{what}: your function returned None. Is a `return` missing?")
+    mine, right = _tensor(got, what), _tensor(want, what)
+    require(mine.shape == right.shape, f"{what}: shape {list(mine.shape)}, but {list(right.shape)} is wanted.")
+    require(bool(torch.isfinite(mine).all()) or not bool(torch.isfinite(right).all()),
+            f"{what}: {_show(mine)} is not finite; {_show(right)} is wanted.")
+    require(torch.allclose(mine, right, rtol=rtol, atol=atol, equal_nan=True),
+            f"{what}: you have {_show(mine)}; {_show(right)} is wanted.")
+
+
+def _tensor(value: Any, what: str) -> torch.Tensor:
+    if isinstance(value, (tuple, list)):
+        return torch.stack([_tensor(item, what) for item in value]) if value else torch.empty(0)
+    try:
+        return torch.as_tensor(value).detach().to("cpu", torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise Wrong(f"{what}: a {type(value).__name__} cannot be read as numbers.") from None
+
+
+def _show(tensor: torch.Tensor) -> str:
+    values = [f"{value:.6g}" for value in tensor.flatten()[:4].tolist()]
+    text = ", ".join(values) + (", …" if tensor.numel() > 4 else "")
+    return text if tensor.ndim == 0 else f"[{text}]"
+
+
+def load(number: str) -> dict[str, Exercise]:
+    """The exercises of notebook "01", in the order of the file; {} if it has none."""
+    try:
+        module = importlib.import_module(f"aiinfra.lab.exercises.nb{number}")
+    except ModuleNotFoundError as error:
+        if error.name != f"aiinfra.lab.exercises.nb{number}":
+            raise                          # the file is there, something that it imports is not
+        return {}
+    return {item.name: item for item in vars(module).values() if isinstance(item, Exercise)}
+
+
+def numbers() -> list[str]:
+    """The numbers of all notebooks that have exercises, in order."""
+    package = importlib.import_module("aiinfra.lab.exercises")
+    return sorted(module.name[2:] for module in pkgutil.iter_modules(package.__path__))
+
+
+def find(name: str) -> Exercise:
+    """The exercise of that name. Raises ValueError naming the nearest one that exists."""
+    found = load(name.split(".")[0]).get(name) if name[:2].isdigit() else None
+    if found is None:
+        known = [known for number in numbers() for known in load(number)]
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+        raise ValueError(f"there is no exercise {name!r}." + (f" The nearest is {near[0]!r}." if near else ""))
+    return found

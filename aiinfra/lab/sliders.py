@@ -1,0 +1,110 @@
+"""One slider an idea, and a figure that is there even where no slider can be.
+
+    explore(draw, rate=(0.001, 0.02, 0.01))
+       ├─ the figure for the starting values: an ordinary output, kept in the file
+       └─ the controls: each move calls draw(rate=…) and replaces that same figure
+
+So a code host shows the figure, JupyterLab the figure and a slider that changes it, and a
+machine without ipywidgets the figure alone. Used by every notebook.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from IPython.display import display
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Slider:
+    """A numeric control: scale, start, step (None: 1/100 of the scale), and how it is labelled."""
+
+    low: float
+    high: float
+    start: float
+    step: float | None = None
+    log: bool = False
+    label: str | None = None
+
+
+def slider(low: float, high: float, start: float, step: float | None = None, log: bool = False,
+           label: str | None = None) -> Slider:
+    """A control for `explore` that needs more than (low, high, start): a log scale or a label.
+
+    With log=True, low and high are values (1e-4, 1), not exponents. Integers give integers.
+    """
+    return Slider(low, high, start, step, log, label)
+
+
+def explore(draw: Callable[..., Figure], **controls: Any) -> None:
+    """Show draw(**starting values) and the controls that redraw it. Call it last in a cell.
+
+    Each control is (low, high, start) or (low, high, start, step), a `slider(…)`, a list of
+    choices (the first is the start) or a bool. `draw` must return a Figure. Raises ValueError
+    for a start outside its scale.
+    """
+    specs = {name: _spec(name, control) for name, control in controls.items()}
+    widgets = _widgets(specs)
+    if widgets is not None:
+        _show_controls(widgets)
+    handle = display(_closed(draw(**{name: _start(spec) for name, spec in specs.items()})), display_id=True)
+
+    def redraw(_change) -> None:
+        handle.update(_closed(draw(**{name: widget.value for name, widget in widgets.items()})))
+
+    for widget in (widgets or {}).values():
+        widget.observe(redraw, names="value")
+
+
+def _spec(name: str, control: Any) -> Any:
+    spec = Slider(*control) if isinstance(control, tuple) else control
+    if isinstance(spec, Slider) and not spec.low <= spec.start <= spec.high:
+        raise ValueError(f"explore: {name} starts at {spec.start}, outside [{spec.low}, {spec.high}].")
+    return spec
+
+
+def _start(spec: Any) -> Any:
+    return spec.start if isinstance(spec, Slider) else spec[0] if isinstance(spec, list) else spec
+
+
+def _closed(fig: Figure) -> Figure:
+    plt.close(fig)                        # or the inline backend would show it a second time
+    return fig
+
+
+def _widgets(specs: dict[str, Any]) -> dict[str, Any] | None:
+    """One widget for each control, or None where ipywidgets is not installed."""
+    try:
+        import ipywidgets
+    except ImportError:
+        return None
+    return {name: _widget(ipywidgets, name, spec) for name, spec in specs.items()}
+
+
+def _widget(ipywidgets, name: str, spec: Any):
+    label = (spec.label if isinstance(spec, Slider) else None) or name.replace("_", " ")
+    common = dict(description=label, style={"description_width": "initial"})
+    wide = dict(common, layout=ipywidgets.Layout(width="520px"))
+    if isinstance(spec, bool):
+        return ipywidgets.Checkbox(value=spec, indent=False, **common)
+    if isinstance(spec, list):
+        return ipywidgets.Dropdown(options=spec, value=spec[0], **common)
+    if spec.log:
+        from math import log10
+        low, high = log10(spec.low), log10(spec.high)
+        return ipywidgets.FloatLogSlider(value=spec.start, min=low, max=high, readout_format=".4g",
+                                         step=spec.step or (high - low) / 100, **wide)
+    if all(isinstance(value, int) for value in (spec.low, spec.high, spec.start)):
+        return ipywidgets.IntSlider(value=spec.start, min=spec.low, max=spec.high, step=spec.step or 1, **wide)
+    return ipywidgets.FloatSlider(value=spec.start, min=spec.low, max=spec.high, readout_format=".4g",
+                                  step=spec.step or (spec.high - spec.low) / 100, **wide)
+
+
+def _show_controls(widgets: dict[str, Any]) -> None:
+    from ipywidgets import VBox
+    bundle = VBox(list(widgets.values()))._repr_mimebundle_()
+    names = ", ".join(widget.description for widget in widgets.values())
+    bundle["text/plain"] = f"[run this cell in JupyterLab to move: {names}]"
+    display(bundle, raw=True)
