@@ -17,6 +17,7 @@ the online softmax Milakov and Gimelshein's (arXiv 1805.02867). Notebook 10.
 
 import torch
 import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
 
 from aiinfra.kernels.lang import pick_backend, tl, triton
 from aiinfra.perf.cost import Cost
@@ -112,13 +113,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
             logits = F.linear(part, weight)                                       # [C, V]
             loss += _softmax_gradient(logits, labels, count, ignore_index, gradient, backend).sum()
             if dhidden is not None:
-                torch.mm(logits, weight, out=dhidden[at:at + rows])
+                dhidden[at:at + rows] = logits @ weight
             if dweight is not None:
                 dweight += logits.T @ part
         ctx.save_for_backward(dhidden, None if dweight is None else dweight.to(weight.dtype))
         return loss / count
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, dloss):
         grads = [None if g is None else g * dloss.to(g.dtype) for g in ctx.saved_tensors]
         return *grads, None, None, None, None, None
@@ -155,3 +157,12 @@ def cost(tokens: int, width: int, vocabulary: int, bytes_per_value: float = 2,
     edges = (tokens * width + vocabulary * width) * matmuls
     return Cost(matmuls * 2 * logits * width + 5 * logits,
                 (edges + (6 if gradient else 3) * logits) * bytes_per_value)
+
+
+def compile_cases(arch: int) -> list[dict]:
+    """Loss alone, and loss with gradient; see kernels/compile.py."""
+    types = {"logits_ptr": "*bf16", "targets_ptr": "*i64", "count_ptr": "*fp32", "losses_ptr": "*fp32",
+             "stride": "i32:16", "vocabulary": "i32:16"}
+    return [dict(name=f"softmax bf16 gradient={gradient}", kernel=_softmax_gradient_kernel, types=types,
+                 constexprs={"GRADIENT": gradient, "BLOCK_V": _BLOCK_V}, num_warps=8)
+            for gradient in (False, True)]

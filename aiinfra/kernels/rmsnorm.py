@@ -15,6 +15,7 @@ Zhang and Sennrich 2019, arXiv 1910.07467. Notebook 10.
 """
 
 import torch
+from torch.autograd.function import once_differentiable
 
 from aiinfra.kernels.lang import pick_backend, tl, triton
 from aiinfra.perf.cost import Cost
@@ -111,6 +112,7 @@ class _RMSNorm(torch.autograd.Function):
         return (y, total) if fused else y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, dy, dtotal=None):
         total, weight, rstd = ctx.saved_tensors
         flat, dy = _rows(total), dy.contiguous()
@@ -151,3 +153,19 @@ def cost(tokens: int, width: int, bytes_per_value: float = 2, residual: bool = T
     """Forward: square, sum, two products (and the addition) a value; each tensor touched once."""
     values, passes = tokens * width, 4 if residual else 2
     return Cost((5 if residual else 4) * values, (passes * values + width) * bytes_per_value)
+
+
+def compile_cases(arch: int) -> list[dict]:
+    """The kernels at the widths of SmolLM2 (576) and of Llama 8B and 70B; see kernels/compile.py."""
+    types = {name: "*bf16" for name in ("x_ptr", "residual_ptr", "weight_ptr", "y_ptr", "total_ptr",
+                                        "dy_ptr", "dtotal_ptr", "dx_ptr")}
+    types |= {"rstd_ptr": "*fp32", "dweight_ptr": "*fp32", "eps": "fp32", "width": "i32:16",
+              "x_stride": "i32:16", "residual_stride": "i32:16", "total_stride": "i32:16"}
+    cases = []
+    for width in (576, 4096, 8192):
+        tiling = _tiling(width)
+        warps = tiling.pop("num_warps")
+        cases += [dict(name=f"{way} bf16 D={width}", kernel=kernel, types=types, num_warps=warps,
+                       constexprs=dict(HAS_RESIDUAL=True, **tiling))
+                  for way, kernel in (("forward", _forward_kernel), ("backward", _backward_kernel))]
+    return cases

@@ -14,6 +14,7 @@ them. Arithmetic is float32 and rounds once. Su et al. 2021, arXiv 2104.09864. N
 """
 
 import torch
+from torch.autograd.function import once_differentiable
 
 from aiinfra.kernels.lang import pick_backend, tl, triton
 from aiinfra.perf.cost import Cost
@@ -67,14 +68,21 @@ def _rope_kernel(q_ptr, k_ptr, positions_ptr, cos_ptr, sin_ptr, q_out_ptr, k_out
             kv_heads, c, s, half, BLOCK_K, HALF)
 
 
+def _tiling(heads: int, kv_heads: int, size: int, sign: int) -> dict:
+    """Constants and warps of a launch: all heads of one token in one tile, padded to powers of two."""
+    block_h, block_k, half = map(triton.next_power_of_2, (heads, kv_heads, size // 2))
+    return {"constexprs": {"SIGN": sign, "BLOCK_H": block_h, "BLOCK_K": block_k, "HALF": half},
+            "num_warps": 4 if block_h * half <= 4096 else 8}
+
+
 def _launch(q, k, positions, cos, sin, sign: int) -> tuple[torch.Tensor, torch.Tensor]:
     q, k = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k))
     (n, heads, size), kv_heads = q.shape, k.shape[1]
     out = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k)]
-    block_h, block_k, half = map(triton.next_power_of_2, (heads, kv_heads, size // 2))
+    tiling = _tiling(heads, kv_heads, size, sign)
     _rope_kernel[(n,)](q, k, positions, cos, sin, *out, *q.stride()[:2], *k.stride()[:2],
-                       cos.stride(0), heads, kv_heads, size // 2, SIGN=sign, BLOCK_H=block_h,
-                       BLOCK_K=block_k, HALF=half, num_warps=4 if block_h * half <= 4096 else 8)
+                       cos.stride(0), heads, kv_heads, size // 2, **tiling["constexprs"],
+                       num_warps=tiling["num_warps"])
     return out[0], out[1]
 
 
@@ -85,6 +93,7 @@ class _Rope(torch.autograd.Function):
         return _launch(q, k, positions, cos, sin, sign=1)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, dq, dk):
         return *_launch(dq, dk, *ctx.saved_tensors, sign=-1), None, None, None
 
@@ -106,7 +115,9 @@ def rope(q: torch.Tensor, k: torch.Tensor, positions: torch.Tensor, cos: torch.T
                          f"with an even head size; here Dh={size}.")
     if pick_backend(q, backend) == "torch":
         return (rope_reference(q, positions, cos, sin), rope_reference(k, positions, cos, sin))
-    return _Rope.apply(q, k, positions.contiguous(), cos.contiguous(), sin.contiguous())
+    if cos.stride() != sin.stride() or cos.stride(-1) != 1:       # a view of wider tables is fine
+        cos, sin = cos.contiguous(), sin.contiguous()
+    return _Rope.apply(q, k, positions.contiguous(), cos, sin)
 
 
 def cost(tokens: int, query_heads: int, kv_heads: int, head_size: int,
@@ -114,3 +125,14 @@ def cost(tokens: int, query_heads: int, kv_heads: int, head_size: int,
     """Three FLOPs a value; q and k read and written once, float32 angles read once a token."""
     values = tokens * (query_heads + kv_heads) * head_size
     return Cost(3 * values, 2 * values * bytes_per_value + tokens * head_size * 4)
+
+
+def compile_cases(arch: int) -> list[dict]:
+    """The head counts of SmolLM2 (9/3), Llama 8B (32/8) and 70B (64/8); see kernels/compile.py."""
+    types = {"q_ptr": "*bf16", "k_ptr": "*bf16", "positions_ptr": "*i64", "cos_ptr": "*fp32",
+             "sin_ptr": "*fp32", "q_out_ptr": "*bf16", "k_out_ptr": "*bf16"}
+    types |= {name: "i32:16" for name in ("q_stride", "q_head_stride", "k_stride", "k_head_stride",
+                                          "table_stride", "half")}
+    return [dict(name=f"rope bf16 H={heads} K={kv_heads} Dh={size}", kernel=_rope_kernel, types=types,
+                 **_tiling(heads, kv_heads, size, sign=1))
+            for heads, kv_heads, size in ((9, 3, 64), (32, 8, 128), (64, 8, 128))]

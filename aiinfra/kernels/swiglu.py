@@ -13,6 +13,7 @@ Shazeer 2020, arXiv 2002.05202. Notebooks 03 and 10.
 """
 
 import torch
+from torch.autograd.function import once_differentiable
 
 from aiinfra.kernels.lang import pick_backend, tl, triton
 from aiinfra.perf.cost import Cost
@@ -65,6 +66,7 @@ class _SwiGLU(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, dout):
         (flat,), dout = ctx.saved_tensors, dout.contiguous()
         n, features = flat.shape[0], flat.shape[-1] // 2
@@ -90,3 +92,11 @@ def cost(tokens: int, features: int, bytes_per_value: float = 2) -> Cost:
     A sigmoid counts as four FLOPs (negate, exp, add, divide).
     """
     return Cost(6 * tokens * features, 3 * tokens * features * bytes_per_value)
+
+
+def compile_cases(arch: int) -> list[dict]:
+    """Both kernels; their size is fixed. See kernels/compile.py."""
+    types = {"x_ptr": "*bf16", "out_ptr": "*bf16", "dout_ptr": "*bf16", "dx_ptr": "*bf16",
+             "x_stride": "i32:16", "features": "i32:16"}
+    return [dict(name=f"{way} bf16", kernel=kernel, types=types, constexprs={"BLOCK_F": _BLOCK_F})
+            for way, kernel in (("forward", _forward_kernel), ("backward", _backward_kernel))]
