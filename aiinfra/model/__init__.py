@@ -43,13 +43,13 @@ def load(name_or_path: str | Path = DEFAULT_MODEL, dtype: str | torch.dtype | No
     elif path.suffix == ".gguf":
         source = GGUFWeights(path)
         tokenizer = Tokenizer.from_gguf(source.file.metadata, path.name)
+        source.file.drop_vocabulary()
     else:
         raise LoadError(f"{path.name} is neither a folder nor a .gguf file. Give a Hugging Face folder, "
                         f"a .gguf file, or a name such as {DEFAULT_MODEL!r}.")
     tokenizer.eos_ids = tuple(dict.fromkeys((*source.config.eos_token_ids, *tokenizer.eos_ids)))
     with torch.device("meta"):                    # shapes only: no random numbers, no memory
         model = Transformer(source.config)
-    fill(model, source, dtype, device)
-    model.rotary = type(model.rotary)(source.config).to(device)
-    model.eval().requires_grad_(False)
-    return (pack(model) if packed else model), tokenizer
+    model.rotary.to(device)
+    fill(model, source, dtype, device, packed)
+    return model.eval(), tokenizer

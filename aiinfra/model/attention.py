@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from aiinfra.model.config import ModelConfig
-from aiinfra.model.layers import RMSNorm, rotate
+from aiinfra.model.layers import Linear, RMSNorm, rotate
 
 
 class KV(Protocol):
@@ -33,9 +33,9 @@ class Attention(nn.Module):
         self.heads, self.kv_heads, self.head_dim = (
             config.num_attention_heads, config.num_key_value_heads, config.head_dim)
         # q, k and v are one matrix: the input is read once, and one call is made instead of three.
-        self.qkv = nn.Linear(config.hidden_size, (self.heads + 2 * self.kv_heads) * self.head_dim,
+        self.qkv = Linear(config.hidden_size, (self.heads + 2 * self.kv_heads) * self.head_dim,
                              bias=config.qkv_bias)
-        self.out = nn.Linear(self.heads * self.head_dim, config.hidden_size, bias=False)
+        self.out = Linear(self.heads * self.head_dim, config.hidden_size, bias=False)
         self.q_norm = RMSNorm(self.head_dim, config.rms_norm_eps) if config.qk_norm else None
         self.k_norm = RMSNorm(self.head_dim, config.rms_norm_eps) if config.qk_norm else None
 

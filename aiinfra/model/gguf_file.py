@@ -58,27 +58,45 @@ class GGUFFile:
                                 f"{info.start + info.nbytes:,}, and the file ends at {self.size:,}. "
                                 "It is cut short: fetch it again.")
 
-    def tensor(self, name: str) -> torch.Tensor:
-        """The tensor in float32, de-quantised. Raises LoadError if there is none of that name."""
-        raw = self.raw(name)
-        info = self.tensors[name]
-        try:
-            values = gguf.quants.dequantize(raw, info.kind)
-        except NotImplementedError as error:
-            raise LoadError(f"{self.path.name}: tensor {name} is stored as {info.kind.name}, "
-                            "which the gguf package cannot turn into float32.") from error
-        return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).reshape(info.shape)
-
-    def raw(self, name: str) -> np.ndarray:
-        """The tensor's blocks as they are stored: uint8 (or float) rows."""
+    def info(self, name: str) -> TensorInfo:
+        """Where the tensor lies. Raises LoadError if there is none of that name."""
         if name not in self.tensors:
             raise LoadError(f"{self.path.name} has no tensor {name}.{nearest(name, self.tensors)}")
-        info = self.tensors[name]
-        data = np.fromfile(self.path, dtype=np.uint8, count=info.nbytes, offset=info.start)
+        return self.tensors[name]
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """The tensor in float32, de-quantised."""
+        out = torch.empty(self.info(name).shape)
+        self.read_into(name, out)
+        return out
+
+    def read_into(self, name: str, out: torch.Tensor) -> None:
+        """De-quantise the tensor into `out`, of the same shape, a few hundred rows at a time."""
+        into = out.view(-1, out.shape[-1])
+        try:
+            for first in range(0, len(into), 256):      # the gguf package needs several times its result
+                blocks = self.raw(name, first, 256)
+                values = gguf.quants.dequantize(blocks, self.info(name).kind).astype(np.float32, copy=False)
+                into[first:first + len(blocks)] = torch.from_numpy(values)
+        except NotImplementedError as error:
+            raise LoadError(f"{self.path.name}: tensor {name} is stored as {self.info(name).kind.name}, "
+                            "which the gguf package cannot turn into float32.") from error
+
+    def drop_vocabulary(self) -> None:
+        """Forget the lists of tokens and merges: a tokenizer built from them has its own copy."""
+        for key in ("tokens", "merges", "scores", "token_type"):
+            self.metadata.pop(f"tokenizer.ggml.{key}", None)
+
+    def raw(self, name: str, first: int = 0, rows: int | None = None) -> np.ndarray:
+        """`rows` rows (default: all) of the stored blocks from row `first` on: uint8, or floats. Read, not
+        mapped: mapped pages would count as this process's memory."""
+        info = self.info(name)
+        total = math.prod(info.shape[:-1])
+        row_bytes = info.nbytes // total
+        rows = min(total - first, total if rows is None else rows)
+        data = np.fromfile(self.path, np.uint8, rows * row_bytes, offset=info.start + first * row_bytes)
         floats = {gguf.GGMLQuantizationType.F32: np.float32, gguf.GGMLQuantizationType.F16: np.float16}
-        if info.kind in floats:
-            return data.view(floats[info.kind]).reshape(info.shape)
-        return data.reshape(*info.shape[:-1], -1)
+        return data.view(floats.get(info.kind, np.uint8)).reshape(rows, -1)
 
     def _read_header(self, f: BinaryIO) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
         magic = f.read(4)

@@ -15,6 +15,20 @@ from torch import Tensor, nn
 from aiinfra.model.config import ModelConfig, RopeScaling
 
 
+class Linear(nn.Linear):
+    """nn.Linear that leaves its values to whoever fills them: `Transformer.init_weights` or a file."""
+
+    def reset_parameters(self) -> None:
+        """Do nothing: PyTorch's default would draw 135 million random numbers, to be overwritten."""
+
+
+class Embedding(nn.Embedding):
+    """nn.Embedding, likewise."""
+
+    def reset_parameters(self) -> None:
+        """Do nothing."""
+
+
 class RMSNorm(nn.Module):
     """y = x / sqrt(mean(x²) + eps) · w over the last dimension. Source: Zhang & Sennrich 2019."""
 
@@ -31,34 +45,25 @@ class RMSNorm(nn.Module):
 
 
 class RotaryEmbedding(nn.Module):
-    """Tables of cos and sin for every position, made once. Source: Su et al. 2021 (RoFormer).
+    """cos and sin of each position's angles. Source: Su et al. 2021 (RoFormer).
 
     Value j of a head turns together with value j + Dh/2 ("rotate half", Hugging Face's layout).
-    The sign of the second term is folded into the sine table, so that a rotation is
+    The sign of the second term is folded into the sine, so that a rotation is
     x·cos + roll(x, Dh/2)·sin: three operations instead of seven.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        cos, sin = rotary_tables(config)
-        self.register_buffer("cos", cos, persistent=False)      # [S, Dh]
-        self.register_buffer("sin", sin, persistent=False)      # [S, Dh]
+        # On the CPU whatever the default device is: a model built on the meta device needs real frequencies.
+        pairs = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device="cpu")
+        frequency = scale_frequencies(1.0 / config.rope_theta ** (pairs / config.head_dim), config.rope_scaling)
+        self.register_buffer("frequency", frequency, persistent=False)      # [Dh/2], radians per position
 
     def at(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """positions [..., T] -> cos, sin [..., T, 1, Dh], ready to broadcast over heads."""
-        return (self.cos[positions].unsqueeze(-2).to(dtype),
-                self.sin[positions].unsqueeze(-2).to(dtype))
-
-
-def rotary_tables(config: ModelConfig) -> tuple[Tensor, Tensor]:
-    """cos and signed sin [S, Dh] in float32 for positions 0 … max_position_embeddings - 1."""
-    pairs = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device="cpu")
-    frequency = scale_frequencies(1.0 / config.rope_theta ** (pairs / config.head_dim),
-                                  config.rope_scaling)                             # [Dh/2]
-    steps = torch.arange(config.max_position_embeddings, dtype=torch.float32, device="cpu")
-    angle = torch.outer(steps, frequency)                                          # [S, Dh/2]
-    return (torch.cat([angle.cos(), angle.cos()], -1),
-            torch.cat([-angle.sin(), angle.sin()], -1))
+        """positions [..., T] -> cos and signed sin [..., T, 1, Dh], ready to broadcast over heads."""
+        angle = (positions.unsqueeze(-1) * self.frequency).unsqueeze(-2)    # float32: bf16 cannot count past 256
+        cos, sin = angle.cos(), angle.sin()                                 # [..., T, 1, Dh/2]
+        return torch.cat([cos, cos], -1).to(dtype), torch.cat([-sin, sin], -1).to(dtype)
 
 
 def scale_frequencies(frequency: Tensor, scaling: RopeScaling | None) -> Tensor:
@@ -68,7 +73,7 @@ def scale_frequencies(frequency: Tensor, scaling: RopeScaling | None) -> Tensor:
     if scaling.kind == "linear":
         return frequency / scaling.factor
     if scaling.kind == "factors":
-        return frequency / torch.tensor(scaling.factors, dtype=frequency.dtype)
+        return frequency / torch.tensor(scaling.factors, dtype=frequency.dtype, device="cpu")
     wavelength = 2 * math.pi / frequency
     original = scaling.original_max_position_embeddings
     low, high = scaling.low_freq_factor, scaling.high_freq_factor
@@ -89,8 +94,8 @@ class SwiGLU(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.gate_up = nn.Linear(width, 2 * hidden, bias=False)
-        self.down = nn.Linear(hidden, width, bias=False)
+        self.gate_up = Linear(width, 2 * hidden, bias=False)
+        self.down = Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [..., D] -> [..., D]."""

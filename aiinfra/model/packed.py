@@ -38,22 +38,25 @@ class PackedLinear(nn.Module):
         return self.in_features * self.out_features * 4
 
 
-def can_pack(linear: nn.Linear) -> bool:
-    """True if `linear` is float32 on a CPU whose PyTorch has oneDNN."""
-    return (linear.weight.device.type == "cpu" and linear.weight.dtype == torch.float32
+def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
+    """True for float32 on a CPU whose PyTorch has oneDNN."""
+    return (device.type == "cpu" and dtype == torch.float32
             and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise"))
 
 
 def pack(model: nn.Module) -> nn.Module:
     """Replace, in place, every linear layer that can be packed; returns the same model.
 
-    One layer at a time, its plain weight let go at once: the peak is one layer above the model,
-    plus a tied embedding table, which stays for look-ups.
+    A tied embedding table stays, for look-ups, beside the packed copy that the last layer reads.
     """
-    with torch.no_grad():
-        for parent in list(model.modules()):
-            for name, child in list(parent.named_children()):
-                if isinstance(child, nn.Linear) and can_pack(child):
-                    setattr(parent, name, PackedLinear(child))
-                    del child
+    for name in [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]:
+        pack_one(model, name)
     return model
+
+
+def pack_one(model: nn.Module, name: str) -> None:
+    """Pack the layer of that name, if it is one that can be packed; its plain weight is let go."""
+    layer = model.get_submodule(name)
+    if isinstance(layer, nn.Linear) and can_pack(layer.weight.dtype, layer.weight.device):
+        parent, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, PackedLinear(layer))

@@ -8,12 +8,14 @@ No rank, no bit width and no global in here: parallelism, packing and quantisati
 finished model from outside, and the KV cache arrives with the call. Notebook 03.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from aiinfra.model.attention import KV, Attention
 from aiinfra.model.config import ModelConfig
-from aiinfra.model.layers import RMSNorm, RotaryEmbedding, SwiGLU
+from aiinfra.model.layers import Embedding, Linear, RMSNorm, RotaryEmbedding, SwiGLU
 
 
 class Block(nn.Module):
@@ -38,13 +40,25 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed = Embedding(config.vocab_size, config.hidden_size)
         self.rotary = RotaryEmbedding(config)
         self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.embed.weight
+        if not self.embed.weight.is_meta:
+            self.init_weights()
+
+    def init_weights(self, std: float = 0.02) -> None:
+        """Draw every matrix from N(0, std²), biases zero, norms one. Matrices that write to the residual
+        stream are scaled down by sqrt(2 · layers), so that its variance does not grow with depth (GPT-2)."""
+        for name, parameter in self.named_parameters():
+            if parameter.ndim == 1:
+                nn.init.constant_(parameter, 0.0 if name.endswith("bias") else 1.0)
+            else:
+                residual = name.endswith(("attention.out.weight", "mlp.down.weight"))
+                nn.init.normal_(parameter, std=std / math.sqrt(2 * len(self.layers)) if residual else std)
 
     def forward(self, tokens: Tensor, positions: Tensor | None = None, kv: KV | None = None) -> Tensor:
         """Logits of the token that follows each given one.

@@ -9,6 +9,7 @@ model and one tensor. Every parameter is filled or an error names it: nothing is
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from aiinfra.errors import LoadError, nearest
 from aiinfra.model.config import ModelConfig, RopeScaling
 from aiinfra.model.gguf_file import GGUFFile
+from aiinfra.model.packed import can_pack, pack_one
 from aiinfra.model.transformer import Transformer
 
 # ours: (Hugging Face's parts, GGUF's parts). `{}` is the layer's number. Parts stack along the output.
@@ -49,8 +51,12 @@ class Source(Protocol):
         """The file's names of the tensors that make up our parameter, in order."""
         ...
 
-    def read(self, name: str) -> Tensor:
-        """One tensor, on the CPU."""
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of one tensor. Raises LoadError if there is none of that name."""
+        ...
+
+    def read_into(self, name: str, out: Tensor) -> None:
+        """Copy one tensor into `out`, converting type and device."""
         ...
 
 
@@ -68,13 +74,20 @@ class HuggingFaceFolder:
         """See Source."""
         return _translate(ours, 0, "model.layers.{}.")
 
-    def read(self, name: str) -> Tensor:
+    def shape(self, name: str) -> tuple[int, ...]:
+        """See Source."""
+        return tuple(self._tensor(name, lambda file: file.get_slice(name).get_shape()))
+
+    def read_into(self, name: str, out: Tensor) -> None:
         """See Source. Raises LoadError naming tensor and file."""
+        out.copy_(self._tensor(name, lambda file: file.get_tensor(name)))
+
+    def _tensor(self, name: str, read: Callable[[Any], Any]) -> Any:
         if name not in self._shard_of:
             raise LoadError(f"{self.folder.name}: the weights have no tensor {name}.{nearest(name, self._shard_of)}")
         shard = self._shard_of[name]
         try:
-            return self._file(shard).get_tensor(name)
+            return read(self._file(shard))
         except SafetensorError as error:
             raise LoadError(f"{self.folder.name}/{shard}: tensor {name} cannot be read ({error}).") from error
 
@@ -116,35 +129,73 @@ class GGUFWeights:
         """See Source."""
         return _translate(ours, 1, "blk.{}.")
 
-    def read(self, name: str) -> Tensor:
+    def shape(self, name: str) -> tuple[int, ...]:
+        """See Source."""
+        return self.file.info(name).shape
+
+    def read_into(self, name: str, out: Tensor) -> None:
         """See Source. Llama's q and k rows are put back into Hugging Face's order."""
-        tensor = self.file.tensor(name)
         heads = {"attn_q": self.config.num_attention_heads, "attn_k": self.config.num_key_value_heads}
         part = name.split(".")[-2]
-        if not self._paired_rope or part not in heads:
-            return tensor
-        # llama.cpp turns neighbours (0,1), (2,3), …; we turn (0, Dh/2), (1, Dh/2 + 1), …
-        pairs = tensor.view(heads[part], self.config.head_dim // 2, 2, *tensor.shape[1:])
-        return pairs.transpose(1, 2).reshape(tensor.shape)
+        if self._paired_rope and part in heads:
+            # llama.cpp turns neighbours (0,1), (2,3), …; we turn (0, Dh/2), (1, Dh/2 + 1), …
+            pairs = self.file.tensor(name).view(heads[part], self.config.head_dim // 2, 2, *out.shape[1:])
+            out.copy_(pairs.transpose(1, 2).reshape(out.shape))
+        else:
+            self.file.read_into(name, out)
 
 
-def fill(model: Transformer, source: Source, dtype: torch.dtype, device: torch.device) -> None:
+def fill(model: Transformer, source: Source, dtype: torch.dtype, device: torch.device, packed: bool = False) -> None:
     """Give every parameter of `model` (which may be on the meta device) its values from `source`.
 
-    Raises LoadError if a tensor is missing or has another shape than the config says.
+    packed: lay out each linear layer for oneDNN, where that is possible, as soon as it is filled.
+    Raises LoadError if a tensor is missing or has another shape than the config says; `model` is
+    then not fit for use.
     """
-    for name, parameter in list(model.named_parameters()):
-        tensors = [source.read(part).to(device=device, dtype=dtype) for part in source.parts(name)]
-        rows = sum(len(t) for t in tensors)
-        if any((rows, *t.shape[1:]) != parameter.shape for t in tensors):
-            shapes = ", ".join(f"{part} {list(t.shape)}" for part, t in zip(source.parts(name), tensors))
-            raise LoadError(f"tensor of the wrong shape: {shapes}; together the model's config asks for "
-                            f"{list(parameter.shape)}. The config belongs to other weights.")
-        value = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
-        owner, leaf = _owner(model, name)
-        setattr(owner, leaf, torch.nn.Parameter(value, requires_grad=parameter.requires_grad))
-    if model.config.tie_word_embeddings:
+    packed = packed and can_pack(dtype, device)
+    tied = model.config.tie_word_embeddings
+    # One buffer for every plain weight that will be packed: freeing each would riddle the heap with holes.
+    plain = torch.empty(_largest_linear(model) if packed else 0)
+    # Names, not modules: a list of modules would keep every plain weight alive until its end.
+    for name in [name for name, module in model.named_modules() if module._parameters]:
+        module = model.get_submodule(name)
+        if tied and name == "lm_head":
+            continue
+        pack_this = packed and isinstance(module, torch.nn.Linear)
+        for leaf, parameter in list(module._parameters.items()):
+            if parameter is not None:
+                shape = parameter.shape
+                value = plain[:shape.numel()].view(shape) if pack_this and leaf == "weight" else \
+                    torch.empty(shape, dtype=dtype, device=device)
+                _read(source, f"{name}.{leaf}", value)
+                setattr(module, leaf, torch.nn.Parameter(value, requires_grad=False))
+        if pack_this:
+            pack_one(model, name)
+    del plain, module
+    if tied:
         model.lm_head.weight = model.embed.weight
+        if packed:
+            pack_one(model, "lm_head")
+
+
+def _largest_linear(model: Transformer) -> int:
+    """Values of the largest weight that will be packed. A tied lm_head is packed from the table itself."""
+    sizes = [module.weight.numel() for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)
+             and not (name == "lm_head" and model.config.tie_word_embeddings)]
+    return max(sizes)
+
+
+def _read(source: Source, name: str, out: Tensor) -> None:
+    """Our parameter `name`, its parts stacked along the output, into `out`."""
+    parts = source.parts(name)
+    shapes = [source.shape(part) for part in parts]
+    rows = [shape[0] for shape in shapes]
+    if any((sum(rows), *shape[1:]) != out.shape for shape in shapes):
+        found = ", ".join(f"{part} {list(shape)}" for part, shape in zip(parts, shapes))
+        raise LoadError(f"tensor of the wrong shape: {found}; together the model's config asks for "
+                        f"{list(out.shape)}. The config belongs to other weights.")
+    for part, slot in zip(parts, out.split(rows)):
+        source.read_into(part, slot)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -183,8 +234,3 @@ def _translate(ours: str, format_index: int, layer_prefix: str) -> list[str]:
         return [f"{part}.{leaf}" for part in GLOBAL_NAMES[stem][format_index]]
     _, number, inner = stem.split(".", 2)
     return [f"{layer_prefix.format(number)}{part}.{leaf}" for part in LAYER_NAMES[inner][format_index]]
-
-
-def _owner(model: torch.nn.Module, name: str) -> tuple[torch.nn.Module, str]:
-    path, _, leaf = name.rpartition(".")
-    return model.get_submodule(path), leaf
