@@ -150,17 +150,20 @@ def compare(name: str, measured: float, bound: float | None = None, bound_label:
 def _bars(ax, rows: list[tuple[str, float | None, str]], unit: str) -> None:
     known = [abs(value) for _, value, _ in rows if value]
     log = len(known) > 1 and max(known) >= 30 * min(known) and all(v is None or v > 0 for _, v, _ in rows)
-    start = min(known) / 3 if log else 0.0
+    top = max(known, default=1.0)
+    left, right = (min(known) / 4, top * 6) if log else (0.0, top * 1.25)
     ax.set_xscale("log" if log else "linear")
     for row, (label, value, colour) in enumerate(rows):
         if value is None:
             ax.text(0.01, row, "no guess yet", va="center", color="#767676", style="italic",
                     transform=ax.get_yaxis_transform())
             continue
-        ax.barh(row, value - start, left=start, color=colour, height=0.62)
-        ax.annotate(f"{number(value)} {unit}", (value, row), (5, 0), textcoords="offset points", va="center")
-    top = max(known, default=1.0)
-    ax.set(yticks=range(len(rows)), yticklabels=[label for label, _, _ in rows],
-           xlim=(start, top * (4 if log else 1.25)))
-    ax.invert_yaxis()
+        if log:                           # a bar's length means nothing on a log scale; a place does
+            ax.hlines(row, left, right, color="#EEEEEE", lw=1)
+            ax.plot(value, row, "o", ms=10, color=colour)
+        else:
+            ax.barh(row, value, color=colour, height=0.62)
+        ax.annotate(f"{number(value)} {unit}", (value, row), (9, 0), textcoords="offset points", va="center")
+    ax.set(yticks=range(len(rows)), yticklabels=[label for label, _, _ in rows], xlim=(left, right),
+           ylim=(len(rows) - 0.4, -0.6))
     ax.grid(axis="y", visible=False)

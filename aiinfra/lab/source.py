@@ -50,10 +50,11 @@ class Source:
         return f"# {self.title}\n{self.text}"
 
 
-def show_source(thing: Any, around: str | None = None, context: int = 3) -> Source:
+def show_source(thing: Any, around: str | None = None, context: int | tuple[int, int] = 3) -> Source:
     """The source of a function, class, module or "path/in/this/project.py"; last line of a cell.
 
-    `around` keeps only the first line that contains it and `context` lines on both sides.
+    `around` keeps only the first line that contains it and `context` lines on both sides
+    (or (before, after)).
     Raises ValueError if the text is not there, FileNotFoundError for a path that does not exist.
     """
     if isinstance(thing, str):
@@ -69,12 +70,14 @@ def show_source(thing: Any, around: str | None = None, context: int = 3) -> Sour
     return Source("\n".join(_dedent(lines)), name, first, ours)
 
 
-def _window(lines: list[str], first: int, around: str, context: int) -> tuple[list[str], int]:
+def _window(lines: list[str], first: int, around: str,
+            context: int | tuple[int, int]) -> tuple[list[str], int]:
     hits = [i for i, line in enumerate(lines) if around in line]
     if not hits:
         raise ValueError(f"{around!r} is in none of the {len(lines)} lines: look at show_source without around=.")
-    start = max(0, hits[0] - context)
-    return lines[start:hits[0] + context + 1], first + start
+    before, after = (context, context) if isinstance(context, int) else context
+    start = max(0, hits[0] - before)
+    return lines[start:hits[0] + after + 1], first + start
 
 
 def _dedent(lines: list[str]) -> list[str]:

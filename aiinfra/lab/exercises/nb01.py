@@ -1,0 +1,152 @@
+"""Judges and hints of notebook 01, fit a line. Every judge works on fresh data, never on the page's."""
+
+import torch
+
+from aiinfra.lab.exercise import Wrong, close, exercise, require
+
+
+def _data(seed: int, n: int = 23, low: float = 2.0, high: float = 12.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """n noisy points around a line, x in [low, high), float64."""
+    random = torch.Generator().manual_seed(seed)
+    x = low + (high - low) * torch.rand(n, generator=random, dtype=torch.float64)
+    return x, 6 * x + 78 + 3 * torch.randn(n, generator=random, dtype=torch.float64)
+
+
+def _line(x: torch.Tensor, y: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    """Weighted least squares, [2] = slope and intercept, by QR: not the way a reader would do it."""
+    root = w.sqrt()
+    design = torch.stack([x, torch.ones_like(x)], 1) * root[:, None]      # [n, 2]
+    return torch.linalg.lstsq(design, (y * root)[:, None]).solution[:, 0]
+
+
+def _curvatures(x: torch.Tensor) -> torch.Tensor:
+    """Eigenvalues of the mean squared error's Hessian for a line on x, smallest first: [2]."""
+    design = torch.stack([x, torch.ones_like(x)], 1)
+    return torch.linalg.eigvalsh(2 * design.T @ design / len(x))
+
+
+def _same(got, want, rtol: float = 1e-4) -> bool:
+    try:
+        close(got, want, "", rtol=rtol)
+    except Wrong:
+        return False
+    return True
+
+
+@exercise("01.weighted_fit", hints=(
+    "Start from the loss: the mean of w·error² instead of the mean of error². Which means in the formula change?",
+    "Every plain mean becomes a weighted one, mean_w(v) = (w·v).sum() / w.sum(): those of x and y, and then "
+    "those of the products (x − x̄)(y − ȳ) and (x − x̄)².",
+    "Define `mean = lambda v: (w * v).sum() / w.sum()`, then dx = x − mean(x), dy = y − mean(y), "
+    "a = mean(dx·dy) / mean(dx·dx), b = mean(y) − a·mean(x).",
+))
+def weighted_fit(fit):
+    for seed, low in ((1, 2.0), (2, 1990.0)):             # ages, then years: large offsets need centring
+        x, y = _data(seed, low=low, high=low + 10)
+        w = torch.rand(len(x), generator=torch.Generator().manual_seed(seed + 9), dtype=torch.float64) ** 3
+        got, want = fit(x, y, w), _line(x, y, w)
+        if _same(got, _line(x, y, torch.ones_like(w))):
+            raise Wrong("this is the line without weights: a point of weight 0 must not count at all.")
+        if _same(got, _line(x, y, w * w)):
+            raise Wrong("the weights count twice (w² instead of w): where do they enter a second time?")
+        close(got, want, "(a, b)", rtol=1e-4)
+    return "A point of weight 3 counts exactly as three equal points of weight 1."
+
+
+@exercise("01.largest_rate", hints=(
+    "On a page of this notebook the largest stable rate was read off one property of the loss. Which?",
+    "It is 2 / (largest eigenvalue of the Hessian). For mean((a·x + b − y)²) the Hessian depends on x alone: "
+    "2·[[mean(x²), mean(x)], [mean(x), 1]].",
+    "Build the 2×2 tensor `h` above from x and return `2 / torch.linalg.eigvalsh(h).max()`.",
+))
+def largest_rate(largest):
+    for seed, low, high in ((3, 2, 12), (4, -1, 1), (5, 10, 80)):
+        x, _ = _data(seed, low=low, high=high)
+        smallest, biggest = _curvatures(x).tolist()
+        got, want = largest(x), 2 / biggest
+        known = {want / 2: "half of the largest: 1/curvature kills the error in one step, and twice that still converges.",
+                 want * 2: "twice too large: the square in the loss puts a factor 2 into the Hessian.",
+                 2 / smallest: "set by the SMALLEST curvature. The steepest direction explodes first.",
+                 2 / (smallest + biggest): "safe, but not the largest: the trace is the sum of both curvatures."}
+        for value, message in known.items():
+            if _same(got, value):
+                raise Wrong(message)
+        close(got, want, f"the largest rate for x in [{low}, {high}]", rtol=1e-4)
+    return "You can now size a step before you take one."
+
+
+@exercise("01.unscale", hints=(
+    "The model learned t = a_z·z + b_z. Write z and t out in years and centimetres and collect what multiplies x.",
+    "z = (x − x_mean)/x_std and t = (y − y_mean)/y_std, so y = y_mean + y_std·(a_z·(x − x_mean)/x_std + b_z).",
+    "a = a_z·y_std/x_std. All that is left when x = 0 is b = y_mean + y_std·b_z − a·x_mean.",
+))
+def unscale(convert):
+    for a_z, b_z, x_mean, x_std, y_mean, y_std in ((0.9, 0.1, 7.0, 3.2, 120.0, 19.0), (-2.0, 0.5, -40.0, 0.25, 3.0, 8.0)):
+        got = convert(a_z, b_z, x_mean, x_std, y_mean, y_std)
+        a = a_z * y_std / x_std
+        b = y_mean + y_std * b_z - a * x_mean
+        require(isinstance(got, (tuple, list, torch.Tensor)) and len(got) == 2, "return two numbers: (a, b).")
+        if _same(got[0], a_z * x_std / y_std):
+            raise Wrong("the slope is upside down: its unit is cm per year, so y_std belongs on top.")
+        close(got[0], a, "the slope a")
+        if _same(got[1], y_mean + y_std * b_z):
+            raise Wrong("the intercept is the height at age 0, but you gave the height at the mean age: x_mean is missing.")
+        if _same(got[1], b_z * y_std - a * x_mean):
+            raise Wrong("the intercept lost y_mean: the model's t = 0 means an average height, not 0 cm.")
+        close(got[1], b, "the intercept b")
+    return "Same line, other units. Lose these four numbers and the model answers in nonsense."
+
+
+@exercise("01.shards", hints=(
+    "Write the loss over all examples as a sum, and split the sum by worker. What does each worker have, and what is divided out?",
+    "A worker's gradient is a mean over its own examples. Multiplied by its number of examples it becomes a sum, and sums add.",
+    "(gradients · sizes as a column).sum over workers, divided by sizes.sum(): `(gradients * sizes[:, None]).sum(0) / sizes.sum()`.",
+))
+def shards(combine):
+    x, y = _data(6, n=30)
+    theta = torch.tensor([1.0, 2.0], dtype=torch.float64)
+
+    def mean_gradient(x, y):
+        error = theta[0] * x + theta[1] - y
+        return 2 * torch.stack([(error * x).mean(), error.mean()])
+
+    for cuts in ((10, 10, 10), (2, 7, 21), (1, 29)):
+        order = torch.argsort(x) if cuts[0] != 10 else torch.arange(30)   # sorted: the shards really differ
+        parts = list(zip(x[order].split(cuts), y[order].split(cuts), strict=True))
+        gradients = torch.stack([mean_gradient(*part) for part in parts])  # [R, 2]
+        got = combine(gradients, torch.tensor(cuts))
+        if len(set(cuts)) > 1 and _same(got, gradients.mean(0)):
+            raise Wrong(f"with shards of {', '.join(map(str, cuts))} examples, you average the workers, not the examples.")
+        if _same(got, gradients.sum(0)):
+            raise Wrong("the sum over workers grows with their number: the learning rate would silently grow with it.")
+        close(got, mean_gradient(x, y), f"the gradient from shards of {', '.join(map(str, cuts))}")
+    return "Equal, to the last digits, to one machine that saw all 30 examples: that is data parallelism."
+
+
+@exercise("01.fewer_steps", hints=(
+    "Plain descent forgets: in the slow direction it takes the same small step a thousand times. What if a step remembered the last one?",
+    "Momentum: velocity = keep·velocity − rate·gradient; theta = theta + velocity. In the valley steps of one sign add up, "
+    "across it they cancel. Both numbers follow from the two curvatures (Polyak, 1964).",
+    "With s = √smallest and l = √largest: rate = 4/(l + s)², keep = ((l − s)/(l + s))². Loop 200 times from zeros(2).",
+))
+def fewer_steps(descend):
+    calls = 0
+    for seed, low, high in ((7, 2, 12), (8, 3, 13)):
+        x, y = _data(seed, low=low, high=high)
+        calls = 0
+        best = _line(x, y, torch.ones_like(x))
+
+        def gradient(theta):
+            nonlocal calls
+            calls += 1
+            require(calls <= 250, "the budget is 250 gradients, and you asked for one more.")
+            error = theta[0] * x + theta[1] - y
+            return 2 * torch.stack([(error * x).mean(), error.mean()])
+
+        theta = descend(gradient, *_curvatures(x).tolist())
+        require(isinstance(theta, torch.Tensor), f"return theta as a tensor [2]; you returned {type(theta).__name__}.")
+        require(theta.shape == (2,), f"return theta with shape [2]; yours is {list(theta.shape)}.")
+        got = theta.detach().double()
+        worst = float(((got - best)[0] * x + (got - best)[1]).abs().max())
+        require(worst < 0.1, f"after {calls} gradients the line is still {worst:.3g} cm away at its worst age; 0.1 cm is wanted.")
+    return f"Done with {calls} gradients; plain descent needs more than 1,000."
