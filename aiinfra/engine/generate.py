@@ -1,0 +1,79 @@
+"""Two ways to write one token after another. Same tokens, very different bill.
+
+    naive    every token:  run the model over prompt + all tokens so far       cost grows with length
+    cached   once: prefill the prompt; then run one token against the KV cache  cost stays nearly flat
+
+Both yield each token with the time that it took, and neither knows about text. Notebook 11.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from aiinfra.device import synchronize
+from aiinfra.engine.sampler import Sampler
+from aiinfra.engine.sampling_params import SamplingParams
+from aiinfra.model import KVCache, Transformer
+
+
+@dataclass(frozen=True)
+class TokenStep:
+    """One token made: its id, how many tokens the model had to run for it, and how long that took."""
+
+    token_id: int
+    tokens_run: int
+    step_seconds: float
+
+
+def next_token(logits: Tensor, sampler: Sampler, banned: list[int]) -> int:
+    """The sampler's choice from logits [V], with some ids ruled out."""
+    if banned:
+        logits = logits.clone()
+        logits[banned] = -torch.inf
+    return sampler(logits)
+
+
+def generate_naive(model: Transformer, prompt: list[int], params: SamplingParams,
+                   eos_ids: tuple[int, ...] = ()) -> Iterator[TokenStep]:
+    """Recompute the whole sequence for every token. Ends after max_tokens or at an end of sequence,
+    which is the last token yielded. prompt: token ids, at least one."""
+    def forward(tokens: list[int]) -> tuple[Tensor, int]:
+        hidden = model.hidden(torch.tensor([tokens], device=model.device))            # [1, T, D]
+        return model.lm_head(hidden[0, -1]), len(tokens)
+
+    yield from _loop(model, prompt, params, eos_ids, forward)
+
+
+def generate_cached(model: Transformer, prompt: list[int], params: SamplingParams,
+                    eos_ids: tuple[int, ...] = ()) -> Iterator[TokenStep]:
+    """As `generate_naive`, keeping keys and values: after the prompt, one token is run per token made."""
+    # The last token made is never run, so it needs no slot.
+    cache = KVCache(model.config, len(prompt) + params.max_tokens - 1, dtype=model.dtype, device=model.device)
+
+    def forward(tokens: list[int]) -> tuple[Tensor, int]:
+        new = tokens[cache.length:]                                                    # prompt first, then one
+        positions = torch.arange(cache.length, len(tokens), device=model.device)
+        hidden = model.hidden(torch.tensor([new], device=model.device), positions, cache)
+        return model.lm_head(hidden[0, -1]), len(new)
+
+    yield from _loop(model, prompt, params, eos_ids, forward)
+
+
+def _loop(model: Transformer, prompt: list[int], params: SamplingParams, eos_ids: tuple[int, ...],
+          forward: Callable[[list[int]], tuple[Tensor, int]]) -> Iterator[TokenStep]:
+    sampler = Sampler(params, model.device)
+    stop_ids = list(dict.fromkeys((*(() if params.ignore_eos else eos_ids), *params.stop_token_ids)))
+    tokens = list(prompt)
+    for made in range(params.max_tokens):
+        start = time.perf_counter()
+        with torch.inference_mode():
+            logits, tokens_run = forward(tokens)
+            token = next_token(logits, sampler, stop_ids if made < params.min_tokens else [])
+        synchronize(model.device)
+        tokens.append(token)
+        yield TokenStep(token, tokens_run, time.perf_counter() - start)
+        if token in stop_ids:
+            return

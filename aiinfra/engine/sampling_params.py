@@ -1,0 +1,62 @@
+"""What a request asks of the sampler, under vLLM's names, checked when it is written down."""
+
+import math
+from collections.abc import Sequence
+
+from aiinfra.errors import config
+
+
+@config
+class SamplingParams:
+    """How to choose the next token, and when to stop.
+
+    temperature: 0 is greedy; 1 samples from the model's own distribution. top_k: keep the k likeliest
+    (0 or -1: all). top_p: keep the likeliest that together reach this probability. max_tokens: at most so
+    many new tokens. min_tokens: no end of sequence and no stop string before so many. stop: a string
+    or several; the text ends before the first that appears. stop_token_ids: ids that end the text, beside the
+    model's own. seed: same request, same seed, same tokens. ignore_eos: go on past the end of sequence.
+
+    Raises ValueError for a value outside its range, TypeError for an unknown key.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    max_tokens: int = 16
+    min_tokens: int = 0
+    stop: str | Sequence[str] = ()
+    stop_token_ids: Sequence[int] = ()
+    seed: int | None = None
+    ignore_eos: bool = False
+
+    def __post_init__(self) -> None:
+        _check(_number(self.temperature) and self.temperature >= 0, "temperature", self.temperature,
+               "at least 0", "0 is greedy, 1 is the model's own distribution")
+        _check(_number(self.top_p) and 0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1", "1 keeps every token")
+        _check(isinstance(self.top_k, int) and self.top_k >= -1, "top_k", self.top_k,
+               "an integer of at least -1", "0 and -1 keep every token")
+        _check(isinstance(self.max_tokens, int) and self.max_tokens >= 1, "max_tokens", self.max_tokens,
+               "an integer of at least 1", "ask for at least one token")
+        _check(isinstance(self.min_tokens, int) and 0 <= self.min_tokens <= self.max_tokens, "min_tokens",
+               self.min_tokens, f"between 0 and max_tokens={self.max_tokens}", "raise max_tokens or lower it")
+        _check(self.seed is None or isinstance(self.seed, int), "seed", self.seed, "an integer or None",
+               "None draws anew each time")
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        _check(all(isinstance(s, str) and s for s in stop), "stop", self.stop, "a non-empty string or several",
+               "leave it out to stop only at the end of sequence")
+        object.__setattr__(self, "stop", stop)                  # one form inside: a tuple of strings
+        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
+
+    @property
+    def greedy(self) -> bool:
+        """True if the likeliest token is always taken."""
+        return self.temperature == 0
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _check(good: bool, name: str, value: object, limit: str, remedy: str) -> None:
+    if not good:
+        raise ValueError(f"{name}={value!r}; it must be {limit} ({remedy}).")
