@@ -1,0 +1,97 @@
+"""Write the newest keys and values into the paged KV cache, each token to its slot.
+
+    k_cache, v_cache  [blocks, P, K, Dh]      a block is P tokens; a request owns any blocks at all
+                       block 0   block 1   block 2        slot = block * P + offset
+    tokens a0 a1 b0 ─► [ . . ]   [a0 a1]   [b0 . ]        slots = [2, 3, 4] for P = 2
+
+This is the layout of every kernel here: two contiguous tensors, the heads of a token side by side.
+A decode step writes one row of K * Dh values a request, a copy bound by memory and by the launch,
+so keys and values go in one kernel. Slot -1 writes nothing: a CUDA graph always runs at its full
+batch, and the rows that pad it must not land in anyone's block. No two tokens may share a slot.
+Kwon et al. 2023, arXiv 2309.06180. Notebook 12.
+"""
+
+import torch
+from torch import Tensor
+
+from aiinfra.kernels.lang import pick_backend, tl, triton
+from aiinfra.perf.cost import Cost
+
+_MAX_ROW = 65536          # K * Dh values must fit in one program's registers
+
+
+def kv_write_reference(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tensor) -> None:
+    """What `kv_write` does, in plain PyTorch."""
+    limit = k_cache.shape[0] * k_cache.shape[1]
+    if slots.numel() and (slots.min() < -1 or slots.max() >= limit):
+        raise ValueError(f"slots run from {slots.min()} to {slots.max()}; this cache has 0 … {limit - 1}, and "
+                         "-1 to write nothing.")
+    if (slots < 0).any():
+        kept = slots >= 0
+        k, v, slots = k[kept], v[kept], slots[kept]
+    for cache, rows in ((k_cache, k), (v_cache, v)):
+        cache.flatten(0, 1).index_copy_(0, slots, rows.to(cache.dtype))     # flatten is a view
+
+
+@triton.jit
+def _kernel(k_ptr, v_ptr, k_cache_ptr, v_cache_ptr, slot_ptr, k_row, k_head, v_row, v_head,
+            K: tl.constexpr, DH: tl.constexpr, ROW: tl.constexpr):
+    token = tl.program_id(0).to(tl.int64)
+    slot = tl.load(slot_ptr + token)
+    if slot >= 0:
+        value = tl.arange(0, ROW)                         # [K * Dh], padded to a power of two
+        head, column, mask = value // DH, value % DH, value < K * DH
+        at = slot * (K * DH) + value
+        k = tl.load(k_ptr + token * k_row + head * k_head + column, mask)
+        v = tl.load(v_ptr + token * v_row + head * v_head + column, mask)
+        tl.store(k_cache_ptr + at, k.to(k_cache_ptr.dtype.element_ty), mask)
+        tl.store(v_cache_ptr + at, v.to(v_cache_ptr.dtype.element_ty), mask)
+
+
+def _tiling(row: int) -> dict:
+    block = triton.next_power_of_2(row)
+    return {"ROW": block, "num_warps": min(8, max(1, block // 256))}
+
+
+def kv_write(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tensor, *,
+             backend: str | None = None) -> None:
+    """Copy row n of k and v [N, K, Dh] to slot slots[n] of the caches [blocks, P, K, Dh], in place.
+
+    slots: int64 [N], block * P + offset, distinct; -1 skips the row. Values are converted to the
+    cache's dtype. Raises ValueError if shapes disagree or a cache is not contiguous; a slot outside
+    the cache is an error on the torch path only: on a GPU, looking would mean waiting.
+    """
+    if k.shape != v.shape or k.shape[1:] != k_cache.shape[2:] or k_cache.shape != v_cache.shape:
+        raise ValueError(f"k is {tuple(k.shape)}, v {tuple(v.shape)}, caches {tuple(k_cache.shape)} and "
+                         f"{tuple(v_cache.shape)}; pass [N, K, Dh] and [blocks, P, K, Dh] with equal K and Dh.")
+    if slots.shape != k.shape[:1] or slots.dtype != torch.int64:
+        raise ValueError(f"slots is {slots.dtype} {tuple(slots.shape)}; pass one int64 for each of {len(k)} rows.")
+    if not (k_cache.is_contiguous() and v_cache.is_contiguous()):
+        raise ValueError(f"caches have strides {k_cache.stride()} and {v_cache.stride()}; both must be contiguous.")
+    if pick_backend(k, backend) == "torch":
+        return kv_write_reference(k, v, k_cache, v_cache, slots)
+    heads, size = k.shape[1:]
+    if heads * size > _MAX_ROW:
+        raise ValueError(f"a token's keys are {heads * size:,} values; the kernel holds at most {_MAX_ROW:,}. "
+                         "Use backend='torch'.")
+    k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (k, v))
+    if len(k):
+        _kernel[(len(k),)](k, v, k_cache, v_cache, slots.contiguous(), *k.stride()[:2], *v.stride()[:2],
+                           K=heads, DH=size, **_tiling(heads * size))
+
+
+def cost(tokens: int, kv_heads: int, head_size: int, bytes_per_value: float = 2) -> Cost:
+    """No arithmetic: keys and values are read once and written once, and 8 bytes of slot a token."""
+    return Cost(0.0, tokens * (4 * kv_heads * head_size * bytes_per_value + 8))
+
+
+def compile_cases(arch: int) -> list[dict]:
+    types = {name: "*bf16" for name in ("k_ptr", "v_ptr", "k_cache_ptr", "v_cache_ptr")} | {"slot_ptr": "*i64"}
+    types |= {name: "i32:16" for name in ("k_row", "k_head", "v_row", "v_head")}
+    cases = []
+    for heads, size in ((3, 64), (8, 128)):
+        tiling = _tiling(heads * size)
+        cases.append(dict(name=f"bf16 K={heads} Dh={size}", kernel=_kernel, types=types,
+                          constexprs={"K": heads, "DH": size, "ROW": tiling["ROW"]},
+                          num_warps=tiling["num_warps"]))
+    return cases
