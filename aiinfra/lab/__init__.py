@@ -11,7 +11,7 @@ no widget, an unsolved exercise and a read-only data folder are all ordinary ans
 In a notebook's first cell::
 
     from aiinfra.lab import check, compare, explore, predict, show_source, style
-    style.use()                                   # fonts, SVG, and the colour key as output
+    style.use()                                   # fonts, small sharp PNGs, the colour key as output
 
 The arc::
 
@@ -24,7 +24,6 @@ The arc::
 
     fig, ax = style.axes("age [years]", "height [cm]", "title")       # units in the labels
     ax.plot(x, y, color=style.MEASURED)           # PREDICTION orange · BOUND grey · MEASURED blue
-    ax.scatter(…, rasterized=True)                # thousands of points: pixels inside the SVG
 
     show_source(torch.nn.Linear.forward)          # the real file, with lines, and a link if it is ours
     show_source("aiinfra/device.py", around="def data_dir", context=4)
@@ -48,6 +47,9 @@ Solutions: `notebooks/solutions/01_fit_a_line.py`, sections `# %% 01.weighted_fi
 replacement of the exercise cell. Known-wrong answers: `tests/notebooks/wrong/01_fit_a_line.py`,
 sections `# %% 01.weighted_fit | words of the message`, at least two an exercise, with an
 optional first section `# %% setup` (imports and data; used for solution and stub too).
+
+Before a commit: `python tests/notebooks/rerun.py notebooks/01_fit_a_line.ipynb` runs the page with
+an empty data folder and takes out what needs a live kernel; then `pytest tests/notebooks -k 01_fit`.
 """
 
 from aiinfra.lab.board import hint, progress

@@ -60,10 +60,10 @@ class Prediction(Rich):
         return (f'Between {number(self.low)} and {number(self.high)} {self.unit}. In JupyterLab this is a slider; '
                 f'predict("{self.name}", guess=…) does the same.')
 
-    def record(self, value: float) -> str:
-        """Write the guess down. Returns "" or why it could not be kept."""
-        return store.write("guesses", self.name, {"guess": float(value), "unit": self.unit,
-                                                  "question": self.question, "low": self.low, "high": self.high})
+    def record(self, value: float | None) -> str:
+        """Write question and guess down. Returns "" or why they could not be kept."""
+        return store.write("guesses", self.name, {"guess": value, "unit": self.unit, "question": self.question,
+                                                  "low": self.low, "high": self.high})
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
         bundle = {"text/plain": repr(self), "text/markdown": self._repr_markdown_(), "text/html": self._repr_html_()}
@@ -123,7 +123,7 @@ def predict(name: str, question: str = "", unit: str = "", low: float = 0.0, hig
     if guess is not None:
         if not math.isfinite(guess):
             raise ValueError(f"predict({name!r}): guess={guess} is not a number that can be drawn.")
-        prediction.record(guess)
+    prediction.record(prediction.guess if guess is None else float(guess))
     return prediction
 
 
@@ -131,16 +131,16 @@ def compare(name: str, measured: float, bound: float | None = None, bound_label:
             measured_label: str = "measured", unit: str | None = None, question: str | None = None) -> Figure:
     """One figure with guess, bound and measurement as bars; make it the last line of a cell.
 
-    Question, unit and guess are those of `predict(name, …)`; unit and question can be given
-    here for a page whose slider was never touched. The scale is logarithmic if the values span
-    a factor of 30 or more.
+    Question, unit and guess are those of `predict(name, …)` unless given here. The scale is
+    logarithmic, with dots for bars, if the values span a factor of 30 or more.
     """
     kept = store.read("guesses", name)
     unit = kept.get("unit", "") if unit is None else unit
     rows = [("your prediction", kept.get("guess"), style.PREDICTION), (bound_label, bound, style.BOUND),
             (measured_label, measured, style.MEASURED)]
     rows = [row for row in rows if row[1] is not None or row[0] == "your prediction"]
-    fig, ax = style.axes(f"[{unit}]" if unit else "", "", question or kept.get("question", ""),
+    title = question or kept.get("question", "")
+    fig, ax = style.axes(f"[{unit}]" if unit else "", "", title[:1].upper() + title[1:],
                          size=(7.0, 0.9 + 0.42 * len(rows)))
     _bars(ax, rows, unit)
     style.plt.close(fig)                  # shown once, as the cell's result

@@ -85,7 +85,7 @@ def _widgets(specs: dict[str, Any]) -> dict[str, Any] | None:
 
 def _widget(ipywidgets, name: str, spec: Any):
     label = (spec.label if isinstance(spec, Slider) else None) or name.replace("_", " ")
-    common = dict(description=label, style={"description_width": "initial"})
+    common = dict(description=label, style={"description_width": "120px"})
     wide = dict(common, layout=ipywidgets.Layout(width="520px"))
     if isinstance(spec, bool):
         return ipywidgets.Checkbox(value=spec, indent=False, **common)

@@ -48,6 +48,15 @@ def test_outputs_come_from_one_clean_run(notebook):
 
 
 @each_notebook
+def test_nothing_needs_a_kernel_to_be_seen(notebook):
+    """Widget views without their kernel show an error, SVG is hidden in a clone nobody has trusted yet."""
+    assert "widgets" not in load(notebook).metadata, "commit what tests/notebooks/rerun.py writes"
+    for cell in code_cells(notebook):
+        kinds = {kind for out in cell.outputs for kind in out.get("data", {})}
+        assert not kinds & {"application/vnd.jupyter.widget-view+json", "image/svg+xml"}, cell.source
+
+
+@each_notebook
 def test_nothing_ties_it_to_one_machine(notebook):
     book = load(notebook)
     for cell in book.cells:
@@ -64,6 +73,8 @@ def test_cells_are_short_and_prose_outweighs_them(notebook):
     cells, kinds = code_cells(notebook), [cell.cell_type for cell in load(notebook).cells]
     assert statistics.median(map(lines, cells)) <= 8
     assert max(map(lines, cells)) <= 25
+    widest = max((line for cell in cells for line in cell.source.splitlines()), key=len)
+    assert len(widest) <= 115, f"a line of {len(widest)} characters needs scrolling: {widest}"
     assert "code code code" not in " ".join(kinds), "three code cells in a row"
     code = "\n".join(cell.source for cell in cells)
     assert len(prose(notebook)) > len(code), f"{len(prose(notebook))} characters of prose, {len(code)} of code"
