@@ -1,0 +1,29 @@
+"""How many programs run: the puzzle's own grid, or the one that the learner passes.
+
+A few puzzles leave the grid open. There, `grid` is what Triton itself takes: a tuple, or a function
+of the sizes and blocks: `lambda meta: (triton.cdiv(meta["N"], meta["BLOCK"]),)`.
+"""
+
+from typing import Any
+
+from puzzles.puzzle import Puzzle
+from puzzles.source import BadInput
+
+
+def launch_grids(puzzle: Puzzle, grid: Any) -> list[tuple[int, ...]]:
+    """The launch grid of every case, the large one last: the puzzle's own, or the learner's."""
+    cases = [*puzzle.cases, puzzle.big]
+    if puzzle.grid is not None:
+        if grid is not None:
+            raise BadInput(f"Puzzle {puzzle.name} states its grid, ({', '.join(puzzle.grid)}): leave out grid=.")
+        return [puzzle.launch_grid(case) for case in cases]
+    if grid is None:
+        raise BadInput(f"Puzzle {puzzle.name} leaves the grid to you: pass grid=, a function of the sizes such as "
+                       "lambda meta: (triton.cdiv(meta['N'], meta['BLOCK']),).")
+    return [_checked(grid(puzzle.meta(case)) if callable(grid) else grid) for case in cases]
+
+
+def _checked(grid: Any) -> tuple[int, ...]:
+    if not (isinstance(grid, tuple) and 1 <= len(grid) <= 3 and all(isinstance(n, int) and n > 0 for n in grid)):
+        raise BadInput(f"The grid must be a tuple of one to three positive integers, but is {grid!r}.")
+    return grid

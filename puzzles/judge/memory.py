@@ -1,0 +1,109 @@
+"""Every tensor in an address range of its own, between two guard zones.
+
+    slab 0 (16 GiB of addresses)     slab 1                           slab 2
+    ├──────── guard x x x guard ─────┼──────── guard z z z guard ─────┼─────── ...
+
+Slabs are reserved addresses, not memory: only the touched pages exist. A slab is so wide that no
+32-bit index into one tensor can reach another, so the slab of an address names the tensor it was
+computed from. Invariant: an access is legal iff it hits an element of its own tensor; the gaps
+between the rows of a strided tensor are not elements.
+"""
+
+import mmap
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+GUARD_BYTES = 4096
+CANARY = 0xA5
+_SLAB_BYTES = 16 << 30                # int32 indices reach 8 GiB to either side of 4-byte elements
+_SMALLEST_SLAB = 64 << 20
+_NORESERVE = 0x4000                   # Linux; mmap names it only from Python 3.13
+
+
+@dataclass
+class Region:
+    """One tensor in watched memory. `owner[p]` is the element at position p, or -1 for a gap."""
+
+    name: str
+    tensor: torch.Tensor
+    raw: torch.Tensor                 # uint8: guard, span, guard
+    start: int                        # address of position 0
+    owner: np.ndarray
+    is_output: bool
+
+    @property
+    def itemsize(self) -> int:
+        return self.tensor.element_size()
+
+    def coordinate(self, element: int) -> str:
+        """The index of an element as a reader writes it: `x[3, 17]`."""
+        index = np.unravel_index(element, tuple(self.tensor.shape)) if self.tensor.dim() else ()
+        return f"{self.name}[{', '.join(map(str, index))}]"
+
+    def canaries_intact(self) -> bool:
+        """False if anything wrote into the guard zones or into a gap."""
+        raw = self.raw.cpu().numpy()
+        gaps = np.ones(len(raw), bool)
+        positions = GUARD_BYTES + np.flatnonzero(self.owner >= 0) * self.itemsize
+        gaps[(positions[:, None] + np.arange(self.itemsize)).ravel()] = False
+        return bool((raw[gaps] == CANARY).all())
+
+
+class Memory:
+    """The tensors of one launch. `regions` is in the kernel's order."""
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor], outputs: set[str]):
+        self._map, self.slab_bytes = _reserve(len(tensors) + 1)
+        self.base = torch.frombuffer(self._map, dtype=torch.uint8, count=1).data_ptr()
+        self.regions = [self._place(i, name, t, name in outputs) for i, (name, t) in enumerate(tensors.items())]
+
+    def __getitem__(self, name: str) -> Region:
+        return next(region for region in self.regions if region.name == name)
+
+    def region_of(self, slab: int) -> Region | None:
+        return self.regions[slab] if 0 <= slab < len(self.regions) else None
+
+    def _place(self, slab: int, name: str, values: torch.Tensor, is_output: bool) -> Region:
+        span = span_of(values)
+        offset = slab * self.slab_bytes + self.slab_bytes // 2
+        raw = torch.frombuffer(self._map, dtype=torch.uint8, offset=offset,
+                               count=span * values.element_size() + 2 * GUARD_BYTES)
+        tensor = guarded(values, raw)
+        return Region(name, tensor, raw, raw.data_ptr() + GUARD_BYTES, owners(values), is_output)
+
+
+def span_of(values: torch.Tensor) -> int:
+    """Positions from a tensor's first element to its last, gaps included."""
+    return 1 + sum((n - 1) * stride for n, stride in zip(values.shape, values.stride()))
+
+
+def guarded(values: torch.Tensor, raw: torch.Tensor) -> torch.Tensor:
+    """Copy `values`, strides and all, between two guard zones of `raw` (uint8, any device)."""
+    raw.fill_(CANARY)
+    body = raw[GUARD_BYTES:raw.numel() - GUARD_BYTES].view(values.dtype)
+    tensor = body.as_strided(values.shape, values.stride(), body.storage_offset())
+    return tensor.copy_(values)
+
+
+def owners(values: torch.Tensor) -> np.ndarray:
+    """For each position of the span: the element that lives there, or -1."""
+    positions = sum((torch.arange(n).view([-1] + [1] * (values.dim() - d - 1)) * values.stride(d)
+                     for d, n in enumerate(values.shape)), torch.zeros(values.shape, dtype=torch.int64))
+    owner = np.full(span_of(values), -1, dtype=np.int64)
+    owner[positions.reshape(-1).numpy()] = np.arange(values.numel())
+    return owner
+
+
+def _reserve(slabs: int) -> tuple[mmap.mmap, int]:
+    """Reserve addresses; where the system allows fewer, narrower slabs must do."""
+    size = _SLAB_BYTES
+    while True:
+        try:
+            return mmap.mmap(-1, slabs * size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE), size
+        except OSError:
+            if size <= _SMALLEST_SLAB:
+                raise
+            size //= 2

@@ -1,0 +1,39 @@
+"""How far may a right float32 kernel be from the answer in float64?
+
+A sum of n terms in float32, in any order, is off by at most
+
+    n u / (1 - n u) x sum(|terms|)      u = 2^-24, half a unit in the last place
+
+(Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 4.2). The puzzle states n
+and, where terms can cancel, sum(|terms|); on top comes one rounding to the output's own dtype.
+Nothing is a constant such as 1e-3: at 1e-3 a softmax over 1,000 columns may be 100 % wrong.
+"""
+
+import torch
+
+from puzzles.puzzle import Answer
+
+_UNIT = {torch.float64: 2.0 ** -53, torch.float32: 2.0 ** -24, torch.float16: 2.0 ** -11, torch.bfloat16: 2.0 ** -8}
+_LIBRARY_ULPS = 8       # exp, log, rsqrt and division: a few units each, on a GPU as in NumPy
+
+
+def allowed_error(answer: Answer, dtype: torch.dtype) -> torch.Tensor:
+    """The largest right error of each element, float64, in the shape of `answer.value`."""
+    value = answer.value.double()
+    if dtype not in _UNIT:
+        return torch.zeros_like(value)                   # integers are exact
+    size = value.abs() if answer.size is None else answer.size().double()
+    n = answer.terms + _LIBRARY_ULPS
+    unit = _UNIT[torch.float32]
+    sum_error = n * unit / (1 - n * unit) * size
+    rounding = _UNIT[dtype] * value.abs() if dtype != torch.float32 else 0.0
+    return sum_error + rounding + torch.finfo(dtype).tiny * 0.5
+
+
+def error_ratio(got: torch.Tensor, answer: Answer) -> torch.Tensor:
+    """Error over allowed error; at most 1 is right. NaN and infinity count as infinitely wrong."""
+    value, allowed = answer.value.double(), allowed_error(answer, got.dtype)
+    error = (got.double() - value).abs()
+    same = (got.double() == value) | (got.isnan() & value.isnan())
+    ratio = torch.where(same, 0.0, error / allowed)
+    return torch.nan_to_num(ratio, nan=torch.inf, posinf=torch.inf)

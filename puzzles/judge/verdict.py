@@ -1,0 +1,124 @@
+"""What comes back from the judge: one object, plain data, safe to send between processes.
+
+`passed` is the answer; `findings` say what was wrong, the likeliest cause first; `traffic`,
+`compiled` and `gpu` are the figures. In a notebook it shows itself (render.py).
+"""
+
+from dataclasses import dataclass
+
+# Likeliest cause first: an access out of bounds explains a wrong value, not the other way round.
+KINDS = ("bad_input", "not_solved", "time_limit", "crash", "error", "out_of_bounds_read", "out_of_bounds_write",
+         "race", "input_changed", "extra_write", "not_written", "masked_lanes", "overflow", "wrong_value",
+         "traffic", "does_not_compile", "gpu")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong: what, where in the reader's kernel, and what to look at."""
+
+    kind: str                               # one of KINDS
+    message: str
+    look_at: str = ""
+    line: int | None = None                 # in the reader's cell or file
+    code: str = ""                          # the text of that line
+    program: tuple[int, ...] | None = None  # program ids
+    case: str = ""
+
+    def __str__(self) -> str:
+        where = f"\n    line {self.line}: {self.code}" if self.line else ""
+        look = f"\n    Look at: {self.look_at}" if self.look_at else ""
+        return f"{self.kind.replace('_', ' ')}: {self.message}{where}{look}"
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Elements of one tensor that a launch moved. `least`: each needed element once."""
+
+    tensor: str
+    loaded: int
+    distinct: int
+    stored: int
+    itemsize: int
+    budget: int | None = None
+
+    @property
+    def times(self) -> float:
+        """How often each element was loaded, on average, of those loaded at all."""
+        return self.loaded / self.distinct if self.distinct else 0.0
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What the compiler made of the kernel for one GPU generation."""
+
+    target: str                             # "sm_90"
+    registers: int
+    shared_bytes: int
+    spill_bytes: int
+
+
+@dataclass(frozen=True)
+class GpuRun:
+    """One timed launch on a real GPU, best of several."""
+
+    device: str
+    case: str
+    kernel_seconds: float
+    torch_seconds: float
+    least_seconds: float                    # by the bandwidth and matmul rate measured in the same run
+
+    @property
+    def roofline(self) -> float:
+        """Achieved share of what the device can do."""
+        return self.least_seconds / self.kernel_seconds
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """Error over allowed error, for one output seen as a matrix; 1.0 and more is wrong."""
+
+    tensor: str
+    shape: tuple[int, ...]
+    rows: tuple[tuple[float, ...], ...]     # scaled down: each cell is the worst of its tile
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The judge's answer. `status` is "passed", "failed" or "not solved yet"."""
+
+    puzzle: str
+    status: str
+    findings: tuple[Finding, ...] = ()
+    cases: tuple[tuple[str, bool], ...] = ()
+    traffic: tuple[Traffic, ...] = ()
+    compiled: tuple[Compiled, ...] = ()
+    gpu: GpuRun | None = None
+    heat: HeatMap | None = None
+    seed: int = 0
+    printed: str = ""                       # what the kernel printed
+
+    @property
+    def passed(self) -> bool:
+        return self.status == "passed"
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of its findings, likeliest cause first."""
+        return tuple(finding.kind for finding in self.findings)
+
+    def __str__(self) -> str:
+        from puzzles.judge.render import as_text
+        return as_text(self)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        from puzzles.judge.render import as_html
+        return as_html(self)
+
+
+def rejected(puzzle: str, findings: list[Finding] | Finding, **figures) -> Verdict:
+    """A failed (or not yet solved) verdict with its findings in order of cause."""
+    findings = [findings] if isinstance(findings, Finding) else sorted(findings, key=lambda f: KINDS.index(f.kind))
+    status = "not solved yet" if findings[0].kind == "not_solved" else "failed"
+    return Verdict(puzzle, status, tuple(findings), **figures)
