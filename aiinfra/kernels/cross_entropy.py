@@ -72,7 +72,7 @@ def _softmax_gradient_kernel(logits_ptr, targets_ptr, count_ptr, losses_ptr, str
     picked = tl.load(logits_ptr + target, inside, other=float("-inf")).to(tl.float32)
     tl.store(losses_ptr + row, tl.where(counted, log_sum - picked, 0.0))
     if GRADIENT:
-        scale = tl.where(counted, 1.0 / tl.load(count_ptr), 0.0)
+        scale = 1.0 / tl.load(count_ptr)
         for start in range(0, vocabulary, BLOCK_V):
             col = start + tl.arange(0, BLOCK_V)
             x = tl.load(logits_ptr + col, col < vocabulary, other=float("-inf")).to(tl.float32)

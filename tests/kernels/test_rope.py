@@ -67,8 +67,18 @@ def test_views_of_one_projection_and_of_wide_tables():
     got = kernel(q, k, positions, cos[:, :size // 2], sin[:, size // 2:])
     wanted = kernel(q.contiguous(), k.contiguous(), positions, *rope_tables(50, size, device=DEVICE))
     assert all(torch.equal(a, b) for a, b in zip(got, wanted))
-    strided = kernel(q, randn(tokens, 2, 2 * size)[..., ::2], positions, cos[:, ::2], sin[:, ::2])
-    assert not any(t.isnan().any() for t in strided)
+
+
+@pytest.mark.parametrize("view", [lambda t: t[..., ::3], lambda t: t[..., 5:21], lambda t: t[..., :16].flip(0)],
+                         ids=["every third", "heads apart", "flipped"])
+def test_views_of_k(view):
+    q, _, positions, cos, sin = inputs(3, 4, 1, 16)
+    k = view(randn(3, 2, 48)).requires_grad_()             # its head stride is not q's
+    args = (q, k, positions, cos, sin)
+    for got, wanted in zip(kernel(*args), reference(*doubled(*args))):
+        assert relative_error(got, wanted) < 1e-6
+    for got, wanted in zip(gradients(kernel, *args), gradients(reference, *doubled(*args)), strict=True):
+        assert relative_error(got, wanted) < 1e-6
 
 
 def test_gradient_that_arrives_as_a_view():
