@@ -115,7 +115,7 @@ def predict(name: str, question: str = "", unit: str = "", low: float = 0.0, hig
     and for a guess that is not a finite number.
     """
     earlier = store.read("guesses", name)
-    if not question and earlier:
+    if not question and "question" in earlier:
         question, unit, low, high = (earlier[key] for key in ("question", "unit", "low", "high"))
     if not low < high:
         raise ValueError(f"predict({name!r}): low={low} is not below high={high}.")

@@ -1,0 +1,161 @@
+"""Whatever the answer does, a verdict comes back, and it says what the learner needs."""
+
+import numpy as np
+import pytest
+import torch
+
+from aiinfra.lab import store
+from aiinfra.lab import verdict as v
+from aiinfra.lab.board import hint, progress
+from aiinfra.lab.exercise import Exercise, Unsolved, Wrong, close, exercise, find, load, require
+from aiinfra.lab.verdict import PASSED, UNSOLVED, WRONG, check, is_stub
+
+HINTS = ("first the direction", "then the idea", "then nearly the code")
+
+
+@pytest.fixture(autouse=True)
+def one_exercise(monkeypatch):
+    """99.double wants a function that doubles; nothing else about the exercises is replaced."""
+    @exercise("99.double", hints=HINTS)
+    def double(answer):
+        close(answer(21), 42, "double of 21")
+        return "42 it is"
+    monkeypatch.setattr(v, "find", lambda name: double if name == "99.double" else find(name))
+    monkeypatch.setattr("aiinfra.lab.board.ex.find", lambda name: double if name == "99.double" else find(name))
+    return double
+
+
+def documented(x):
+    """Not written yet."""
+
+
+def stub(x):
+    ...
+
+
+def half_written(x):
+    return x * ...
+
+
+def not_written(x):
+    raise NotImplementedError
+
+
+@pytest.mark.parametrize("answer", [None, ..., stub, documented, lambda x: None, half_written, not_written,
+                                    lambda x: ..., (1, None), [stub], {"a": ...}])
+def test_a_stub_is_open_and_leaves_no_record(answer):
+    verdict = check("99.double", answer)
+    assert verdict.status == UNSOLVED and 'hint("99.double")' in verdict.message
+    assert store.read("exercises", "99.double") == {}
+
+
+@pytest.mark.parametrize("answer", [0, "", 1.5, lambda x: 1, len, torch.zeros(2), np.zeros(2), [], ()])
+def test_everything_else_is_no_stub(answer):
+    assert not is_stub(answer)
+
+
+def test_right_and_wrong():
+    assert check("99.double", lambda x: 2 * x) == v.Verdict("99.double", PASSED, "42 it is")
+    wrong = check("99.double", lambda x: x)
+    assert wrong.status == WRONG and not wrong.passed
+    assert "double of 21: you have 21; 42 is wanted." in wrong.message
+
+
+def crooked(x):
+    y = x + 1
+    return y / 0
+
+
+def test_an_exception_names_the_line_of_the_learner():
+    verdict = check("99.double", crooked)
+    first = crooked.__code__.co_firstlineno
+    assert f"ZeroDivisionError: division by zero, in line {first + 2} of your cell: `return y / 0`" in verdict.message
+
+
+def test_an_exception_deep_in_a_library_names_the_learners_line():
+    def deep(x):
+        return torch.zeros(2) @ torch.zeros(3)
+    assert "`return torch.zeros(2) @ torch.zeros(3)`" in check("99.double", deep).message
+
+
+@pytest.mark.parametrize("answer", [5, "text", object(), [1, 2]])
+def test_an_answer_of_the_wrong_kind_is_wrong(answer):
+    assert "Your answer could not be used. TypeError" in check("01.shards", answer).message
+
+
+def test_a_pass_is_never_taken_back():
+    check("99.double", lambda x: 2 * x)
+    check("99.double", lambda x: x)
+    check("99.double", stub)
+    record = store.read("exercises", "99.double")
+    assert record["status"] == PASSED and record["tries"] == 2 and record["passed_on"]
+
+
+def test_a_verdict_comes_back_where_nothing_can_be_saved(unwritable):
+    verdict = check("99.double", lambda x: 2 * x)
+    assert verdict.passed and "AIINFRA_DATA" in verdict.foot
+
+
+def test_three_faces_and_no_markup_from_the_learner():
+    verdict = v.Verdict("99.double", WRONG, "you have `x < 1`\n<script>")
+    assert "<code>x &lt; 1</code><br>&lt;script&gt;" in verdict._repr_html_()
+    assert verdict._repr_markdown_().startswith("**✗ 99.double wrong**")
+    assert "99.double wrong · you have" in repr(verdict)
+
+
+def test_hints_go_one_step_further_each_time():
+    assert [hint("99.double").text for _ in range(4)] == [*HINTS, HINTS[2]]
+    assert hint("99.double", 1).text == HINTS[0] and hint("99.double").level == 3
+    with pytest.raises(ValueError, match="1, 2 and 3"):
+        hint("99.double", 4)
+
+
+def test_an_unknown_name_names_the_nearest():
+    with pytest.raises(ValueError, match="nearest is '01.shards'"):
+        check("01.shard", None)
+    for name in ("", "zz.none", "00", "1.shards"):
+        with pytest.raises(ValueError, match="there is no exercise"):
+            check(name, None)
+
+
+def test_three_hints_or_none():
+    with pytest.raises(ValueError, match="2 hints"):
+        exercise("99.x", hints=("a", "b"))
+
+
+def test_the_board_shows_what_is_solved_and_tried():
+    store.write("exercises", "01.shards", {"status": PASSED})
+    store.write("exercises", "01.unscale", {"status": WRONG})
+    board = progress("01")
+    row = dict(board.rows)["01"]
+    assert row["01.shards"] == PASSED and row["01.unscale"] == WRONG and row["01.largest_rate"] == ""
+    assert repr(board).startswith(f"1 of {len(row)} exercises solved")
+    assert "✓ shards" in repr(board) and "✗ unscale" in repr(board) and "<table>" in board._repr_html_()
+    assert ("01", row) in progress().rows
+
+
+def test_exercises_load_lazily_and_in_order():
+    assert list(load("01"))[0] == "01.weighted_fit" and all(isinstance(e, Exercise) for e in load("01").values())
+    assert load("77") == {}
+
+
+@pytest.mark.parametrize("got, message", [
+    (None, "`return` missing"), (3.0, "you have 3; 4 is wanted"), ([1.0, 2.0], "shape [2], but [] is wanted"),
+    (float("nan"), "is not finite"), ("four", "a str cannot be read as numbers"), (object(), "cannot be read")])
+def test_close_says_what_is_off(got, message):
+    with pytest.raises(Wrong) as caught:
+        close(got, 4.0, "the slope")
+    assert message in str(caught.value) and str(caught.value).startswith("the slope: ")
+
+
+@pytest.mark.parametrize("got", [4, 4.0, torch.tensor(4.0), np.float32(4), torch.tensor(4.0, requires_grad=True)])
+def test_close_takes_any_kind_of_number(got):
+    close(got, 4.0, "the slope")
+
+
+def test_close_takes_tuples_and_leaves_a_stub_open():
+    close((torch.tensor(1.0), 2), [1.0, 2.0], "(a, b)")
+    with pytest.raises(Unsolved):
+        close(..., 4.0, "x")
+    with pytest.raises(Wrong, match="no"):
+        require(0, "no")
