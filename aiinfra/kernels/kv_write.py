@@ -8,7 +8,7 @@ This is the layout of every kernel here: two contiguous tensors, the heads of a 
 A decode step writes one row of K * Dh values a request, a copy bound by memory and by the launch,
 so keys and values go in one kernel. Slot -1 writes nothing: a CUDA graph always runs at its full
 batch, and the rows that pad it must not land in anyone's block. No two tokens may share a slot.
-Kwon et al. 2023, arXiv 2309.06180. Notebook 12.
+Kwon et al. 2023, arXiv 2309.06180. Notebook 13.
 """
 
 import torch

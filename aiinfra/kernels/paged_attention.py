@@ -1,0 +1,321 @@
+"""Attention over a paged KV cache: decode and chunked prefill through one call.
+
+    block_tables[b]  4 7 1 .      request b's keys 0…P-1 lie in block 4, the next P in block 7, …
+    context_lens[b]  37           keys it has, the new tokens' own included
+    cu_seqlens_q     [B+1]        where its new tokens start in q; None: one new token each (decode)
+
+New token i of T sees keys 0 … context_len - T + i, so a prompt may arrive in any number of chunks.
+Reading the cache is all the cost of a decode step, and each key serves only the G = H / K query heads
+of its group. So the G heads (times the tokens, in prefill) are stacked as the rows of one tile: a key
+is read once for all of them. Few requests with long contexts would leave most of the GPU idle, so each
+context is cut in `splits` parts and a second kernel merges them:
+
+    part s: out_s, lse_s      out = sum_s 2^(lse_s - m) out_s / sum_s 2^(lse_s - m),  m = max_s lse_s
+
+The grid depends on shapes alone and nothing is read back, so a CUDA graph can hold the call; a
+request with context length 0 gives 0. Kwon et al. 2023, arXiv 2309.06180; Dao et al. 2023,
+"Flash-Decoding". Notebook 13.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from aiinfra.kernels.chip import arch_of, large_shared, multiprocessors_of
+from aiinfra.kernels.lang import pick_backend, tl, triton
+from aiinfra.perf.cost import Cost
+
+_MAX_HEAD_SIZE, _MAX_SPLITS = 128, 64
+
+
+def paged_attention_reference(q: Tensor, k_cache: Tensor, v_cache: Tensor, block_tables: Tensor,
+                              context_lens: Tensor, cu_seqlens_q: Tensor | None = None,
+                              scale: float | None = None) -> Tensor:
+    """What `paged_attention` computes, by PyTorch's fused attention on gathered keys.
+
+    Requests with one new token go together, padded to the longest; others go one by one.
+    """
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    keys = context_lens.tolist()
+    starts = list(range(len(keys) + 1)) if cu_seqlens_q is None else cu_seqlens_q.tolist()
+    out = torch.zeros_like(q)
+    single = [b for b in range(len(keys)) if starts[b + 1] - starts[b] == 1 and keys[b] > 0]
+    if single:
+        rows = [starts[b] for b in single]
+        out[rows] = _decode(q[rows], k_cache, v_cache, block_tables[single], [keys[b] for b in single], scale)
+    for b in range(len(keys)):
+        rows = slice(starts[b], starts[b + 1])
+        if starts[b + 1] - starts[b] > 1 and keys[b] > 0:
+            out[rows] = _prefill(q[rows], *_gather(k_cache, v_cache, block_tables[b:b + 1], keys[b:b + 1]), scale)
+    return out
+
+
+def _gather(k_cache: Tensor, v_cache: Tensor, tables: Tensor, keys: list[int]) -> tuple[Tensor, Tensor]:
+    """Keys and values of each row of `tables` [B, …], as [B, K, max(keys), Dh]; a shorter row repeats its last."""
+    P, shape = k_cache.shape[1], (len(keys), max(keys), *k_cache.shape[2:])
+    last = torch.tensor(keys, device=tables.device)[:, None] - 1
+    key = torch.minimum(torch.arange(max(keys), device=tables.device), last)              # [B, S]
+    slot = (tables.gather(1, key // P).long() * P + key % P).flatten()
+    return tuple(cache.flatten(0, 1).index_select(0, slot).view(shape).transpose(1, 2)
+                 for cache in (k_cache, v_cache))
+
+
+def _decode(q: Tensor, k_cache: Tensor, v_cache: Tensor, tables: Tensor, keys: list[int], scale) -> Tensor:
+    """One row each: q [B, H, Dh]. The heads of a group stand where the rows of a sequence would."""
+    k, v = _gather(k_cache, v_cache, tables, keys)                                        # [B, K, S, Dh]
+    rows, mask = q.unflatten(1, (k.shape[1], -1)), None                                   # [B, K, G, Dh]
+    if min(keys) < max(keys):
+        mask = torch.arange(max(keys), device=q.device) < torch.tensor(keys, device=q.device)[:, None]
+        mask = mask[:, None, None]                                                        # [B, 1, 1, S]
+    return F.scaled_dot_product_attention(rows, k, v, attn_mask=mask, scale=scale).flatten(1, 2)
+
+
+def _prefill(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """One request: q [T, H, Dh], k and v [1, K, S, Dh], causal from the end."""
+    (rows, heads, _), (kv_heads, keys) = q.shape, k.shape[1:3]
+    mask = torch.ones(rows, keys, dtype=torch.bool, device=q.device).tril(keys - rows) if rows != keys else None
+    y = F.scaled_dot_product_attention(q.transpose(0, 1)[None], k, v, attn_mask=mask, scale=scale,
+                                       is_causal=mask is None, enable_gqa=heads != kv_heads)
+    return y[0].transpose(0, 1)
+
+
+@triton.jit
+def _find_request(cu_ptr, requests, tile, TOKENS: tl.constexpr):
+    """The request whose tiles include `tile`, by bisection. Request b has tiles from
+    cu[b] // TOKENS + b: always enough for its tokens, at most one too many."""
+    low, high = 0 * requests, requests                    # the answer is in low … high - 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        if tl.load(cu_ptr + middle) // TOKENS + middle <= tile:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+@triton.jit
+def _attend(acc, m, l, q, k_ptr, v_ptr, table_ptr, cache_row, lo, hi, last_key, scale_log2,
+            MASKED: tl.constexpr, P: tl.constexpr, DH: tl.constexpr, DP: tl.constexpr, BN: tl.constexpr):
+    """Let q's rows see keys lo:hi of the request; `last_key` [BM] is the last that each row may see."""
+    dim = tl.arange(0, DP)
+    for start in tl.range(lo, hi, BN):
+        key = start + tl.arange(0, BN)
+        if MASKED:
+            block = tl.load(table_ptr + key // P, mask=key < hi, other=0)
+        else:
+            block = tl.load(table_ptr + key // P)
+        at = (block.to(tl.int64) * P + key % P)[:, None] * cache_row + dim[None, :]       # [BN, DP]
+        if MASKED or DP != DH:
+            inside = (key < hi)[:, None] & (dim < DH)[None, :]
+            k = tl.load(k_ptr + at, mask=inside, other=0.0)
+            v = tl.load(v_ptr + at, mask=inside, other=0.0)
+        else:
+            k = tl.load(k_ptr + at)
+            v = tl.load(v_ptr + at)
+        s = tl.dot(q, tl.trans(k), input_precision="ieee") * scale_log2                   # [BM, BN]
+        if MASKED:
+            s = tl.where(key[None, :] <= last_key[:, None], s, -float("inf"))
+        m_new = tl.maximum(m, tl.max(s, 1))
+        base = tl.where(m_new == -float("inf"), 0.0, m_new) if MASKED else m_new
+        p = tl.math.exp2(s - base[:, None])
+        shrink = tl.math.exp2(m - base)
+        l = l * shrink + tl.sum(p, 1)
+        acc = tl.dot(p.to(v.dtype), v, acc * shrink[:, None], input_precision="ieee")
+        m = m_new
+    return acc, m, l
+
+
+@triton.jit(do_not_specialize=["requests"])
+def _attention_kernel(q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, table_ptr, context_ptr, cu_ptr, requests,
+                      q_row, q_head, out_row, out_head, cache_row, cache_head, table_row, scale_log2,
+                      GROUP: tl.constexpr, TOKENS: tl.constexpr, DECODE: tl.constexpr, SPLITS: tl.constexpr,
+                      P: tl.constexpr, DH: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):
+    # Heads vary fastest: programs that run together read neighbouring heads of the same tokens.
+    kv_head = tl.program_id(0)
+    if DECODE:
+        request, split, token0 = tl.program_id(2), tl.program_id(1), 0
+        q0, tokens = request, 1
+    else:
+        tile, split = tl.program_id(1), 0
+        request = _find_request(cu_ptr, requests, tile, TOKENS)
+        q0 = tl.load(cu_ptr + request)
+        tokens = tl.load(cu_ptr + request + 1) - q0
+        token0 = (tile - q0 // TOKENS - request) * TOKENS
+        if token0 >= tokens:
+            return
+    keys = tl.load(context_ptr + request)
+    row, dim = tl.arange(0, BM), tl.arange(0, DP)
+    token, head = token0 + row // GROUP, kv_head * GROUP + row % GROUP        # a tile's rows: token-major
+    valid = (row < TOKENS * GROUP) & (token < tokens)
+    inside = valid[:, None] & (dim < DH)[None, :]
+    q_at = (q0 + token).to(tl.int64) * q_row + head * q_head
+    q = tl.load(q_ptr + q_at[:, None] + dim[None, :], mask=inside, other=0.0)
+    last_key = keys - tokens + token
+    end = tl.minimum(keys, tl.maximum(keys - tokens + token0 + TOKENS, 0))
+    full = tl.minimum(keys, tl.maximum(keys - tokens + token0 + 1, 0)) // BN * BN   # seen by every row
+    part = tl.cdiv(tl.cdiv(end, BN), SPLITS) * BN
+    lo, hi = split * part, tl.minimum(split * part + part, end)
+    cut = tl.minimum(tl.maximum(full, lo), hi)
+    table_ptr += request.to(tl.int64) * table_row
+    k_ptr += kv_head * cache_head
+    v_ptr += kv_head * cache_head
+    m = tl.full([BM], -float("inf"), tl.float32)
+    l = tl.zeros([BM], tl.float32)
+    acc = tl.zeros([BM, DP], tl.float32)
+    if DECODE:                                # bound by memory: masking every block costs nothing
+        cut = lo
+    else:
+        acc, m, l = _attend(acc, m, l, q, k_ptr, v_ptr, table_ptr, cache_row, lo, cut, last_key, scale_log2,
+                            False, P, DH, DP, BN)
+    acc, m, l = _attend(acc, m, l, q, k_ptr, v_ptr, table_ptr, cache_row, cut, hi, last_key, scale_log2,
+                        True, P, DH, DP, BN)
+    l = tl.where(l == 0.0, 1.0, l)                                            # no key seen: 0
+    out_at = (q0 + token).to(tl.int64) * out_row + head * out_head
+    if SPLITS > 1:                                                            # out is [B, H, SPLITS, DH] here
+        out_at += split * DH
+        lse_at = ((q0 + token).to(tl.int64) * out_row + head * out_head) // DH + split
+        tl.store(lse_ptr + lse_at, m + tl.math.log2(l), mask=valid)
+    out = (acc / l[:, None]).to(out_ptr.dtype.element_ty)
+    tl.store(out_ptr + out_at[:, None] + dim[None, :], out, mask=inside)
+
+
+@triton.jit
+def _merge_kernel(part_ptr, lse_ptr, out_ptr, out_row, out_head, H: tl.constexpr, SPLITS: tl.constexpr,
+                  SP: tl.constexpr, DH: tl.constexpr, DP: tl.constexpr):
+    """out[b, h] from its SPLITS parts; SP is SPLITS rounded up to a power of two."""
+    request, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    split, dim = tl.arange(0, SP), tl.arange(0, DP)
+    at = (request * H + head) * SPLITS + split
+    lse = tl.load(lse_ptr + at, mask=split < SPLITS, other=-float("inf"))
+    seen = lse > -float("inf")
+    top = tl.max(tl.where(seen, lse, -1e30), 0)
+    weight = tl.where(seen, tl.math.exp2(lse - top), 0.0)
+    part = tl.load(part_ptr + at[:, None] * DH + dim[None, :], mask=seen[:, None] & (dim < DH)[None, :], other=0.0)
+    total = tl.sum(weight, 0)
+    out = tl.sum(part * weight[:, None], 0) / tl.where(total == 0.0, 1.0, total)
+    tl.store(out_ptr + request * out_row + head * out_head + dim, out.to(out_ptr.dtype.element_ty), mask=dim < DH)
+
+
+def _tiling(group: int, head_size: int, value_bytes: int, arch: int, decode: bool) -> dict:
+    """Tile sizes, warps and stages. The table of blocks is loaded two stages before its keys."""
+    small = max(16, triton.next_power_of_2(group))        # rows that one token's heads need
+    if arch == 0:
+        sizes = (small, 16, 4, 1)
+    elif value_bytes > 2:
+        sizes = (small, 32, 4, 1)
+    elif decode:
+        sizes = (small, 32 if head_size > 64 else 64, 4, 5)
+    elif not large_shared(arch):
+        sizes = (max(64, small), 32, 4, 3)
+    else:
+        sizes = (max(128, small), 32 if arch < 90 and head_size > 64 else 64, 8, 5)
+    return dict(zip(("BM", "BN", "num_warps", "num_stages"), sizes))
+
+
+def _count_splits(programs: int, max_context: int, multiprocessors: int) -> int:
+    """Parts of each context so that every multiprocessor has about 8 programs of at least 128 keys."""
+    wanted = triton.cdiv(8 * multiprocessors, max(programs, 1))
+    return max(1, min(wanted, max_context // 128, _MAX_SPLITS))
+
+
+def paged_attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, block_tables: Tensor, context_lens: Tensor,
+                    cu_seqlens_q: Tensor | None = None, *, max_context: int | None = None,
+                    scale: float | None = None, splits: int | None = None,
+                    backend: str | None = None) -> Tensor:
+    """Attention of the new tokens q [N, H, Dh] over each request's cached keys. Returns q's shape.
+
+    k_cache, v_cache [blocks, P, K, Dh] contiguous, of q's dtype, H a multiple of K, with the new
+    tokens' keys and values already written; block_tables int32 [B, max_blocks], context_lens int32
+    [B], cu_seqlens_q int32 [B+1]. Without cu_seqlens_q every request has one new token and N = B.
+    A row of a request of context length 0, or past cu_seqlens_q[B], is 0. Entries of a table past
+    its context are never followed.
+
+    `max_context` (default max_blocks * P) only guides into how many parts a decode splits each
+    context; `splits` sets it. Neither changes the result beyond rounding. Raises ValueError if shapes
+    or dtypes disagree, and on the Triton path for head sizes above 128.
+    """
+    backend = pick_backend(q, backend)
+    _check(q, k_cache, v_cache, block_tables, context_lens, cu_seqlens_q, backend)
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    if backend == "torch":
+        return paged_attention_reference(q, k_cache, v_cache, block_tables, context_lens, cu_seqlens_q, scale)
+    (rows, heads, size), requests, decode = q.shape, len(context_lens), cu_seqlens_q is None
+    P, kv_heads = k_cache.shape[1:3]
+    q = q if q.stride(-1) == 1 else q.contiguous()
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device) if decode else torch.zeros_like(q)
+    if not out.numel():
+        return out
+    tiling = _tiling(heads // kv_heads, size, q.element_size(), arch_of(q), decode)
+    if not decode:
+        splits = 1
+    elif splits is None:
+        splits = _count_splits(requests * kv_heads, max_context or block_tables.shape[1] * P, multiprocessors_of(q))
+    part, lse = out, out
+    if splits > 1:
+        part = torch.empty(rows, heads, splits, size, dtype=torch.float32, device=q.device)
+        lse = torch.empty(rows, heads, splits, dtype=torch.float32, device=q.device)
+    tokens = 1 if decode else tiling["BM"] // (heads // kv_heads)
+    grid = (kv_heads, splits, requests) if decode else (kv_heads, rows // tokens + requests)
+    padded = max(16, triton.next_power_of_2(size))
+    _attention_kernel[grid](
+        q, k_cache, v_cache, part, lse, block_tables, context_lens, context_lens if decode else cu_seqlens_q,
+        requests, *q.stride()[:2], *part.stride()[:2], kv_heads * size, size, block_tables.stride(0),
+        scale * math.log2(math.e), GROUP=heads // kv_heads, TOKENS=tokens, DECODE=decode, SPLITS=splits,
+        P=P, DH=size, DP=padded, **tiling)
+    if splits > 1:
+        _merge_kernel[(rows, heads)](part, lse, out, *out.stride()[:2], H=heads, SPLITS=splits,
+                                     SP=triton.next_power_of_2(splits), DH=size, DP=padded)
+    return out
+
+
+def _check(q, k_cache, v_cache, block_tables, context_lens, cu_seqlens_q, backend) -> None:
+    (rows, heads, size), requests = q.shape, len(context_lens)
+    if k_cache.shape != v_cache.shape or k_cache.shape[-1] != size or not (
+            k_cache.is_contiguous() and v_cache.is_contiguous()):
+        raise ValueError(f"q is {tuple(q.shape)}, caches {tuple(k_cache.shape)} and {tuple(v_cache.shape)}; "
+                         "pass q [N, H, Dh] and two contiguous [blocks, P, K, Dh] with one head size.")
+    if heads % k_cache.shape[2]:
+        raise ValueError(f"{heads} query heads do not divide into {k_cache.shape[2]} key heads; "
+                         "H must be a multiple of K.")
+    if not q.dtype == k_cache.dtype == v_cache.dtype:
+        raise ValueError(f"q is {q.dtype}, the caches {k_cache.dtype} and {v_cache.dtype}; convert q.")
+    if len(block_tables) != requests or (cu_seqlens_q is None and rows != requests) or (
+            cu_seqlens_q is not None and len(cu_seqlens_q) != requests + 1):
+        raise ValueError(f"{rows} rows of q, {len(block_tables)} block tables, {requests} context lengths, "
+                         f"cu_seqlens_q {None if cu_seqlens_q is None else tuple(cu_seqlens_q.shape)}; pass a table "
+                         "and a length for each request, and [B+1] starts unless each has exactly one row.")
+    if backend == "triton" and size > _MAX_HEAD_SIZE:
+        raise ValueError(f"head size is {size}; the kernel's tiles hold at most {_MAX_HEAD_SIZE}. "
+                         "Use backend='torch'.")
+
+
+def cost(context_lens: list[int], new_tokens: list[int], heads: int, kv_heads: int, head_size: int,
+         bytes_per_value: float = 2) -> Cost:
+    """Two products of 2 * Dh FLOPs a visible score; every cached key and value, q and out touched once."""
+    scores = sum(new * keys - new * (new - 1) / 2 for keys, new in zip(context_lens, new_tokens))
+    values = 2 * sum(context_lens) * kv_heads + 2 * sum(new_tokens) * heads
+    return Cost(4.0 * head_size * heads * scores, values * head_size * bytes_per_value)
+
+
+def compile_cases(arch: int) -> list[dict]:
+    cases = []
+    for kind, value_bytes, size, decode in (("bf16", 2, 64, True), ("bf16", 2, 128, True), ("bf16", 2, 64, False),
+                                            ("bf16", 2, 128, False), ("fp32", 4, 128, True)):
+        tiling = _tiling(4, size, value_bytes, arch, decode)
+        types = {name: f"*{kind}" for name in ("q_ptr", "k_ptr", "v_ptr")} | {
+            "out_ptr": "*fp32" if decode else f"*{kind}", "lse_ptr": "*fp32", "scale_log2": "fp32",
+            "table_ptr": "*i32", "context_ptr": "*i32", "cu_ptr": "*i32"}
+        types |= {name: "i32:16" for name in ("q_row", "q_head", "out_row", "out_head", "cache_row", "cache_head")}
+        constexprs = {"GROUP": 4, "TOKENS": 1 if decode else tiling["BM"] // 4, "DECODE": decode,
+                      "SPLITS": 4 if decode else 1, "P": 16, "DH": size, "DP": size,
+                      "BM": tiling["BM"], "BN": tiling["BN"]}
+        cases.append(dict(name=f"{'decode' if decode else 'prefill'} {kind} Dh={size}", kernel=_attention_kernel,
+                          types=types, constexprs=constexprs, num_warps=tiling["num_warps"],
+                          num_stages=tiling["num_stages"]))
+    cases.append(dict(name="merge 16 parts Dh=128", kernel=_merge_kernel,
+                      types={"part_ptr": "*fp32", "lse_ptr": "*fp32", "out_ptr": "*bf16",
+                             "out_row": "i32:16", "out_head": "i32:16"},
+                      constexprs={"H": 32, "SPLITS": 16, "SP": 16, "DH": 128, "DP": 128}))
+    return cases
