@@ -1,0 +1,166 @@
+"""The command line: `python -m aiinfra generate | chat | bench …`, each with --help.
+
+An error is one line on stderr and exit status 1 (2 for a wrong argument), never a traceback; `--debug` shows it.
+"""
+
+import argparse
+import sys
+from datetime import date
+from pathlib import Path
+
+from aiinfra.errors import nearest
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns its exit status."""
+    args = parser().parse_args(argv)
+    try:
+        args.run(args)
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return 130
+    except BrokenPipeError:                       # `… | head` closed the pipe: nothing is wrong
+        sys.stderr.close()
+        return 0
+    except (ValueError, TypeError, OSError, RuntimeError, MemoryError) as error:
+        if args.debug:
+            raise
+        print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their arguments."""
+    top = _Parser(prog="python -m aiinfra", description="Run, time and serve language models on a CPU or a GPU.")
+    commands = top.add_subparsers(metavar="command", required=True)
+
+    generate = _command(commands, "generate", run_generate, "complete a prompt")
+    _model_arguments(generate)
+    generate.add_argument("--prompt", required=True, help="the text to continue; - reads it from standard input")
+    _sampling_arguments(generate, max_tokens=64)
+
+    chat = _command(commands, "chat", run_chat, "talk to the model; an empty line or Ctrl-D ends, Ctrl-C cuts an answer short")
+    _model_arguments(chat)
+    chat.add_argument("--system", help="a system message to begin with")
+    _sampling_arguments(chat, max_tokens=512, temperature=0.7)
+
+    bench = _command(commands, "bench", None, "measure, against others where there are any")
+    what = bench.add_subparsers(metavar="what", required=True)
+    for name, text in {"decode": "one request: decode and prefill, against transformers",
+                       "load": "a fresh process: seconds to the first token, peak memory"}.items():
+        one = _command(what, name, run_bench, text)
+        one.set_defaults(what=name)
+        _model_arguments(one, placing=False)
+        one.add_argument("--save", type=Path, metavar="FILE", help="also write the rows and their settings as JSON")
+    return top
+
+
+def run_generate(args: argparse.Namespace) -> None:
+    """Print the completion as it is made."""
+    from aiinfra.engine import LLM
+    params = _sampling_params(args)
+    prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
+    llm = LLM(args.model, args.dtype, args.device)
+    for piece in _pieces(llm.stream(prompt, params)):
+        print(piece, end="", flush=True)
+    print()
+
+
+def run_chat(args: argparse.Namespace) -> None:
+    """A conversation: read a line, stream the answer, keep both."""
+    from aiinfra.engine import LLM
+    params = _sampling_params(args)
+    llm = LLM(args.model, args.dtype, args.device)
+    messages = [{"role": "system", "content": args.system}] if args.system else []
+    while (line := _ask()):
+        messages.append({"role": "user", "content": line})
+        answer = ""
+        try:
+            for piece in _pieces(llm.stream(llm.tokenizer.encode_chat(messages), params)):
+                answer += piece
+                print(piece, end="", flush=True)
+        except KeyboardInterrupt:                 # cut short: keep what was said, and go on
+            print(" …", end="")
+        print()
+        messages.append({"role": "assistant", "content": answer})
+
+
+def run_bench(args: argparse.Namespace) -> None:
+    """Print the rows as they come, and save them if asked to."""
+    import torch
+
+    from aiinfra import device
+    from aiinfra.engine import bench
+    measure = {"decode": bench.bench_decode, "load": bench.bench_load}[args.what]
+    print(f"{args.model} on {device.device_name()}, torch {torch.__version__}")
+    rows = []
+    for row in measure(args.model):
+        rows.append(row)
+        print(row, flush=True)
+    if args.save:
+        settings = {"command": f"bench {args.what}", "model": str(args.model), "device": device.device_name(),
+                    "torch": torch.__version__, "threads": torch.get_num_threads(), "date": str(date.today())}
+        bench.save(rows, settings, args.save)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says the nearest command for a mistyped one, in one line."""
+
+    def error(self, message: str) -> None:
+        if "invalid choice: '" in message:
+            wrong, _, rest = message.split("invalid choice: '")[1].partition("'")
+            message += nearest(wrong, [word.strip(" '()") for word in rest.split("choose from")[-1].split(",")])
+        print(f"error: {message} See {self.prog} --help.", file=sys.stderr)
+        sys.exit(2)
+
+
+def _command(commands: argparse._SubParsersAction, name: str, run, text: str) -> argparse.ArgumentParser:
+    sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".",
+                              formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    sub.set_defaults(run=run)
+    return sub
+
+
+def _model_arguments(sub: argparse.ArgumentParser, placing: bool = True) -> None:
+    sub.add_argument("--model", default="smollm2-135m", help="a known name, a Hugging Face folder or a .gguf file")
+    if placing:
+        sub.add_argument("--device", help="cpu or cuda (None: a GPU if there is one)")
+        sub.add_argument("--dtype", help="float32, bfloat16 or float16 (None: bfloat16 on a GPU, else float32)")
+
+
+def _sampling_arguments(sub: argparse.ArgumentParser, max_tokens: int, temperature: float = 0.0) -> None:
+    sub.add_argument("--max-tokens", type=int, default=max_tokens, help="at most so many new tokens")
+    sub.add_argument("--temperature", type=float, default=temperature, help="0: always the likeliest token")
+    sub.add_argument("--top-k", type=int, default=0, help="sample from the k likeliest; 0: from all")
+    sub.add_argument("--top-p", type=float, default=1.0, help="sample from the likeliest that reach this probability")
+    sub.add_argument("--stop", action="append", default=[], help="end before this text; may be given several times")
+    sub.add_argument("--seed", type=int, help="same seed, same tokens")
+    sub.add_argument("--ignore-eos", action="store_true", help="go on past the end of sequence")
+
+
+def _sampling_params(args: argparse.Namespace):
+    from aiinfra.engine import SamplingParams
+    return SamplingParams(temperature=args.temperature, top_k=args.top_k, top_p=args.top_p, stop=args.stop,
+                          max_tokens=args.max_tokens, seed=args.seed, ignore_eos=args.ignore_eos)
+
+
+def _pieces(outputs):
+    """The new text of each growing output."""
+    shown = 0
+    for request in outputs:
+        text = request.outputs[0].text
+        yield text[shown:]
+        shown = len(text)
+
+
+def _ask() -> str:
+    try:
+        return input("> ").strip()
+    except EOFError:
+        return ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

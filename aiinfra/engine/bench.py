@@ -1,0 +1,166 @@
+"""`python -m aiinfra bench …`: ours against others, in one run, on one machine, doing the same work.
+
+    decode   one request: prompt of 32 tokens, 64 out; then prefill of 512 tokens; against transformers' generate
+    load     a fresh process: seconds to the first token, and the peak of its memory
+
+Both sides get the same file, the same float32 weights, the same threads and the same token ids, and must return
+the same tokens. They take turns, so that a machine that slows down slows both. A figure is the median of the turns.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from aiinfra.engine.generate import generate_cached
+from aiinfra.engine.sampling_params import SamplingParams
+from aiinfra.model import KVCache, Transformer, load
+from aiinfra.model.hub import resolve
+from aiinfra.perf import percentile, time_call
+from aiinfra.perf.hardware import read_bandwidth
+
+PROMPT_TOKENS, NEW_TOKENS, PREFILL_TOKENS = 32, 64, 512
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a benchmark: a value with its unit, and the peer's where there is one."""
+
+    name: str
+    ours: float
+    unit: str
+    peer: float | None = None
+    peer_name: str = ""
+    note: str = ""
+
+    @property
+    def ratio(self) -> float | None:
+        """Ours over the peer's; above 1 we are faster."""
+        return self.ours / self.peer if self.peer else None
+
+    def __str__(self) -> str:
+        against = f"{self.peer:10.1f} {self.peer_name}   × {self.ratio:.2f}" if self.peer else ""
+        return f"{self.name:34s} {self.ours:10.1f} {self.unit:6s} {against}  {self.note}".rstrip()
+
+
+def bench_decode(model_name: str, turns: int = 5) -> Iterator[Row]:
+    """Rows C1 (decode, one request) and C5 (prefill) of float32 on the CPU, or bfloat16 on a GPU.
+
+    Raises RuntimeError if the two sides do not return the same tokens.
+    """
+    model, tokenizer = load(model_name)
+    prompt = (tokenizer.encode("The sea was calm that morning, and the harbour") * PREFILL_TOKENS)[:PREFILL_TOKENS]
+    peer, peer_name = _transformers(model_name, model)
+    sides = [_ours(model)] + ([_theirs(peer)] if peer is not None else [])
+    decode, prefill = _take_turns(sides, prompt, turns)
+    bandwidth = read_bandwidth(model.device)
+    per_token = [NEW_TOKENS / seconds for seconds in decode]
+    share = per_token[0] * model.weight_bytes() / bandwidth
+    yield Row("C1 decode, 1 request", per_token[0], "tok/s", *((per_token[1], peer_name) if peer is not None else ()))
+    yield Row("   share of read bandwidth", 100 * share, "%", note=(
+        f"{model.weight_bytes() / 1e6:.0f} MB of weights a token; {bandwidth / 1e9:.1f} GB/s read, measured in this run"))
+    rates = [PREFILL_TOKENS / seconds for seconds in prefill]
+    yield Row(f"C5 prefill, {PREFILL_TOKENS} tokens", rates[0], "tok/s", *((rates[1], peer_name) if peer is not None else ()))
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One contestant: both calls return token ids."""
+
+    decode: Callable[[list[int]], list[int]]
+    prefill: Callable[[list[int]], list[int]]
+
+
+def _take_turns(sides: list[_Side], prompt: list[int], turns: int) -> tuple[list[float], list[float]]:
+    """Median seconds of decode alone (prefill of the short prompt taken off) and of the long prefill, a side each."""
+    short = prompt[:PROMPT_TOKENS]
+    answers = [(side.decode(short), side.prefill(prompt)) for side in sides]            # warm-up, and same work
+    if any(answer != answers[0] for answer in answers):
+        raise RuntimeError("the two sides returned different tokens: the comparison would be of different work.")
+    seconds: list[dict[str, list[float]]] = [{"all": [], "short": [], "long": []} for _ in sides]
+    for _ in tqdm(range(turns), desc="turns", disable=None):
+        for side, kept in zip(sides, seconds):
+            for key, call in (("all", lambda: side.decode(short)), ("short", lambda: side.prefill(short)),
+                              ("long", lambda: side.prefill(prompt))):
+                kept[key] += time_call(call, warmup=0, budget_seconds=0, at_least=1).seconds
+    median = [{key: percentile(values, 50) for key, values in kept.items()} for kept in seconds]
+    # Prefill of the short prompt makes the first token, which is one of the NEW_TOKENS + 1 made.
+    return [m["all"] - m["short"] for m in median], [m["long"] for m in median]
+
+
+def _ours(model: Transformer) -> _Side:
+    def decode(prompt: list[int]) -> list[int]:
+        params = SamplingParams(temperature=0, max_tokens=NEW_TOKENS + 1, ignore_eos=True)
+        return [step.token_id for step in generate_cached(model, prompt, params)]
+
+    @torch.inference_mode()
+    def prefill(prompt: list[int]) -> list[int]:
+        cache = KVCache(model.config, len(prompt), dtype=model.dtype, device=model.device)
+        hidden = model.hidden(torch.tensor([prompt], device=model.device), kv=cache)
+        return [int(model.lm_head(hidden[0, -1]).argmax())]
+    return _Side(decode, prefill)
+
+
+def _theirs(peer: Any) -> _Side:
+    def generate(prompt: list[int], new_tokens: int) -> list[int]:
+        ids = torch.tensor([prompt], device=peer.device)
+        out = peer.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=new_tokens,
+                            min_new_tokens=new_tokens, eos_token_id=None, pad_token_id=0)
+        return out[0, len(prompt):].tolist()
+    return _Side(lambda prompt: generate(prompt, NEW_TOKENS + 1), lambda prompt: generate(prompt, 1))
+
+
+def _transformers(model_name: str, model: Transformer) -> tuple[Any, str]:
+    """The same weights in transformers, and its name with version; (None, "") if it is not installed."""
+    try:
+        import transformers
+    except ImportError:
+        return None, ""
+    path = resolve(model_name)
+    place = {"pretrained_model_name_or_path": path} if path.is_dir() else \
+        {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    peer = transformers.AutoModelForCausalLM.from_pretrained(**place, dtype=model.dtype).eval().to(model.device)
+    return peer, f"transformers {transformers.__version__}"
+
+
+_LOAD = """
+import time; start = time.perf_counter()
+import json, resource, torch
+from aiinfra.engine import LLM, SamplingParams
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+before = peak()
+llm = LLM({model!r}, dtype="float32", device="cpu")
+llm.generate("The sea is", SamplingParams(max_tokens=1, temperature=0))
+weights = sum(t.numel() for t in llm.model.parameters()) + sum(
+    m.in_features * m.out_features for m in llm.model.modules() if hasattr(m, "packed_weight"))
+if llm.model.config.tie_word_embeddings and hasattr(llm.model.lm_head, "packed_weight"):
+    weights -= llm.model.embed.weight.numel()
+print(json.dumps([time.perf_counter() - start, peak() - before, 4 * weights]))
+"""
+
+
+def bench_load(model_name: str) -> Iterator[Row]:
+    """A fresh process: seconds from its first import to the first token, and what its memory grew by at the peak."""
+    resolve(model_name)                                                  # a download is not part of it
+    result = subprocess.run([sys.executable, "-c", _LOAD.format(model=model_name)], capture_output=True, text=True)
+    if result.returncode:
+        raise RuntimeError(f"the measured process failed: {result.stderr.strip().splitlines()[-1]}")
+    seconds, grown, weights = json.loads(result.stdout.splitlines()[-1])
+    yield Row("load to first token", seconds, "s", note="imports included")
+    yield Row("peak memory ÷ float32 weights", grown / weights, "", note=f"{grown / 1e6:.0f} MB over {weights / 1e6:.0f} MB")
+
+
+def save(rows: list[Row], settings: dict[str, Any], path: Path) -> None:
+    """Write rows and settings as JSON, whole or not at all."""
+    temporary = path.with_suffix(path.suffix + ".tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary.write_text(json.dumps({"settings": settings, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
+    temporary.replace(path)

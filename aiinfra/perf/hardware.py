@@ -1,0 +1,93 @@
+"""What a machine can do at most: published for known GPUs, measured for the one you sit at.
+
+    SHEETS["H100 SXM"]        what the maker says
+    measure(device)           what this machine does, now, in a second or two
+
+Three limits explain most of what follows in this course: bytes/s from memory, FLOP/s in matrix multiplication,
+and the seconds that it costs merely to ask for an operation. Notebook 00.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from aiinfra.device import device_name
+from aiinfra.perf.timing import time_call
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Limits of one device. FLOP/s are dense (no sparsity); None where the maker gives no figure."""
+
+    name: str
+    memory_bytes: float
+    bandwidth: float                      # bytes/s, reading
+    float32: float                        # FLOP/s, no tensor cores
+    bfloat16: float | None = None         # FLOP/s
+    fp8: float | None = None              # FLOP/s
+    dispatch_seconds: float | None = None  # per operation asked for, measured
+    source: str = ""
+
+    def peak(self, dtype: torch.dtype) -> float:
+        """FLOP/s for `dtype`. Raises ValueError where the sheet has none."""
+        peak = {torch.float32: self.float32, torch.bfloat16: self.bfloat16, torch.float16: self.bfloat16}.get(dtype)
+        if peak is None:
+            raise ValueError(f"{self.name}: no figure for {dtype}; its sheet knows float32 and bfloat16.")
+        return peak
+
+
+_NVIDIA = "NVIDIA data sheet"
+SHEETS = {sheet.name: sheet for sheet in (
+    Hardware("H20", 96e9, 4.0e12, 44e12, 148e12, 296e12,
+             source="LMSYS and Ant Group, 2025-09-26 (bf16, fp8); third-party tables (bandwidth, fp32)"),
+    Hardware("A100 SXM 80GB", 80e9, 2.039e12, 19.5e12, 312e12, source=_NVIDIA),
+    Hardware("H100 SXM", 80e9, 3.35e12, 67e12, 989e12, 1979e12, source=_NVIDIA),
+    Hardware("H200 SXM", 141e9, 4.8e12, 67e12, 989e12, 1979e12, source=_NVIDIA),
+)}
+
+
+def measure(device: torch.device | str = "cpu", budget_seconds: float = 0.4) -> Hardware:
+    """Measure this device: read bandwidth, matrix FLOP/s in float32 (and bfloat16 on a GPU), dispatch cost.
+
+    Takes about 4 · budget_seconds. Run it on an otherwise idle machine.
+    """
+    device = torch.device(device)
+    on_gpu = device.type == "cuda"
+    memory = torch.cuda.get_device_properties(device).total_memory if on_gpu else _cpu_memory_bytes()
+    return Hardware(
+        device_name(device), memory, read_bandwidth(device, budget_seconds=budget_seconds),
+        matmul_flops(device, torch.float32, budget_seconds=budget_seconds),
+        matmul_flops(device, torch.bfloat16, budget_seconds=budget_seconds) if on_gpu else None,
+        dispatch_seconds=dispatch_seconds(device), source="measured here")
+
+
+def read_bandwidth(device: torch.device | str, nbytes: int | None = None, budget_seconds: float = 0.4) -> float:
+    """Bytes/s of reading memory once, by a sum over a tensor far larger than any cache (default: 512 MB, on a
+    GPU 4 GB). The best of the repetitions: interruptions can only slow it down."""
+    nbytes = nbytes or (4 << 30 if torch.device(device).type == "cuda" else 512 << 20)
+    x = torch.ones(nbytes // 4, dtype=torch.float32, device=device)
+    return nbytes / min(time_call(x.sum, device, budget_seconds=budget_seconds).seconds)
+
+
+def matmul_flops(device: torch.device | str, dtype: torch.dtype, size: int | None = None,
+                 budget_seconds: float = 0.4) -> float:
+    """FLOP/s of a square matrix product: the best of the repetitions (default: 1536, on a GPU 8192)."""
+    size = size or (8192 if torch.device(device).type == "cuda" else 1536)
+    a = torch.randn(size, size, device=device, dtype=dtype)
+    b = torch.randn(size, size, device=device, dtype=dtype)
+    return 2 * size**3 / min(time_call(lambda: a @ b, device, budget_seconds=budget_seconds).seconds)
+
+
+def dispatch_seconds(device: torch.device | str, operations: int = 1000) -> float:
+    """Seconds that one operation on a one-element tensor costs, asked for one after another."""
+    x = torch.ones(1, device=device)
+
+    def many() -> None:
+        for _ in range(operations):
+            x.add(1)
+    return time_call(many, device, budget_seconds=0.1).median_seconds / operations
+
+
+def _cpu_memory_bytes() -> int:
+    import os
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
