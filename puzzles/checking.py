@@ -20,6 +20,8 @@ from puzzles.judge.worker import Job, Worker, shared_worker
 from puzzles.puzzle import Puzzle
 from puzzles.source import BadInput, Source, from_file, from_kernel, from_text, functions
 
+_COMPILER_SECONDS = 120.0         # a slow machine's compiler is not the learner's fault
+
 
 def check(name: str, kernel: Any, grid: Any = None, *, seconds: float = 20.0, seed: int | None = None) -> Verdict:
     """Judge a @triton.jit kernel; a notebook shows the verdict if this is a cell's last line.
@@ -67,7 +69,7 @@ def judge_source(puzzle: Puzzle, source: Source, *, seconds: float = 20.0, seed:
     if not (verdict.passed and full):
         return verdict
     for stage, figure in (("compile", "compiled"), ("gpu", "gpu")):
-        result = compiler.run(replace(job, do=stage))
+        result = compiler.run(replace(job, do=stage, seconds=max(seconds, _COMPILER_SECONDS)))
         if isinstance(result, Verdict):                      # stopped from outside, or crashed
             return replace(result, cases=verdict.cases, traffic=verdict.traffic)
         figures, findings = result

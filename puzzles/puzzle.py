@@ -104,12 +104,14 @@ class Answer:
     `terms`: how many roundings lie between the inputs and one output (about the length of its sum).
     `size()`: the sum of the terms' absolute values, element by element; None means |value|.
     `written`: which elements the kernel must write; None means all. All others it must leave alone.
+    `program`: which program (counted along axis 0) must write each element; None means any.
     """
 
     value: torch.Tensor
     terms: int = 4
     size: Callable[[], torch.Tensor] | None = None
     written: torch.Tensor | None = None
+    program: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -94,14 +94,18 @@ class _Launch:
         values = [f for f in findings if f.kind in ("wrong_value", "overflow")]
         if not values or not tracer.unguarded:
             return findings
-        again, _, _ = self._execute(poison=0.0)
-        if all(same_bits(again[name].tensor, memory[name].tensor) for name in self.puzzle.outputs):
+        if not any(self._differs(memory, poison) for poison in (0.0, -float("inf"))):
             return findings
         (file, line), lanes = max(tracer.unguarded.items(), key=lambda item: item[1])
         blame = Finding("masked_lanes", f"lanes that the mask cuts off take part in the result: {values[0].message}",
                         "other= in this load: without it, a masked lane may hold anything (here NaN)",
                         line, tracer.code_at(file, line))
         return [blame] + [f for f in findings if f not in values]
+
+    def _differs(self, memory: Memory, poison: float) -> bool:
+        """Whether the outputs change if masked lanes hold something else."""
+        again, _, _ = self._execute(poison)
+        return any(not same_bits(again[name].tensor, memory[name].tensor) for name in self.puzzle.outputs)
 
     def _budgets(self) -> dict[str, int]:
         return {name: int(evaluate(text, self.case.sizes)) for name, text in self.puzzle.budget.items()}

@@ -64,7 +64,7 @@ def _figure_lines(verdict: Verdict) -> list[str]:
 def _traffic_line(t: Traffic) -> str:
     parts = []
     if t.loaded:
-        possible = "; 1.0 is possible" * (t.times > 1.005)
+        possible = f"; {t.budget / t.distinct:.1f} is possible" if t.budget is not None and t.loaded > t.budget else ""
         parts.append(f"{t.loaded} elements loaded, each {t.times:.1f} times{possible}")
     if t.stored:
         parts.append(f"{t.stored} elements stored")

@@ -56,6 +56,7 @@ class Tracer:
     findings: list[Finding] = field(default_factory=list)
     unguarded: Counter = field(default_factory=Counter)     # (file, line) -> masked lanes loaded without other=
     uses: dict[str, _Use] = field(default_factory=dict)
+    used_tf32: bool = False
 
     def __post_init__(self):
         for region in self.memory.regions:
@@ -77,7 +78,7 @@ class Tracer:
         from triton.runtime.interpreter import interpreter_builder as builder
         hooks = {"set_grid_idx": self._next_program, "create_masked_load": self._load,
                  "create_masked_store": self._store, "create_atomic_rmw": self._atomic,
-                 "create_atomic_cas": self._compare_and_swap}
+                 "create_atomic_cas": self._compare_and_swap, "create_dot": self._dot}
         self._real = {name: getattr(builder, name) for name in hooks}
         for name, hook in hooks.items():
             setattr(builder, name, hook)
@@ -117,6 +118,13 @@ class Tracer:
         if not self._visit("atomic", pointers, mask).all():
             raise StopKernel                        # cas takes no mask, so an illegal one cannot be skipped
         return self._real["create_atomic_cas"](pointers, compare, values, *rest)
+
+    def _dot(self, a, b, accumulator, precision, *rest):
+        """Float32 factors lose what a GPU's TF32 drops, unless the kernel says input_precision="ieee"."""
+        if a.data.dtype == np.float32 and getattr(precision, "name", "") == "TF32":
+            self.used_tf32 = True
+            a, b = (type(a)(_tf32(factor.data), factor.dtype) for factor in (a, b))
+        return self._real["create_dot"](a, b, accumulator, precision, *rest)
 
     def _poison_for(self, np_dtype: np.dtype, dtype) -> np.ndarray:
         if np_dtype.kind == "f":
@@ -252,6 +260,12 @@ def show(program: tuple[int, ...]) -> str:
 def _with(mask, legal: np.ndarray):
     """A mask handle that also leaves out the illegal lanes."""
     return mask if legal.all() else type(mask)(mask.data & legal, mask.dtype)
+
+
+def _tf32(values: np.ndarray) -> np.ndarray:
+    """Float32 rounded to TF32: 10 of the 23 bits after the point are kept."""
+    bits = np.ascontiguousarray(values).view(np.uint32)
+    return ((bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
 
 
 def _as_handle(mask, pointers):

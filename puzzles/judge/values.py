@@ -23,6 +23,8 @@ def compare(region: Region, answer: Answer, tracer: Tracer) -> tuple[list[Findin
     wrong = (ratio > 1) & written & must
     if wrong.any():
         findings.append(_wrong(region, answer, ratio, wrong, tracer))
+    elif answer.program is not None:
+        findings += _misplaced(region, answer.program, tracer)
     return findings, heat_map(region.name, ratio) if (ratio > 1).any() else None
 
 
@@ -44,6 +46,16 @@ def _extra(region: Region, extra: torch.Tensor, tracer: Tracer) -> list[Finding]
                     **_store_line(region, first, tracer))]
 
 
+def _misplaced(region: Region, owners: torch.Tensor, tracer: Tracer) -> list[Finding]:
+    """The puzzle states which program writes what; right values from another program are not enough."""
+    races = tracer.uses[region.name].races
+    for element, owner in enumerate(owners.flatten().tolist()):
+        if races.writer(element) != owner:
+            return [Finding("wrong_program", f"{region.coordinate(element)} was written by program {_writer(region, element, tracer)}; "
+                            f"it belongs to program {owner}", "how the program id becomes a tile", **_store_line(region, element, tracer))]
+    return []
+
+
 def _wrong(region: Region, answer: Answer, ratio: torch.Tensor, wrong: torch.Tensor, tracer: Tracer) -> Finding:
     """One finding for all wrong elements of an output, shown at the first."""
     first = int(wrong.flatten().nonzero()[0])
@@ -55,6 +67,7 @@ def _wrong(region: Region, answer: Answer, ratio: torch.Tensor, wrong: torch.Ten
             + f". {int(wrong.sum())} of {wrong.numel()} elements differ"
             + f", written by {_writers(region, wrong, tracer)}{_pattern(region, answer, wrong)}")
     look = ("the values: how large do they get on the way? exp(89) is already too much for float32" if not finite
+            else "input_precision='ieee' in tl.dot: without it, float32 is rounded to TF32's 10 bits" if tracer.used_tf32
             else _where_to_look(region, wrong))
     return Finding("wrong_value" if finite else "overflow", text, look, **_store_line(region, first, tracer))
 
