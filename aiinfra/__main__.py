@@ -1,4 +1,4 @@
-"""The command line: `python -m aiinfra generate | chat | bench …`, each with --help.
+"""The command line: `python -m aiinfra generate | chat | bench | fetch | info`, each with --help.
 
 An error is one line on stderr and exit status 1 (2 for a wrong argument), never a traceback; `--debug` shows it.
 """
@@ -53,6 +53,11 @@ def parser() -> argparse.ArgumentParser:
         one.set_defaults(what=name)
         _model_arguments(one, placing=False)
         one.add_argument("--save", type=Path, metavar="FILE", help="also write the rows and their settings as JSON")
+
+    fetch = _command(commands, "fetch", run_fetch, "download a known model into the cache folder, unless it is there")
+    fetch.add_argument("name", nargs="?", default="smollm2-135m", help="its name")
+    fetch.add_argument("--cache", type=Path, help="another cache folder (None: $AIINFRA_CACHE or the user's own)")
+    _command(commands, "info", run_info, "say what this machine offers and where models are kept")
     return top
 
 
@@ -102,6 +107,24 @@ def run_bench(args: argparse.Namespace) -> None:
         settings = {"command": f"bench {args.what}", "model": str(args.model), "device": device.device_name(),
                     "torch": torch.__version__, "threads": torch.get_num_threads(), "date": str(date.today())}
         bench.save(rows, settings, args.save)
+
+
+def run_fetch(args: argparse.Namespace) -> None:
+    """Print where the model's file is, after fetching it if need be."""
+    from aiinfra.model.hub import CATALOGUE, fetch
+    if args.name not in CATALOGUE:
+        raise ValueError(f"no known model {args.name!r}.{nearest(args.name, CATALOGUE)} Known names: {', '.join(CATALOGUE)}.")
+    print(f"{args.name}: {fetch(args.name, args.cache)}")
+
+
+def run_info(args: argparse.Namespace) -> None:
+    """Versions, device and folders, a line each."""
+    import torch
+
+    from aiinfra import device
+    print(f"Python {sys.version.split()[0]}, PyTorch {torch.__version__}, {device.device_name()}")
+    print(device.gpu_report())
+    print(f"models: {device.cache_dir() / 'models'}; your progress: {device.data_dir()}")
 
 
 class _Parser(argparse.ArgumentParser):

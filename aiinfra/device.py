@@ -24,8 +24,7 @@ def as_device(device: str | torch.device | None) -> torch.device:
     """`device`, or the default for None. Raises ValueError if CUDA is asked for and absent."""
     device = default_device() if device is None else torch.device(device)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device={str(device)!r}, but PyTorch {torch.__version__} sees no CUDA GPU: "
-                         "install NVIDIA's driver and a CUDA build of PyTorch, or use device='cpu'.")
+        raise ValueError(f"device={str(device)!r} was asked for. {gpu_report()} Use device='cpu'.")
     return device
 
 
@@ -50,6 +49,20 @@ def seed_everything(seed: int) -> None:
     """Seed Python's and PyTorch's random numbers, the GPU's included."""
     random.seed(seed)
     torch.manual_seed(seed)
+
+
+def gpu_report() -> str:
+    """One sentence: which GPU is used, or why none is and what to do about it."""
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        return f"GPU: {torch.cuda.get_device_name()}, {free / 1e9:.0f} of {total / 1e9:.0f} GB free."
+    seen = Path("/proc/driver/nvidia/version").exists()
+    if torch.version.cuda is None:
+        why = "this PyTorch is a CPU build" + ("; install a CUDA build to use your NVIDIA GPU" if seen else "")
+    else:
+        why = "NVIDIA's driver is installed but PyTorch cannot start it; run nvidia-smi to see why" if seen else \
+            "no NVIDIA driver is installed on this machine; install one if it has a GPU"
+    return f"No GPU: {why}. Everything runs on the CPU; what only a GPU can show is drawn from recorded results."
 
 
 def device_name(device: torch.device | str | None = None) -> str:

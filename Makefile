@@ -1,0 +1,44 @@
+# make lab     set up once, then open the workbook in JupyterLab
+# make test    set up once, then run unit tests and every notebook
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+# JupyterLab refuses to run as root unless told to; in a container everybody is root.
+LAB_ARGS ?= $(if $(filter 0,$(shell id -u)),--allow-root)
+
+.PHONY: help setup lab test unit notebooks model clean
+.DEFAULT_GOAL := help
+
+help:           ## show this list
+	@grep -E '^[a-z]+: .*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+setup: $(READY) model   ## make .venv, install what is pinned, fetch the model; does nothing twice
+
+$(READY): requirements.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "error: no $(PYTHON) found; install Python 3.11 or newer, or run: make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"error: $(PYTHON) is Python {v[0]}.{v[1]}; this workbook needs 3.11 or newer. Run: make PYTHON=/path/to/python3.11")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "error: $(PYTHON) cannot make a virtual environment; install its venv package (Debian: apt install python3-venv)."; exit 1; }
+	@echo "installing what requirements.txt pins into $(VENV) (a few minutes, once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt || { echo "error: pip could not install the requirements (its message is above); check the network and run the same command again."; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e . || { echo "error: pip could not install this package (its message is above)."; exit 1; }
+	@touch $(READY)
+
+model: $(READY)
+	@$(BIN)/python -m aiinfra fetch
+
+lab: setup      ## open the workbook in JupyterLab
+	@$(BIN)/python -m aiinfra info
+	@$(BIN)/python -m jupyterlab $(LAB_ARGS) notebooks/00_your_machine.ipynb
+
+test: setup unit notebooks   ## unit tests, then every notebook and puzzle sheet
+
+unit: setup     ## unit tests only
+	@$(BIN)/python -m pytest
+
+notebooks: setup   ## run every notebook and puzzle sheet through nbval
+	@$(BIN)/python -m pytest --nbval-lax --nbval-cell-timeout=300 -p no:cacheprovider notebooks puzzles/sheets
+
+clean:          ## remove .venv; models stay in the cache folder
+	rm -rf $(VENV)

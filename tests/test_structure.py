@@ -1,0 +1,131 @@
+"""The house rules that a machine can check: import order, the README's tree, contracts in docstrings."""
+
+import ast
+import inspect
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "aiinfra"
+# A module may import from its own layer's folder and from lower layers; siblings share a number.
+LAYERS = {"errors": 0, "device": 0, "perf": 1, "kernels": 2, "model": 3, "train": 4, "parallel": 4, "engine": 4,
+          "serve": 5, "lab": 6, "__main__": 6, "__init__": 6}
+TORCH_FREE: tuple[str, ...] = ("engine/sampling_params.py",)
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def layer_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return parts[0]
+
+
+def imports(path: Path) -> list[str]:
+    """Dotted names that a file imports, wherever in it the import stands."""
+    names = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return names
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_go_one_way(path: Path) -> None:
+    mine = layer_of(path)
+    for name in imports(path):
+        if not name.startswith("aiinfra."):
+            continue
+        other = name.split(".")[1]
+        if other in LAYERS and other != mine:
+            assert LAYERS[other] < LAYERS[mine], f"{mine} imports {other}"
+            assert other not in ("lab", "__main__")
+
+
+def test_every_layer_is_known() -> None:
+    assert {layer_of(path) for path in modules()} <= set(LAYERS)
+
+
+@pytest.mark.parametrize("name", TORCH_FREE)
+def test_what_needs_no_torch_imports_none(name: str) -> None:
+    assert not [i for i in imports(PACKAGE / name) if i.split(".")[0] == "torch"]
+
+
+def test_environment_is_read_in_one_file() -> None:
+    readers = [path.name for path in modules() if re.search(r"os\.(environ\b(?!, \"TMPDIR)|getenv)", path.read_text())]
+    assert set(readers) <= {"device.py", "hub.py"}, "hub.py only passes the environment on to pip"
+
+
+def test_importing_the_package_runs_nothing() -> None:
+    code = "import sys, aiinfra; print(sorted(m for m in ('torch', 'triton', 'numpy', 'tokenizers') if m in sys.modules))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def public_things() -> list[tuple[str, ast.AST]]:
+    found = []
+    for path in modules():
+        tree = ast.parse(path.read_text())
+        found.append((str(path.relative_to(ROOT)), tree))
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                found.append((f"{path.relative_to(ROOT)}:{node.name}", node))
+                if isinstance(node, ast.ClassDef):
+                    found += [(f"{path.relative_to(ROOT)}:{node.name}.{m.name}", m) for m in node.body
+                              if isinstance(m, ast.FunctionDef) and not m.name.startswith("_")]
+    return found
+
+
+def is_triton_kernel(node: ast.AST) -> bool:
+    return any("jit" in ast.unparse(d) for d in getattr(node, "decorator_list", []))
+
+
+@pytest.mark.parametrize("where, node", [(w, n) for w, n in public_things() if not is_triton_kernel(n)], ids=lambda v: v if isinstance(v, str) else "")
+def test_public_things_have_a_contract(where: str, node: ast.AST) -> None:
+    if where.endswith("__init__.py") and not node.body:
+        return
+    if where.endswith((".forward", ".backward")) and not isinstance(node, ast.Module):
+        return                                   # torch's own names, described on the class or its wrapper
+    assert ast.get_docstring(node), f"{where} has no docstring"
+
+
+@pytest.mark.parametrize("where, node", [(w, n) for w, n in public_things() if isinstance(n, ast.FunctionDef) and not is_triton_kernel(n)],
+                         ids=lambda v: v if isinstance(v, str) else "")
+def test_public_signatures_are_typed(where: str, node: ast.FunctionDef) -> None:
+    arguments = [a for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs) if a.arg not in ("self", "cls", "ctx")]
+    assert not [a.arg for a in arguments if a.annotation is None], where
+
+
+@pytest.mark.parametrize("path", [p for p in modules() if p.suffix == ".py"], ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_are_about_one_idea(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 400
+
+
+def test_readme_tree_is_the_real_tree() -> None:
+    """Every path in the README's tree exists, and every top-level name and every folder of aiinfra/ is in it."""
+    tree = re.search(r"```\n(.*?aiinfra/.*?)```", (ROOT / "README.md").read_text(), re.S).group(1)
+    named, folder = set(), ""
+    for line in tree.splitlines():
+        match = re.match(r"( *)([\w./]+)", line)
+        if match and match.group(2):
+            indent, name = len(match.group(1)), match.group(2)
+            folder = name if indent == 0 else folder
+            named.add(name.rstrip("/") if indent == 0 else f"{folder.rstrip('/')}/{name.rstrip('/')}")
+    for path in named:
+        assert (ROOT / path).exists(), f"the README names {path}"
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if tracked.returncode:
+        pytest.skip("not a git checkout")
+    files = tracked.stdout.split()
+    real = {f.split("/")[0] for f in files} | {"/".join(f.split("/")[:2]) for f in files if f.startswith("aiinfra/")}
+    hidden = {".gitignore", "aiinfra/__init__.py", "aiinfra/__main__.py", "aiinfra/errors.py", "aiinfra/device.py"}
+    assert real - hidden <= named, f"missing in the README: {sorted(real - hidden - named)}"
