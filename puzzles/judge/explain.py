@@ -54,7 +54,7 @@ def place(error: BaseException, files: dict[str, Piece]) -> tuple[int, str] | No
 
 
 def _message(error: BaseException) -> str:
-    text = str(error).strip() or "no message"
+    text = (error.msg if isinstance(error, SyntaxError) else str(error)).strip() or "no message"
     return text.splitlines()[0][:300]
 
 

@@ -91,7 +91,7 @@ class _Launch:
 
     def _blame_masked_lanes(self, findings: list[Finding], memory: Memory, tracer: Tracer) -> list[Finding]:
         """If the answer changes with what masked lanes hold, they are the cause."""
-        values = [f for f in findings if f.kind in ("wrong_value", "overflow")]
+        values = [f for f in findings if f.kind in ("wrong_value", "not_finite")]
         if not values or not tracer.unguarded:
             return findings
         if not any(self._differs(memory, poison) for poison in (0.0, -float("inf"))):

@@ -60,16 +60,16 @@ def _wrong(region: Region, answer: Answer, ratio: torch.Tensor, wrong: torch.Ten
     """One finding for all wrong elements of an output, shown at the first."""
     first = int(wrong.flatten().nonzero()[0])
     got, right = region.tensor.flatten()[first].item(), answer.value.flatten()[first].item()
-    finite = bool(region.tensor[wrong].isfinite().all()) or not np.isfinite(right)
+    bad = wrong & answer.value.isfinite() & (region.tensor.isnan() | region.tensor.isposinf())
     allowed = allowed_error(answer, region.tensor.dtype).flatten()[first].item()
     text = (f"{region.coordinate(first)} is {_number(got)}; the answer is {_number(right)}"
             + (f" (rounding may explain {allowed:.1g})" if allowed else "")
             + f". {int(wrong.sum())} of {wrong.numel()} elements differ"
             + f", written by {_writers(region, wrong, tracer)}{_pattern(region, answer, wrong)}")
-    look = ("the values: how large do they get on the way? exp(89) is already too much for float32" if not finite
+    look = ("where it arises: exp(89) is too much for float32; 0 / 0 and inf - inf are NaN" if bad.any()
             else "input_precision='ieee' in tl.dot: without it, float32 is rounded to TF32's 10 bits" if tracer.used_tf32
             else _where_to_look(region, wrong))
-    return Finding("wrong_value" if finite else "overflow", text, look, **_store_line(region, first, tracer))
+    return Finding("not_finite" if bad.any() else "wrong_value", text, look, **_store_line(region, first, tracer))
 
 
 def _pattern(region: Region, answer: Answer, wrong: torch.Tensor) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 # Likeliest cause first: an access out of bounds explains a wrong value, not the other way round.
 KINDS = ("bad_input", "not_solved", "time_limit", "crash", "error", "out_of_bounds_read", "out_of_bounds_write",
-         "race", "input_changed", "extra_write", "not_written", "masked_lanes", "overflow", "wrong_value",
+         "race", "input_changed", "extra_write", "not_written", "masked_lanes", "not_finite", "wrong_value",
          "wrong_program", "traffic", "does_not_compile", "gpu")
 
 

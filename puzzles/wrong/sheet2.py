@@ -14,7 +14,7 @@ ANSWERS = [
     wrong("long_sum", "every row into z[0]", "race", "z_ptr + row", "z_ptr"),
     wrong("long_sum", "hard-coded row length", "out_of_bounds_read", "row * M + offsets, mask=offsets < M", "row * 200 + offsets, mask=offsets < 200"),
 
-    wrong("online_softmax", "no maximum subtracted", "overflow", "tl.exp(x - m) / s", "tl.exp(x) / s", "m_new = tl.maximum(m, tl.max(x, 0))", "m_new = 0.0",
+    wrong("online_softmax", "no maximum subtracted", "not_finite", "tl.exp(x - m) / s", "tl.exp(x) / s", "m_new = tl.maximum(m, tl.max(x, 0))", "m_new = 0.0",
           'm, s = -float("inf"), 0.0', "m, s = 0.0, 0.0"),
     wrong("online_softmax", "masked lanes count as 0", "wrong_value", 'other=-float("inf"))\n        m_new', "other=0.0)\n        m_new"),
     wrong("online_softmax", "masked lanes without other=", "masked_lanes", _OTHER, ""),
@@ -43,7 +43,7 @@ ANSWERS = [
     wrong("argmax", "no mask", "out_of_bounds_read", ', mask=v < V, other=-float("inf")', ""),
     wrong("argmax", "every row into token[0]", "race", "token_ptr + row", "token_ptr"),
 
-    wrong("cross_entropy", "no maximum subtracted", "overflow", "m_new = tl.maximum(m, tl.max(x, 0))", "m_new = 0.0", 'm, s = -float("inf"), 0.0', "m, s = 0.0, 0.0"),
+    wrong("cross_entropy", "no maximum subtracted", "not_finite", "m_new = tl.maximum(m, tl.max(x, 0))", "m_new = 0.0", 'm, s = -float("inf"), 0.0', "m, s = 0.0, 0.0"),
     wrong("cross_entropy", "target's logit of row 0", "wrong_value", "tl.load(x_ptr + row * V + target)", "tl.load(x_ptr + target)"),
     wrong("cross_entropy", "the old sum is not rescaled", "wrong_value", _RESCALE, "s = s + tl.sum"),
     wrong("cross_entropy", "loss without the maximum", "wrong_value", "m + tl.log(s)", "tl.log(s)"),

@@ -51,5 +51,5 @@ ANSWERS = [
           "& (d[None, :] < D), other=0.0", "& (d[None, :] < D)"),
     wrong("swiglu", "no mask along D", "out_of_bounds_read", "(m[:, None] < M) & (d[None, :] < D)", "(m[:, None] < M)"),
     wrong("swiglu", "accumulates in the output", "race", "tl.program_id(1) * BLOCK_F", "tl.program_id(1) * 0"),
-    wrong("swiglu", "exp overflows", "overflow", "tl.sigmoid(gate)", "(tl.exp(gate) / (1 + tl.exp(gate)))"),
+    wrong("swiglu", "exp overflows", "not_finite", "tl.sigmoid(gate)", "(tl.exp(gate) / (1 + tl.exp(gate)))"),
 ]

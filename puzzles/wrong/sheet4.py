@@ -7,7 +7,7 @@ _IEEE = ', input_precision="ieee"'
 ANSWERS = [
     wrong("scalar_flash", "keys past S count as 0", "wrong_value", 'tl.where(j[None, :] < S, q[:, None] * k[None, :], -float("inf"))', "q[:, None] * k[None, :]"),
     wrong("scalar_flash", "the average of v", "wrong_value", "q[:, None] * k[None, :]", "0.0 * q[:, None] * k[None, :]"),
-    wrong("scalar_flash", "no maximum subtracted", "overflow", "m_new = tl.maximum(m, tl.max(s, 1))", "m_new = m * 0.0",
+    wrong("scalar_flash", "no maximum subtracted", "not_finite", "m_new = tl.maximum(m, tl.max(s, 1))", "m_new = m * 0.0",
           'tl.full([BLOCK_N], -float("inf"), dtype=tl.float32)', "tl.zeros([BLOCK_N], dtype=tl.float32)"),
     wrong("scalar_flash", "the weighted sum is not rescaled", "wrong_value", "acc = acc * fix +", "acc = acc +"),
     wrong("scalar_flash", "v's masked lanes without other=", "masked_lanes", "v_ptr + j, mask=j < S, other=0.0", "v_ptr + j, mask=j < S"),
@@ -15,12 +15,12 @@ ANSWERS = [
     wrong("scalar_flash", "no mask along S", "out_of_bounds_read", "k_ptr + j, mask=j < S, other=0.0", "k_ptr + j"),
 
     wrong("flash_attention", "not causal", "wrong_value", "(t[:, None] >= j[None, :]) & ", ""),
-    wrong("flash_attention", "query does not see itself", "overflow", "t[:, None] >= j[None, :]", "t[:, None] > j[None, :]"),
+    wrong("flash_attention", "query does not see itself", "not_finite", "t[:, None] >= j[None, :]", "t[:, None] > j[None, :]"),
     wrong("flash_attention", "key head modulo instead of group", "wrong_value", "h // (H // K) * T", "h % K * T"),
     wrong("flash_attention", "one key head a query head", "out_of_bounds_read", "h // (H // K) * T", "h * T"),
     wrong("flash_attention", "walks over all keys", "traffic", "range(0, (i + 1) * BLOCK, BLOCK)", "range(0, T, BLOCK)"),
     wrong("flash_attention", "lse without the maximum", "wrong_value", "m + tl.log(total)", "tl.log(total)"),
-    wrong("flash_attention", "no maximum subtracted", "overflow", "m_new = tl.maximum(m, tl.max(s, 1))", "m_new = m * 0.0",
+    wrong("flash_attention", "no maximum subtracted", "not_finite", "m_new = tl.maximum(m, tl.max(s, 1))", "m_new = m * 0.0",
           'm = tl.full([BLOCK], -float("inf"), dtype=tl.float32)', "m = tl.zeros([BLOCK], dtype=tl.float32)"),
     wrong("flash_attention", "TF32", "wrong_value", _IEEE, ""),
     wrong("flash_attention", "scale forgotten", "wrong_value", " * sm_scale", ""),
@@ -29,7 +29,7 @@ ANSWERS = [
           "(i + D // 2) * stride_xd", "(2 * i + 1) * stride_xd"),
     wrong("rope", "turned backwards", "wrong_value", "low * c - high * s", "low * c + high * s", "high * c + low * s", "high * c - low * s"),
     wrong("rope", "position is the row", "wrong_value", "tl.load(position_ptr + n) * (D // 2)", "(n % P) * (D // 2)"),
-    wrong("rope", "assumes contiguous heads", "wrong_value", "h * stride_xh", "h * D"),
+    wrong("rope", "assumes contiguous heads", "out_of_bounds_read", "h * stride_xh", "h * D"),
     wrong("rope", "no mask along H", "out_of_bounds_read", "* stride_xd, mask=h < H)", "* stride_xd)"),
     wrong("rope", "cos once for every head", "traffic", "c = tl.load(cos_ptr + row + i)", "c = tl.load(cos_ptr + row + i) + 0.0 * tl.load(cos_ptr + row + i)"),
     wrong("rope", "in place", "input_changed", "y = y_ptr + (n * H + h) * D + i", "y = x_ptr + n * stride_xn + h * stride_xh + i * stride_xd"),
@@ -57,7 +57,7 @@ ANSWERS = [
 
     wrong("hstu_attention", "half of the score instead of SiLU", "wrong_value", "s * tl.sigmoid(s)", "s / 2"),
     wrong("hstu_attention", "divided by the length", "wrong_value", "0.0) / N", "0.0) / length"),
-    wrong("hstu_attention", "no position bias", "wrong_value", "        s += tl.load(position_bias_ptr + (i[:, None] - j[None, :]), mask=seen, other=0.0)\n", ""),
+    wrong("hstu_attention", "no position bias", "wrong_value", "tl.load(position_bias_ptr + (i[:, None] - j[None, :]), mask=seen, other=0.0)", "0.0"),
     wrong("hstu_attention", "reads into the next sequence", "wrong_value", "(i[:, None] >= j[None, :]) & (i[:, None] < length)", "(i[:, None] >= 0) & (i[:, None] < length) & (j[None, :] <= i[:, None] + 1) "
           "& (first + j[None, :] < L)", "(i[:, None] - j[None, :])", "tl.maximum(i[:, None] - j[None, :], 0)", "mask=j[:, None] < length", "mask=(first + j)[:, None] < L",
           "tl.minimum((time_i", "tl.maximum(0, tl.minimum((time_i", "M - 1)", "M - 1))"),
