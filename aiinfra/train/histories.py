@@ -1,0 +1,115 @@
+"""User histories whose structure is known, so that the best possible recommender can be computed.
+
+    gap to next event     what the user takes next                          a model needs
+    short (10 s - 1 min)  the successor of the last item (a series)         the last item, and time
+    long  (6 h - 2 days)  any item of their own history, each equally       counts over the history
+    either, with chance   an item at random by popularity (Zipf)            nothing: it is noise
+    `noise`
+
+The time of the next event is known when it is predicted, as at serving time: the user is there now.
+Given history and gap, every item's probability is a closed formula (`probabilities`), and no
+recommender can be right more often than the mean of the largest one. The middle rule is Polya's
+urn: it rewards knowing *how often*, which attention without softmax keeps. Notebook 10.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from aiinfra.errors import config
+
+_LONG_SECONDS, _SHORT_SECONDS = 6 * 3600, 10          # the least of each kind of gap
+
+
+@config
+class World:
+    """The rules of a made-up shop. `seed` draws which item follows which."""
+
+    items: int = 50
+    noise: float = 0.1
+    long_gap: float = 0.4          # chance that the next event comes after a long gap
+    shortest: int = 8              # events in a history
+    longest: int = 24
+    seed: int = 0
+
+    @property
+    def popularity(self) -> Tensor:
+        """[V], Zipf: item i is taken in proportion to 1 / (i + 1)."""
+        weights = 1.0 / torch.arange(1, self.items + 1)
+        return weights / weights.sum()
+
+    @property
+    def successor(self) -> Tensor:
+        """[V]: the item that continues each item; a permutation."""
+        return torch.randperm(self.items, generator=torch.Generator().manual_seed(self.seed))
+
+    @staticmethod
+    def is_long(gap_seconds: Tensor) -> Tensor:
+        """Which gaps are long: six hours or more."""
+        return gap_seconds >= _LONG_SECONDS
+
+
+@dataclass(frozen=True)
+class Histories:
+    """B users' events in one flat row of N: user b's are offsets[b] : offsets[b + 1]."""
+
+    items: Tensor                  # [N] int64
+    seconds: Tensor                # [N] int64, rising within a user
+    offsets: Tensor                # [B + 1] int32
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def to(self, device: torch.device | str) -> "Histories":
+        """The same histories on `device`."""
+        return Histories(self.items.to(device), self.seconds.to(device), self.offsets.to(device))
+
+    def next_items(self) -> Tensor:
+        """[N]: the item after each event, and -100 (which the loss ignores) after a user's last."""
+        following = self.items.roll(-1)
+        following[self.offsets[1:].long() - 1] = -100
+        return following
+
+    def users(self) -> list[tuple[Tensor, Tensor]]:
+        """Each user's (items, seconds)."""
+        lengths = self.offsets.diff().tolist()
+        return list(zip(self.items.split(lengths), self.seconds.split(lengths)))
+
+
+def generate(world: World, users: int, seed: int) -> Histories:
+    """`users` histories drawn by the rules of `world`; the same for the same seed."""
+    random = torch.Generator().manual_seed(seed)
+    successor, popularity = world.successor, world.popularity
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=random)
+
+    def popular() -> Tensor:
+        return torch.multinomial(popularity, users, replacement=True, generator=random)
+    items = torch.empty(users, world.longest, dtype=torch.int64)
+    items[:, 0] = popular()
+    is_long = uniform(users, world.longest) < world.long_gap            # the gap before each event
+    for t in range(1, world.longest):
+        earlier = items.gather(1, (uniform(users, 1) * t).long()).squeeze(1)
+        chosen = torch.where(is_long[:, t], earlier, successor[items[:, t - 1]])
+        items[:, t] = torch.where(uniform(users) < world.noise, popular(), chosen)
+    # log-uniform, so that every octave of time is as likely as every other
+    span = uniform(users, world.longest)
+    gaps = torch.where(is_long, _LONG_SECONDS * 8.0 ** span, _SHORT_SECONDS * 6.0 ** span).long()
+    lengths = torch.randint(world.shortest, world.longest + 1, (users,), generator=random)
+    kept = torch.arange(world.longest) < lengths[:, None]
+    offsets = torch.cat((torch.zeros(1), lengths.cumsum(0))).int()
+    return Histories(items[kept], gaps.cumsum(1)[kept], offsets)
+
+
+def probabilities(world: World, items: Tensor, seconds: Tensor) -> Tensor:
+    """[T, V]: the true chance of each item at events 1 .. T of one history of T + 1 events.
+
+    Row t is conditioned on items[: t + 1] and on the gap to event t + 1, and on nothing later.
+    """
+    past = torch.nn.functional.one_hot(items[:-1], world.items).float()           # [T, V]
+    share = past.cumsum(0) / torch.arange(1, len(items))[:, None]
+    follows = torch.nn.functional.one_hot(world.successor[items[:-1]], world.items).float()
+    is_long = world.is_long(seconds.diff())[:, None]
+    return (1 - world.noise) * torch.where(is_long, share, follows) + world.noise * world.popularity
