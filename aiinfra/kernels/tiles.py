@@ -49,10 +49,15 @@ def row_limits(row0, rows, keys, CAUSAL: tl.constexpr, BM: tl.constexpr, BN: tl.
     return full, end, tl.minimum(last_key, keys - 1)
 
 
+def padded(size: int) -> int:
+    """`size` rounded up to a power of two, and to the 16 that tensor cores want."""
+    return max(16, triton.next_power_of_2(size))
+
+
 def head_sizes(q: Tensor, k: Tensor, causal: bool) -> dict:
+    """The compile-time constants of flash attention that follow from its arguments."""
     size = q.shape[-1]
-    return {"GROUP": q.shape[1] // k.shape[1], "CAUSAL": causal, "DH": size,
-            "DP": max(16, triton.next_power_of_2(size))}       # tensor cores want at least 16
+    return {"GROUP": q.shape[1] // k.shape[1], "CAUSAL": causal, "DH": size, "DP": padded(size)}
 
 
 def row_head_strides(*tensors: Tensor) -> list[int]:
