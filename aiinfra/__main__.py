@@ -65,7 +65,7 @@ def run_generate(args: argparse.Namespace) -> None:
     """Print the completion as it is made."""
     from aiinfra.engine import LLM
     params = _sampling_params(args)
-    prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
+    prompt = _read_stdin() if args.prompt == "-" else args.prompt
     llm = LLM(args.model, args.dtype, args.device)
     for piece in _pieces(llm.stream(prompt, params)):
         print(piece, end="", flush=True)
@@ -176,6 +176,14 @@ def _pieces(outputs):
         text = request.outputs[0].text
         yield text[shown:]
         shown = len(text)
+
+
+def _read_stdin() -> str:
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"standard input is not UTF-8: byte {error.start} is 0x{error.object[error.start]:02X}. "
+                         "Convert it first, for example with iconv.") from error
 
 
 def _ask() -> str:

@@ -95,6 +95,8 @@ class LLM:
 
     def _request(self, prompt: Prompt) -> RequestOutput:
         if isinstance(prompt, str):
+            if any("\ud800" <= c <= "\udfff" for c in prompt):        # how Python carries bytes that are not UTF-8
+                raise ValueError(f"the prompt is not valid Unicode: {ascii(prompt[:40])}. Convert it to UTF-8 first.")
             text, ids = prompt, self.tokenizer.encode(prompt)
         elif _is_ids(prompt):
             text, ids = None, list(prompt)

@@ -1,0 +1,126 @@
+"""The interface of `LLM`, and that remembering changes nothing but the bill."""
+
+import statistics
+
+import pytest
+
+from aiinfra import LLM, SamplingParams
+from aiinfra.engine.generate import generate_cached, generate_naive
+
+GREEDY = SamplingParams(temperature=0, max_tokens=12)
+
+
+@pytest.mark.parametrize("prompt", ["The capital of France is", "x", "def add(a, b):\n    return"])
+@pytest.mark.parametrize("settings", [{"temperature": 0}, {"temperature": 0.8, "top_p": 0.9, "seed": 7}])
+def test_naive_and_cached_make_the_same_tokens(prompt: str, settings: dict, llm: LLM) -> None:
+    ids = llm.tokenizer.encode(prompt)
+    params = SamplingParams(max_tokens=24, ignore_eos=True, **settings)
+    naive = list(generate_naive(llm.model, ids, params))
+    cached = list(generate_cached(llm.model, ids, params))
+    assert [s.token_id for s in naive] == [s.token_id for s in cached]
+    assert [s.tokens_run for s in naive] == list(range(len(ids), len(ids) + 24))
+    assert [s.tokens_run for s in cached] == [len(ids)] + [1] * 23
+
+
+def test_cost_per_token_grows_only_without_a_cache(llm: LLM) -> None:
+    ids = llm.tokenizer.encode("word " * 20)
+    params = SamplingParams(temperature=0, max_tokens=100, ignore_eos=True)
+
+    def growth(generator) -> float:
+        seconds = [step.step_seconds for step in generator(llm.model, ids, params)][1:]
+        return statistics.median(seconds[-30:]) / statistics.median(seconds[:30])
+    assert growth(generate_naive) > 1.25         # 35 tokens in the first third, 105 in the last
+    assert growth(generate_cached) < 1.25
+
+
+def test_outputs_have_vllm_shapes(llm: LLM) -> None:
+    [first, second] = llm.generate(["The capital of France is", llm.tokenizer.encode("1, 2, 3,")], GREEDY)
+    assert first.outputs[0].text.startswith(" Paris") and first.prompt == "The capital of France is"
+    assert second.prompt is None and second.prompt_token_ids == llm.tokenizer.encode("1, 2, 3,")
+    assert first.request_id != second.request_id and first.finished
+    for output in (first.outputs[0], second.outputs[0]):
+        assert output.text == llm.tokenizer.decode(output.token_ids)
+        assert output.finish_reason in ("length", "stop") and len(output.token_ids) <= 12
+
+
+def test_one_prompt_without_a_list(llm: LLM) -> None:
+    assert llm.generate("Hello", GREEDY)[0].outputs[0].token_ids == llm.generate(["Hello"], [GREEDY])[0].outputs[0].token_ids
+
+
+def test_end_of_sequence_ends_and_can_be_ignored(llm: LLM) -> None:
+    messages = [{"role": "user", "content": "What is 2+2? Answer with one number."}]
+    out = llm.chat(messages, SamplingParams(temperature=0, max_tokens=60))[0].outputs[0]
+    assert out.finish_reason == "stop" and out.token_ids[-1] in llm.tokenizer.eos_ids
+    assert "<|im_end|>" not in out.text
+    longer = llm.chat(messages, SamplingParams(temperature=0, max_tokens=60, ignore_eos=True))[0].outputs[0]
+    assert longer.finish_reason == "length" and len(longer.token_ids) == 60
+    held = llm.chat(messages, SamplingParams(temperature=0, max_tokens=60, min_tokens=len(out.token_ids) + 5))[0].outputs[0]
+    assert len(held.token_ids) >= len(out.token_ids) + 5
+    assert not set(held.token_ids[:len(out.token_ids) + 5]) & set(llm.tokenizer.eos_ids)
+
+
+def test_stop_string_ends_before_itself(llm: LLM) -> None:
+    whole = llm.generate("Once upon a time", SamplingParams(temperature=0, max_tokens=40))[0].outputs[0].text
+    stop = whole[30:37]                          # spans token boundaries
+    out = llm.generate("Once upon a time", SamplingParams(temperature=0, max_tokens=40, stop=stop))[0].outputs[0]
+    assert out.text == whole[:whole.index(stop)] and out.finish_reason == "stop"
+
+
+def test_stop_token_id(llm: LLM) -> None:
+    free = llm.generate("Count: 1, 2,", SamplingParams(temperature=0, max_tokens=10))[0].outputs[0].token_ids
+    out = llm.generate("Count: 1, 2,", SamplingParams(temperature=0, max_tokens=10, stop_token_ids=[free[3]]))[0].outputs[0]
+    assert out.token_ids == free[:free.index(free[3]) + 1] and out.finish_reason == "stop"
+
+
+@pytest.mark.parametrize("stop", [(), ("the", ".")])
+def test_stream_only_grows_and_ends_as_generate(stop: tuple, llm: LLM) -> None:
+    params = SamplingParams(temperature=0.9, seed=5, max_tokens=40, stop=stop)
+    texts = [request.outputs[0].text for request in llm.stream("Emoji: 👋🏽 and then", params)]
+    assert all(later.startswith(earlier) for earlier, later in zip(texts, texts[1:]))
+    assert texts[-1] == llm.generate("Emoji: 👋🏽 and then", params)[0].outputs[0].text
+
+
+def test_same_seed_same_text(llm: LLM) -> None:
+    def text(seed: int | None) -> str:
+        return llm.generate("Once", SamplingParams(seed=seed, max_tokens=16))[0].outputs[0].text
+    assert text(1) == text(1) != text(2)
+
+
+def test_an_abandoned_stream_leaves_the_engine_usable(llm: LLM) -> None:
+    stream = llm.stream("The sea", GREEDY)
+    next(stream)
+    stream.close()
+    assert llm.generate("The capital of France is", GREEDY)[0].outputs[0].text.startswith(" Paris")
+
+
+def test_the_context_is_the_limit(llm: LLM) -> None:
+    small = LLM.__new__(LLM)
+    small.__dict__.update(llm.__dict__, max_model_len=10)
+    out = small.generate([[504] * 7], SamplingParams(temperature=0, max_tokens=50, ignore_eos=True))[0].outputs[0]
+    assert len(out.token_ids) == 3 and out.finish_reason == "length"
+    with pytest.raises(ValueError, match="the prompt is 10 tokens; the context is 10"):
+        small.generate([[504] * 10])
+    with pytest.raises(ValueError, match="the prompt is 9,000 tokens; the context is 8,192"):
+        llm.generate([[504] * 9000])
+
+
+@pytest.mark.parametrize("prompt, message", [
+    ("", "the prompt is empty"), ([], "the prompt is empty"), ([[]], "the prompt is empty"), ([[49152]], "token id 49152 is outside the vocabulary of 49,152"),
+    ([[-1]], "token id -1"), ([3.5], "a string or a list of token ids; got float"), ([None], "got NoneType"), ([b"\xff"], "got bytes"),
+])
+def test_prompts_that_make_no_sense(prompt, message: str, llm: LLM) -> None:
+    with pytest.raises(ValueError, match=message):
+        llm.generate(prompt, GREEDY)
+
+
+def test_a_bad_prompt_among_good_ones_runs_none(llm: LLM, monkeypatch) -> None:
+    monkeypatch.setattr(LLM, "_run", lambda *_: pytest.fail("ran"))
+    with pytest.raises(ValueError, match="empty"):
+        llm.generate(["fine", ""], GREEDY)
+
+
+def test_as_many_params_as_prompts(llm: LLM) -> None:
+    with pytest.raises(ValueError, match="2 sampling_params for 1 prompts"):
+        llm.generate(["x"], [GREEDY, GREEDY])
+    with pytest.raises(ValueError, match="max_model_len=9000; the model's context is 8,192"):
+        LLM(max_model_len=9000, device="cpu")

@@ -1,0 +1,123 @@
+"""The command line as a user meets it: real processes, exit statuses, one line for an error."""
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+
+def run(*args: str, stdin: str | bytes = "") -> subprocess.CompletedProcess:
+    data = stdin if isinstance(stdin, bytes) else stdin.encode()
+    done = subprocess.run([sys.executable, "-m", "aiinfra", *args], input=data, capture_output=True, timeout=300)
+    done.stdout, done.stderr = done.stdout.decode(), done.stderr.decode()
+    return done
+
+
+def test_generate() -> None:
+    done = run("generate", "--prompt", "The capital of France is", "--max-tokens", "5")
+    assert done.returncode == 0 and done.stdout.startswith(" Paris") and done.stderr == ""
+
+
+def test_generate_from_standard_input_and_seed() -> None:
+    args = ("generate", "--prompt", "-", "--max-tokens", "8", "--temperature", "1", "--seed", "4")
+    assert run(*args, stdin="Once").stdout == run(*args, stdin="Once").stdout != ""
+
+
+@pytest.mark.parametrize("args, status, message", [
+    (["generate", "--prompt", "x", "--model", "smollm"], 1, "Did you mean 'smollm2-135m'?"),
+    (["generate", "--prompt", ""], 1, "the prompt is empty"),
+    (["generate", "--prompt", "x", "--temperature", "-1"], 1, "temperature=-1.0; it must be at least 0"),
+    (["generate", "--prompt", "x", "--dtype", "int7"], 1, "dtype='int7' is not known"),
+    (["generat"], 2, "Did you mean 'generate'?"),
+    (["generate"], 2, "--prompt"),
+    ([], 2, "command"),
+    (["bench", "decod"], 2, "Did you mean 'decode'?"),
+    (["fetch", "smollm2-135"], 1, "Did you mean 'smollm2-135m'?"),
+])
+def test_an_error_is_one_line(args: list[str], status: int, message: str) -> None:
+    done = run(*args)
+    assert done.returncode == status and done.stdout == ""
+    assert message in done.stderr and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_bytes_that_are_not_utf8() -> None:
+    done = run("generate", "--prompt", "-", stdin=b"caf\xe9")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "not UTF-8" in done.stderr and "byte 3" in done.stderr
+
+
+def test_an_argument_that_is_not_utf8() -> None:
+    done = subprocess.run([sys.executable, "-m", "aiinfra", "generate", "--prompt", b"caf\xe9"], capture_output=True, timeout=300)
+    assert done.returncode == 1 and b"is not valid Unicode" in done.stderr and done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("args", [[], ["generate"], ["chat"], ["bench"], ["bench", "decode"], ["bench", "load"], ["fetch"], ["info"]])
+def test_help(args: list[str]) -> None:
+    done = run(*args, "--help")
+    assert done.returncode == 0 and "usage: python -m aiinfra" in done.stdout
+
+
+def test_info_and_fetch() -> None:
+    assert "models:" in run("info").stdout
+    assert run("fetch").stdout.strip().endswith(".gguf")
+
+
+class Terminal:
+    """A chat in a real pseudo-terminal."""
+
+    def __init__(self, *args: str) -> None:
+        self.master, slave = pty.openpty()
+        self.process = subprocess.Popen([sys.executable, "-m", "aiinfra", "chat", *args], stdin=slave, stdout=slave, stderr=slave,
+                                        start_new_session=True, preexec_fn=lambda: __import__("fcntl").ioctl(0, __import__("termios").TIOCSCTTY, 0))
+        os.close(slave)
+        self.seen = ""
+
+    def until(self, text: str, seconds: float = 90) -> str:
+        """Read until `text` appears after what was already waited for; returns what came before it."""
+        end = time.time() + seconds
+        while text not in self.seen:
+            assert time.time() < end, f"waited for {text!r}, saw {self.seen!r}"
+            if select.select([self.master], [], [], 0.2)[0]:
+                self.seen += os.read(self.master, 4096).decode(errors="replace")
+        before, _, self.seen = self.seen.partition(text)
+        return before
+
+    def type(self, text: str) -> None:
+        os.write(self.master, text.encode())
+
+
+def test_chat_streams_survives_ctrl_c_and_ends() -> None:
+    chat = Terminal("--temperature", "0", "--max-tokens", "400")
+    try:
+        chat.until("> ")
+        chat.type("Count from one to one hundred in words.\n")
+        chat.until("\n")
+        chat.until(" ")                                # the first pieces arrive before the answer is finished
+        chat.type("\x03")
+        chat.until("…")
+        chat.until("> ")
+        chat.type("What is 2+2?\n")
+        chat.until("\n")
+        assert chat.until("> ").strip(), "an answer, although the one before was cut short"
+        chat.type("\n")
+        assert chat.process.wait(30) == 0
+    finally:
+        if chat.process.poll() is None:
+            os.killpg(chat.process.pid, signal.SIGKILL)
+
+
+def test_bench_load_keeps_its_promises(tmp_path) -> None:
+    """Load to first token within 6 s, and a peak of at most 1.3 times the float32 weights."""
+    done = run("bench", "load", "--save", str(tmp_path / "load.json"))
+    assert done.returncode == 0, done.stderr
+    saved = json.loads((tmp_path / "load.json").read_text())
+    seconds, memory = (row["ours"] for row in saved["rows"])
+    assert memory <= 1.3
+    assert seconds < 6 * (2 if os.getloadavg()[0] > 2 * os.cpu_count() else 1), "on a machine with nothing else to do"
+    assert {"command", "device", "torch", "date"} <= saved["settings"].keys()
