@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from aiinfra.device import default_device
 from aiinfra.train.histories import World, generate, probabilities
 from aiinfra.train.recommender import Recommender, RecommenderConfig, evaluate, train
 
@@ -92,10 +93,10 @@ def test_the_time_of_the_next_event_counts():
 
 
 def test_fused_kernels_give_the_same_loss_and_gradients():
-    histories = generate(replace(WORLD, longest=10), 3, 5)
+    histories = generate(replace(WORLD, longest=10), 3, 5).to(default_device())
     results = []
     for backend in ("torch", "triton"):
-        model = small_model(layers=1, width=16, heads=2, max_len=10)
+        model = small_model(layers=1, width=16, heads=2, max_len=10).to(default_device())
         loss = model.loss(histories, backend)
         loss.backward()
         results.append([loss] + [p.grad for p in model.parameters()])
@@ -129,15 +130,15 @@ def test_evaluate_gives_the_rules_the_best_score():
 
 
 def test_training_beats_popularity_and_comes_near_the_optimum():
-    """Stated margins: 50 points above popularity, and at least 95 % of what anyone could get right."""
+    """Stated margins: 50 points above popularity, and at least 97 % of what anyone could get right."""
     model = small_model()
     records = train(model, WORLD, steps=200)
     score = evaluate(model, WORLD, generate(WORLD, 1000, UNSEEN))
     assert score.accuracy > score.popular + 0.50
-    assert score.accuracy > 0.95 * score.best
+    assert score.accuracy > 0.97 * score.best
     assert score.accuracy <= score.best + 0.01                     # better would mean a leak
-    assert score.best_loss < score.loss < score.best_loss + 0.25
-    assert score.after_long_gap > 0.85 * score.best_after_long_gap
+    assert score.best_loss < score.loss < score.best_loss + 0.2
+    assert score.after_long_gap > 0.9 * score.best_after_long_gap
     assert [r.step for r in records] == list(range(200)) and records[-1].loss < 0.4 * records[0].loss
 
 
