@@ -196,7 +196,7 @@ def _hstu_attention(device: torch.device, measure: bool) -> list[Row]:
     y = hstu_reference(*wide[:3], offsets.tolist(), seconds, *wide[3:], max_len=length)
     wanted = (y, *torch.autograd.grad(y, wide, dy.double()))
     row = dict(name="hstu_attention", target="G10", floor=5.0, goal=15.0,
-               setting=f"{_dtype(q)} forward + backward, position and time bias, B={batch} N={length} H={heads} Dh={size}",
+               setting=f"{_dtype(q)} forward + backward, both biases, B={batch} N={length} H={heads} Dh={size}",
                peer="dense PyTorch composition, time bias by look-up", checked="the formula and autograd in float64",
                error=max(_error(a, b) for a, b in zip(ours(), wanted, strict=True)))
     del y, wanted

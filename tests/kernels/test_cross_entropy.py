@@ -152,10 +152,13 @@ def test_rows_are_independent():
 
 @BACKENDS
 def test_never_more_logits_than_one_chunk(backend, monkeypatch):
-    shapes = []
+    shapes, original = [], cross_entropy._softmax_gradient
+
+    def recorded(logits, *rest):
+        shapes.append(tuple(logits.shape))
+        return original(logits, *rest)
     monkeypatch.setattr(cross_entropy, "_MIN_ROWS", 16)
-    monkeypatch.setattr(cross_entropy, "_softmax_gradient", lambda logits, *rest, original=cross_entropy._softmax_gradient:
-                        (shapes.append(tuple(logits.shape)), original(logits, *rest))[1])
+    monkeypatch.setattr(cross_entropy, "_softmax_gradient", recorded)
     seen = Largest()
     with seen:
         loss = linear_cross_entropy(*inputs(44, 4, 300), backend=backend)
