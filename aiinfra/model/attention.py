@@ -12,8 +12,10 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from aiinfra.kernels.flash_attention import flash_attention
+from aiinfra.kernels.lang import pick_backend
 from aiinfra.model.config import ModelConfig
-from aiinfra.model.layers import Linear, RMSNorm, rotate
+from aiinfra.model.layers import Angles, Linear, RMSNorm, rotate
 
 
 class KV(Protocol):
@@ -39,21 +41,19 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(self.head_dim, config.rms_norm_eps) if config.qk_norm else None
         self.k_norm = RMSNorm(self.head_dim, config.rms_norm_eps) if config.qk_norm else None
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, kv: KV | None) -> Tensor:
-        """x [..., T, D], cos/sin [..., T, 1, Dh] -> [..., T, D]."""
-        q, k, v = self.project(x, cos, sin)
+    def forward(self, x: Tensor, angles: Angles, kv: KV | None) -> Tensor:
+        """x [..., T, D] -> [..., T, D]."""
+        q, k, v = self.project(x, angles)
         y = causal_attention(q, k, v) if kv is None else kv.attend(self.layer, q, k, v)
         return self.out(y.flatten(-2))
 
-    def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, x: Tensor, angles: Angles) -> tuple[Tensor, Tensor, Tensor]:
         """x [..., T, D] -> rotated q [..., T, H, Dh], rotated k and plain v [..., T, K, Dh]."""
         H, K = self.heads, self.kv_heads
-        qkv = self.qkv(x).unflatten(-1, (H + 2 * K, self.head_dim))   # [..., T, H+2K, Dh]
-        if self.q_norm is None:
-            qk = rotate(qkv[..., :H + K, :], cos, sin)                # both turn by the same angles
-            return qk[..., :H, :], qk[..., H:, :], qkv[..., H + K:, :]
-        q, k, v = qkv.split([H, K, K], -2)
-        return rotate(self.q_norm(q), cos, sin), rotate(self.k_norm(k), cos, sin), v
+        q, k, v = self.qkv(x).unflatten(-1, (H + 2 * K, self.head_dim)).split([H, K, K], -2)
+        if self.q_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        return *rotate(q, k, angles), v
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -61,6 +61,8 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
     q [..., T, H, Dh], k and v [..., S, K, Dh], S >= T -> [..., T, H, Dh].
     """
+    if pick_backend(q, None) == "triton":
+        return flash_attention(q, k, v)
     return attend_heads(q.transpose(-3, -2), k.transpose(-3, -2), v.transpose(-3, -2)).transpose(-3, -2)
 
 

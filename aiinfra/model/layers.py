@@ -4,14 +4,19 @@
     RoPE      rotate pairs of q and k    so that q·k depends on the distance between two positions
     SwiGLU    silu(x·Wg) ⊙ (x·Wu) · Wd   a feed-forward layer with a gate
 
-Each is checked against transformers' own in the tests. Notebook 03.
+The arithmetic itself is in `kernels/`: PyTorch on a CPU, Triton on a GPU. Notebook 03.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from aiinfra.kernels.lang import pick_backend
+from aiinfra.kernels.rmsnorm import rms_norm
+from aiinfra.kernels.rope import rope
+from aiinfra.kernels.swiglu import swiglu
 from aiinfra.model.config import ModelConfig, RopeScaling
 
 
@@ -30,22 +35,28 @@ class Embedding(nn.Embedding):
 
 
 class RMSNorm(nn.Module):
-    """y = x / sqrt(mean(x²) + eps) · w over the last dimension. Source: Zhang & Sennrich 2019."""
+    """y = x / sqrt(mean(x²) + eps) · w over the last dimension; see kernels/rmsnorm.py."""
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(size))
         self.eps = eps
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x: [..., size] -> the same shape and dtype."""
-        x32 = x.float()                    # a mean of squares in bf16 would keep two digits
-        scale = torch.rsqrt(x32.square().mean(-1, keepdim=True) + self.eps)
-        return self.weight * (x32 * scale).to(x.dtype)
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        """x: [..., size] -> y. With a residual of the same shape: (norm of the sum, the sum)."""
+        return rms_norm(x, self.weight, self.eps, residual)
+
+
+class Angles(NamedTuple):
+    """cos and signed sin [..., T, 1, Dh] of a step's tokens, and the tokens' row numbers [N] for the kernel."""
+
+    cos: Tensor
+    sin: Tensor
+    rows: Tensor
 
 
 class RotaryEmbedding(nn.Module):
-    """cos and sin of each position's angles. Source: Su et al. 2021 (RoFormer).
+    """Each position's angles, worked out once a step for all layers. Source: Su et al. 2021 (RoFormer).
 
     Value j of a head turns together with value j + Dh/2 ("rotate half", Hugging Face's layout).
     The sign of the second term is folded into the sine, so that a rotation is
@@ -59,11 +70,22 @@ class RotaryEmbedding(nn.Module):
         frequency = scale_frequencies(1.0 / config.rope_theta ** (pairs / config.head_dim), config.rope_scaling)
         self.register_buffer("frequency", frequency, persistent=False)      # [Dh/2], radians per position
 
-    def at(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """positions [..., T] -> cos and signed sin [..., T, 1, Dh], ready to broadcast over heads."""
-        angle = (positions.unsqueeze(-1) * self.frequency).unsqueeze(-2)    # float32: bf16 cannot count past 256
-        cos, sin = angle.cos(), angle.sin()                                 # [..., T, 1, Dh/2]
-        return torch.cat([cos, cos], -1).to(dtype), torch.cat([-sin, sin], -1).to(dtype)
+    def forward(self, positions: Tensor, dtype: torch.dtype) -> Angles:
+        """positions [..., T] -> their angles, ready to broadcast over heads."""
+        angle = (positions.unsqueeze(-1) * self.frequency.float()).unsqueeze(-2)   # float32: bf16 cannot count past 256
+        cos, sin = angle.cos(), angle.sin()                                        # [..., T, 1, Dh/2]
+        rows = torch.arange(positions.numel(), device=positions.device)
+        return Angles(torch.cat([cos, cos], -1).to(dtype), torch.cat([-sin, sin], -1).to(dtype), rows)
+
+
+def rotate(q: Tensor, k: Tensor, angles: Angles) -> tuple[Tensor, Tensor]:
+    """Turn q [..., T, H, Dh] and k [..., T, K, Dh] by their tokens' angles; see kernels/rope.py."""
+    if pick_backend(q, None) == "torch":
+        return tuple(torch.addcmul(x * angles.cos, x.roll(x.shape[-1] // 2, -1), angles.sin) for x in (q, k))
+    N, Dh = len(angles.rows), q.shape[-1]
+    cos, sin = angles.cos.view(N, Dh)[:, :Dh // 2], angles.sin.view(N, Dh)[:, Dh // 2:]
+    flat = rope(q.reshape(N, -1, Dh), k.reshape(N, -1, Dh), angles.rows, cos, sin)
+    return flat[0].view(q.shape), flat[1].view(k.shape)
 
 
 def scale_frequencies(frequency: Tensor, scaling: RopeScaling | None) -> Tensor:
@@ -81,11 +103,6 @@ def scale_frequencies(frequency: Tensor, scaling: RopeScaling | None) -> Tensor:
     return blend * frequency + (1 - blend) * frequency / scaling.factor
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn x [..., T, heads, Dh] by its positions' angles."""
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
-
-
 class SwiGLU(nn.Module):
     """down(silu(gate(x)) ⊙ up(x)); gate and up are one matrix, so the input is read once.
 
@@ -99,5 +116,4 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [..., D] -> [..., D]."""
-        gate, up = self.gate_up(x).chunk(2, -1)      # [..., F] each
-        return self.down(nn.functional.silu(gate) * up)
+        return self.down(swiglu(self.gate_up(x)))    # [..., 2F] -> [..., F] -> [..., D]

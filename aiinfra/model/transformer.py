@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from aiinfra.model.attention import KV, Attention
 from aiinfra.model.config import ModelConfig
-from aiinfra.model.layers import Embedding, Linear, RMSNorm, RotaryEmbedding, SwiGLU
+from aiinfra.model.layers import Angles, Embedding, Linear, RMSNorm, RotaryEmbedding, SwiGLU
 
 
 class Block(nn.Module):
@@ -28,10 +28,11 @@ class Block(nn.Module):
         self.mlp_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = SwiGLU(config.hidden_size, config.intermediate_size)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, kv: KV | None) -> Tensor:
+    def forward(self, x: Tensor, angles: Angles, kv: KV | None) -> Tensor:
         """x [..., T, D] -> [..., T, D]."""
-        x = x + self.attention(self.attention_norm(x), cos, sin, kv)
-        return x + self.mlp(self.mlp_norm(x))
+        # The second norm takes the addition in front of it along: one pass over memory less on a GPU.
+        y, x = self.mlp_norm(self.attention(self.attention_norm(x), angles, kv), residual=x)
+        return x + self.mlp(y)
 
 
 class Transformer(nn.Module):
@@ -74,9 +75,9 @@ class Transformer(nn.Module):
         if positions is None:
             positions = torch.arange(tokens.shape[-1], device=tokens.device)
         x = self.embed(tokens)                                    # [..., T, D]
-        cos, sin = self.rotary.at(positions, x.dtype)
+        angles = self.rotary(positions.expand(tokens.shape), x.dtype)
         for layer in self.layers:
-            x = layer(x, cos, sin, kv)
+            x = layer(x, angles, kv)
         return self.norm(x)
 
     @property
