@@ -3,22 +3,27 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from kernel_checks import DEVICE, relative_error, unwritten_is_nan  # noqa: F401
 
 from aiinfra.kernels.flash_attention import attention_reference, cost, flash_attention
 
-BLOCK = 16          # the interpreter's tile: lengths below lie on both sides of it
+BLOCK = 128 if DEVICE.type == "cuda" else 16          # lengths below lie on both sides of a tile
+pytestmark = pytest.mark.usefixtures("unwritten_is_nan", "on_device")
+
+
+@pytest.fixture
+def on_device():
+    """New tensors live where kernels run."""
+    with torch.device(DEVICE):
+        yield
 
 
 def packed(lengths_q, lengths_k, heads, kv_heads, size, dtype=torch.float32, seed=0):
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(DEVICE).manual_seed(seed)
     def randn(lengths, count):
         return torch.randn(sum(lengths), count, size, generator=generator, dtype=torch.float64).to(dtype)
     starts = [torch.tensor([0, *lengths]).cumsum(0, dtype=torch.int32) for lengths in (lengths_q, lengths_k)]
     return randn(lengths_q, heads), randn(lengths_k, kv_heads), randn(lengths_k, kv_heads), *starts
-
-
-def relative(got, want):
-    return float((got.double() - want.double()).norm() / want.double().norm().clamp(min=1e-30))
 
 
 def gradients(function, q, k, v, do, dtype):
@@ -81,7 +86,7 @@ def test_kernel_gradients_against_float64(heads, kv_heads, size, causal):
     want = gradients(lambda *x: attention_reference(*x, cu_q.tolist(), cu_k.tolist(), causal),
                      q, k, v, do, torch.float64)
     for name, a, b in zip(("o", "dq", "dk", "dv"), got, want):
-        assert relative(a, b) < 2e-6, name
+        assert relative_error(a, b) < 2e-6, name
 
 
 def test_float16():
@@ -90,7 +95,7 @@ def test_float16():
     got = gradients(lambda *x: flash_attention(*x, cu, backend="triton"), q, k, v, do, torch.float16)
     want = gradients(lambda *x: attention_reference(*x, [0, 33], [0, 33]), q, k, v, do, torch.float64)
     for name, a, b in zip(("o", "dq", "dk", "dv"), got, want):
-        assert a.dtype == torch.float16 and relative(a, b) < 2e-3, name
+        assert a.dtype == torch.float16 and relative_error(a, b) < 2e-3, name
 
 
 def test_strides_need_not_be_contiguous():
@@ -133,7 +138,7 @@ def test_wrong_formulas_would_fail():
     for wrong in (attention_reference(q, k, v, [0, 20], [0, 20], causal=False),
                   attention_reference(q, k, v, [0, 20], [0, 20], scale=1.0),
                   attention_reference(q, k, v, [0, 10, 20], [0, 10, 20])):
-        assert relative(wrong, right) > 0.05
+        assert relative_error(wrong, right) > 0.05
 
 
 @pytest.mark.parametrize("backend", ["torch", "triton"])

@@ -5,11 +5,20 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from kernel_checks import DEVICE, relative_error, unwritten_is_nan  # noqa: F401
 
 from aiinfra.kernels.hstu_attention import cost, hstu_attention, hstu_reference, naive_hstu
 from aiinfra.kernels.hstu_bias import time_buckets
 
 BLOCK = 16          # the interpreter's tile
+pytestmark = pytest.mark.usefixtures("unwritten_is_nan", "on_device")
+
+
+@pytest.fixture
+def on_device():
+    """New tensors live where kernels run."""
+    with torch.device(DEVICE):
+        yield
 LENGTHS = [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 37]
 
 
@@ -17,7 +26,7 @@ class Histories:
     """Unit-scale inputs: scores of several units, where SiLU is neither s / 2 nor s."""
 
     def __init__(self, lengths, heads=2, size=32, value_size=32, max_len=None, per_head=True, seed=0):
-        g = torch.Generator().manual_seed(seed)
+        g = torch.Generator(DEVICE).manual_seed(seed)
         total, self.max_len = sum(lengths), max_len or max(lengths)
         self.q, self.k = torch.randn(2, total, heads, size, generator=g)
         self.v = torch.randn(total, heads, value_size, generator=g)
@@ -49,18 +58,13 @@ class Histories:
 NAMES = ("y", "dq", "dk", "dv", "d_position", "d_time")
 
 
-def relative(got, want):
-    got, want = got.detach().double(), want.detach().double()
-    return float((got - want).norm() / want.norm().clamp(min=1e-30))
-
-
 @pytest.mark.parametrize("heads, size, value_size, per_head", [
     (1, 32, 32, False), (2, 64, 32, True), (3, 32, 80, False), (1, 128, 128, True)])
 def test_output_and_all_gradients_against_float64(heads, size, value_size, per_head):
     data = Histories(LENGTHS, heads, size, value_size, max_len=40, per_head=per_head)
     assert (torch.einsum("ihd,jhd->hij", data.q, data.k) * data.alpha).abs().max() > 3
     for name, got, want in zip(NAMES, data.fused(), data.formula()):
-        assert got.shape == want.shape and relative(got, want) < 5e-6, name
+        assert got.shape == want.shape and relative_error(got, want) < 5e-6, name
 
 
 def test_without_tables():
@@ -70,7 +74,7 @@ def test_without_tables():
         got = hstu_attention(q, k, v, data.offsets, data.times, *tables, max_len=17, backend="triton")
         want = hstu_reference(q.double(), k.double(), v.double(), [0, 5, 22], data.times,
                               *(None if t is None else t.double() for t in tables), max_len=17)
-        assert relative(got, want) < 2e-6
+        assert relative_error(got, want) < 2e-6
     y = hstu_attention(q, k, v, data.offsets, max_len=17, backend="triton")       # no timestamps either
     y.backward(data.dy)
     assert q.grad.isfinite().all()
@@ -107,7 +111,7 @@ def test_dense_composition_agrees_with_one_hot_and_without(per_head):
     want = data.formula()
     for one_hot in (True, False):
         for name, got, right in zip(NAMES, data.run(naive_hstu, data.offsets, torch.float64, one_hot=one_hot), want):
-            assert relative(got, right) < 1e-12, name
+            assert relative_error(got, right) < 1e-12, name
 
 
 def test_wrong_formulas_would_fail():
@@ -124,7 +128,7 @@ def test_wrong_formulas_would_fail():
         finally:
             F.silu = original
 
-    assert relative(formula(**tables), right) < 1e-5
+    assert relative_error(formula(**tables), right) < 1e-5
     wrong = {
         "SiLU taken for s / 2": formula(activation=lambda s: s / 2, **tables),
         "ReLU": formula(activation=F.relu, **tables),
@@ -136,7 +140,7 @@ def test_wrong_formulas_would_fail():
         "n is another length": formula(max_len=18, **tables),
     }
     for mistake, y in wrong.items():
-        assert relative(y, right) > 0.01, mistake
+        assert relative_error(y, right) > 0.01, mistake
 
 
 def test_one_history_cannot_touch_another_even_with_nan():
