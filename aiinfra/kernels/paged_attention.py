@@ -40,8 +40,10 @@ def paged_attention_reference(q: Tensor, k_cache: Tensor, v_cache: Tensor, block
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     keys = context_lens.tolist()
     starts = list(range(len(keys) + 1)) if cu_seqlens_q is None else cu_seqlens_q.tolist()
-    out = torch.zeros_like(q)
     single = [b for b in range(len(keys)) if starts[b + 1] - starts[b] == 1 and keys[b] > 0]
+    if len(single) == len(keys) == len(q) > 0:
+        return _decode(q, k_cache, v_cache, block_tables, keys, scale)
+    out = torch.zeros_like(q)
     if single:
         rows = [starts[b] for b in single]
         out[rows] = _decode(q[rows], k_cache, v_cache, block_tables[single], [keys[b] for b in single], scale)
