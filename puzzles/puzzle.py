@@ -101,7 +101,8 @@ def case(scale: float = 1.0, shift: float = 0.0, layout: int = 0, **sizes: float
 class Answer:
     """The right values (float64) and what is needed to bound a float32 kernel's rounding error.
 
-    `terms`: how many roundings lie between the inputs and one output (about the length of its sum).
+    `terms`: the length of the sum behind one output.
+    `amplified`: units by which errors on the way grow in the result, as a score's error does in exp(score).
     `size()`: the sum of the terms' absolute values, element by element; None means |value|.
     `written`: which elements the kernel must write; None means all. All others it must leave alone.
     `program`: which program (counted along axis 0) must write each element; None means any.
@@ -109,6 +110,7 @@ class Answer:
 
     value: torch.Tensor
     terms: int = 4
+    amplified: int = 0
     size: Callable[[], torch.Tensor] | None = None
     written: torch.Tensor | None = None
     program: torch.Tensor | None = None
@@ -154,7 +156,22 @@ class Puzzle:
     def stub(self) -> str:
         """The unsolved kernel, as the sheet shows it."""
         marked = [f"{name}: tl.constexpr" if name in self.blocks else name for name in self.parameters]
-        return f"@triton.jit\ndef {self.name}({_wrapped(marked, len(self.name) + 5)}):\n    pass\n"
+        kernel = f"@triton.jit\ndef {self.name}({_wrapped(marked, len(self.name) + 5)}):\n    pass\n"
+        return kernel if self.grid else f"{kernel}\n\ndef grid_of_{self.name}(meta):\n    return (1,)\n"
+
+    @property
+    def markdown(self) -> str:
+        """The exact statement, as the sheet shows it."""
+        formula, _, rest = self.statement.partition("\n\n")
+        rows = [f"| `{name}_ptr` | {'changed in place' if name in self.inputs and name in self.outputs else 'in' if name in self.inputs else 'out'} "
+                f"| `{t}`{', with strides' if t.strides else ''} |" for name, t in self.tensors.items()]
+        limits = [f"at most `{most}` elements of `{name}`" for name, most in self.budget.items()]
+        grid = f"`({', '.join(self.grid)}{',' * (len(self.grid) == 1)})`" if self.grid else f"yours: `grid_of_{self.name}(meta)` returns it"
+        return "\n".join([
+            f"**{self.title}** · `{self.name}` · about {self.minutes} minutes · from notebook "
+            f"[{self.notebook[:2]}](../../notebooks/{self.notebook}.ipynb)", "", "```", formula, "```", "", rest, "",
+            "| pointer | | tensor |", "|---|---|---|", *rows, "", f"Grid: {grid}."
+            + (f" A launch may load {', '.join(limits)}." if limits else "")])
 
     def launch_grid(self, case: Case) -> tuple[int, ...]:
         return tuple(int(evaluate(axis, case.sizes)) for axis in self.grid)

@@ -1,4 +1,4 @@
-"""The picture of a puzzle's tiling, drawn from a few words as SVG.
+"""The picture of a puzzle's tiling, drawn from a few words.
 
     panel("x", 1, 4, own=[(0, 1)], ragged_columns=True)
 
@@ -7,11 +7,13 @@ mask (hatched). Blue tiles are what the same program sweeps over in a loop, in t
 numbers. Every puzzle shows what *one* program touches, because that is how a kernel is written.
 """
 
+import io
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 _OWN, _SWEEP, _REST, _INK = "#E69F00", "#56B4E9", "#E8EAED", "#444444"
-_TILE, _GAP, _TOP = 34, 46, 40
+_INCHES, _GAP, _MARGIN, _LEAST = 0.42, 1.2, 0.7, 13.8  # of a tile; in tiles: between panels, at the left, in all
+_KEY = "orange: what one program writes or keeps    blue: what it reads, in this order    hatched: cut off by the mask"
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,11 @@ class Panel:
     label_rows: str = ""
     label_columns: str = ""
 
+    @property
+    def width(self) -> float:
+        """Tiles across, counting what its title needs."""
+        return max(self.columns, 0.21 * len(self.name), 0.16 * len(self.label_columns))
+
 
 def panel(name: str, rows: int, columns: int, own: Sequence[tuple[int, int]] = (), sweep: Sequence[tuple[int, int]] = (),
           ragged: str = "", labels: tuple[str, str] = ("", "")) -> Panel:
@@ -37,52 +44,48 @@ def panel(name: str, rows: int, columns: int, own: Sequence[tuple[int, int]] = (
 
 @dataclass(frozen=True, repr=False)
 class Picture:
-    """Panels side by side and one line of text below."""
+    """Panels side by side and a key below; a PNG, which a notebook shows even before it is trusted."""
 
     title: str
-    panels: tuple[Panel, ...] = field(default=())
+    panels: tuple[Panel, ...]
 
-    def _repr_svg_(self) -> str:
-        left, parts = 26, []
-        height = _TOP + max(p.rows for p in self.panels) * _TILE + 44
+    def _repr_png_(self) -> bytes:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+        width = max(_LEAST, sum(p.width + _GAP for p in self.panels) + _MARGIN)
+        height = max(p.rows for p in self.panels) + 1.9
+        figure = Figure(figsize=(width * _INCHES, height * _INCHES), dpi=100)
+        axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
+        axes.set_axis_off()
+        left = _MARGIN
         for one in self.panels:
-            parts.append(_draw(one, left))
-            left += one.columns * _TILE + _GAP
-        key = (f'<text x="26" y="{height - 8}" font-size="11" fill="{_INK}">orange: what one program writes or keeps · '
-               'blue: what it reads, in this order · hatched: cut off by the mask</text>')
-        width = max(left, 560)
-        return (f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
-                f'font-family="sans-serif" role="img" aria-label="{self.title}"><defs><pattern id="cut" width="6" height="6" '
-                'patternUnits="userSpaceOnUse" patternTransform="rotate(45)"><line x1="0" y1="0" x2="0" y2="6" '
-                f'stroke="{_INK}" stroke-width="1.4"/></pattern></defs><rect width="100%" height="100%" fill="white"/>'
-                f'{"".join(parts)}{key}</svg>')
+            _draw(axes, one, left)
+            left += one.width + _GAP
+        axes.text(_MARGIN, height - 0.25, _KEY, fontsize=7.5, color=_INK)
+        buffer = io.BytesIO()
+        FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
+        return buffer.getvalue()
 
     def __repr__(self) -> str:
         return f"Picture({self.title!r}: {', '.join(f'{p.name} {p.rows}x{p.columns} tiles' for p in self.panels)})"
 
 
-def _draw(p: Panel, left: int) -> str:
-    middle = left + p.columns * _TILE / 2
-    parts = [f'<text x="{middle}" y="16" font-size="13" font-weight="bold" text-anchor="middle" fill="{_INK}">{p.name}</text>',
-             f'<text x="{middle}" y="32" font-size="11" text-anchor="middle" fill="{_INK}">{p.label_columns}</text>']
-    parts += [_tile(p, row, column, left) for row in range(p.rows) for column in range(p.columns)]
-    if p.label_rows:
-        y = _TOP + p.rows * _TILE / 2
-        parts.append(f'<text x="{left - 8}" y="{y}" font-size="11" text-anchor="middle" fill="{_INK}" '
-                     f'transform="rotate(-90 {left - 8} {y})">{p.label_rows}</text>')
-    return "".join(parts)
+def _draw(axes, p: Panel, left: float) -> None:
+    axes.text(left, 0.4, p.name, fontsize=9, fontweight="bold", color=_INK)
+    axes.text(left, 0.85, p.label_columns, fontsize=7.5, color=_INK)
+    axes.text(left - 0.25, 1.0 + p.rows / 2, p.label_rows, fontsize=7.5, rotation=90, va="center", ha="center", color=_INK)
+    for row in range(p.rows):
+        for column in range(p.columns):
+            _draw_tile(axes, p, (row, column), left + column, 1.0 + row)
 
 
-def _tile(p: Panel, row: int, column: int, left: int) -> str:
-    x, y, side = left + column * _TILE, _TOP + row * _TILE, _TILE - 3
-    at = (row, column)
+def _draw_tile(axes, p: Panel, at: tuple[int, int], x: float, y: float) -> None:
+    from matplotlib.patches import Rectangle
     colour = _OWN if at in p.own else _SWEEP if at in p.sweep else _REST
-    parts = [f'<rect x="{x}" y="{y}" width="{side}" height="{side}" rx="3" fill="{colour}"/>']
-    if p.ragged_columns and column == p.columns - 1:
-        parts.append(f'<rect x="{x + side / 2}" y="{y}" width="{side / 2}" height="{side}" fill="url(#cut)"/>')
-    if p.ragged_rows and row == p.rows - 1:
-        parts.append(f'<rect x="{x}" y="{y + side / 2}" width="{side}" height="{side / 2}" fill="url(#cut)"/>')
+    axes.add_patch(Rectangle((x, y), 0.9, 0.9, color=colour, lw=0))
+    cuts = [(x + 0.45, y, 0.45, 0.9)] * (p.ragged_columns and at[1] == p.columns - 1)
+    cuts += [(x, y + 0.45, 0.9, 0.45)] * (p.ragged_rows and at[0] == p.rows - 1)
+    for left, top, width, height in cuts:
+        axes.add_patch(Rectangle((left, top), width, height, facecolor="none", edgecolor=_INK, hatch="//////", lw=0))
     if at in p.sweep and len(p.sweep) > 1:
-        parts.append(f'<text x="{x + side / 2}" y="{y + 21}" font-size="13" text-anchor="middle" fill="white">'
-                     f'{p.sweep.index(at) + 1}</text>')
-    return "".join(parts)
+        axes.text(x + 0.45, y + 0.6, str(p.sweep.index(at) + 1), fontsize=8, ha="center", color="white")

@@ -31,7 +31,7 @@ from puzzles.judge.verdict import Finding, rejected
 from puzzles.source import Source
 
 _ROOT = Path(__file__).parents[2]
-_START = "import sys; sys.path.insert(0, {root!r}); from puzzles.judge.worker import serve; serve({interpret})"
+_START = "import sys; sys.path[:0] = {path!r}; from puzzles.judge.worker import serve; serve({interpret})"
 _GRACE_SECONDS = 2.0
 _MOST_PRINTED = 2000
 
@@ -62,20 +62,27 @@ def time_limit(seconds: float, line: int | None, code: str) -> Finding:
 class Worker:
     """A warm process that judges kernels, interpreted or compiled. Close it, or leave that to the exit."""
 
-    def __init__(self, interpret: bool):
-        self._interpret = interpret
+    def __init__(self, interpret: bool, path: tuple[str, ...] = ()):
+        self._interpret, self._path = interpret, (str(_ROOT), *path)       # `path`: where its modules are found
         self._lock = threading.Lock()
         self._process: subprocess.Popen | None = None
 
     def run(self, job: Job) -> Any:
-        """Do a job; returns what the job returns, or a Verdict if it ran out of time or crashed."""
+        """Do a job; returns what the job returns, or a Verdict if it ran out of time or crashed.
+
+        Raises RuntimeError if the worker itself breaks, which no kernel can bring about.
+        """
         with self._lock:
             try:
                 _send(self._running().stdin, job)
-                return _receive(self._process.stdout)
+                reply = _receive(self._process.stdout)
             except BaseException:            # an interrupt too: a half-read reply would answer the next check
                 self.close()
                 raise
+            if reply is None:
+                self.close()
+                raise RuntimeError("the judge's own process ended without an answer; its last words are above")
+            return reply
 
     def close(self) -> None:
         """End the process and whatever it runs."""
@@ -92,7 +99,7 @@ class Worker:
 
     def _running(self) -> subprocess.Popen:
         if self._process is None or self._process.poll() is not None:
-            code = _START.format(root=str(_ROOT), interpret=self._interpret)
+            code = _START.format(path=list(self._path), interpret=self._interpret)
             self._process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE,
                                              stdout=subprocess.PIPE, start_new_session=True)
         return self._process

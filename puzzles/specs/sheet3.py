@@ -54,8 +54,8 @@ def _grouped_owner(M: int, N: int, BLOCK_M: int, BLOCK_N: int, GROUP: int) -> to
     cases=[case(M=32, N=32, K=16, GROUP=2, BLOCK_M=16, BLOCK_N=16, BLOCK_K=16), case(M=80, N=33, K=20, GROUP=2, BLOCK_M=16, BLOCK_N=16, BLOCK_K=16),
            case(M=1, N=50, K=7, GROUP=4, BLOCK_M=16, BLOCK_N=16, BLOCK_K=16), case(M=70, N=20, K=33, GROUP=3, BLOCK_M=16, BLOCK_N=16, BLOCK_K=32)],
     big=case(M=4096, N=4095, K=1024, GROUP=8, BLOCK_M=64, BLOCK_N=64, BLOCK_K=32), flops="2 * M * N * K",
-    picture=(panel("c: one group of two tile rows", 4, 4, own=[(0, 0), (1, 0), (0, 1), (1, 1)], sweep=[(0, 2), (1, 2), (0, 3), (1, 3)],
-                   ragged="rc", labels=("M", "N")),),
+    picture=(panel("c: GROUP = 2, whose turn it is", 4, 4, sweep=[(0, 0), (1, 0), (0, 1), (1, 1), (0, 2), (1, 2), (0, 3), (1, 3)], ragged="rc", labels=("M", "N")),
+             panel("the same for GROUP = 1", 4, 4, sweep=[(0, 0), (0, 1), (0, 2), (0, 3), (1, 0), (1, 1), (1, 2), (1, 3)], ragged="rc"),),
     hints=("Programs that run together should share rows of a and columns of b, so that the cache serves both. A square of tiles shares more than a long row.",
            "A group is GROUP tile rows and all tile columns, so it holds GROUP * columns programs. Within a group, count down a column first. "
            "The last group may have fewer rows: min(rows - first, GROUP).",
@@ -149,7 +149,7 @@ def swiglu(x: f32("M", "D"), w_gate: f32("D", "F"), w_up: f32("D", "F"), M: Size
     Everything is contiguous; past M, D and F is masked; full float32.
     """
     gate, up = x @ w_gate, x @ w_up
-    return dict(h=Answer(torch.nn.functional.silu(gate) * up, terms=D + 8, size=lambda: _swiglu_size(x, w_gate, w_up, gate, up)))
+    return dict(h=Answer(torch.nn.functional.silu(gate) * up, terms=D, amplified=8, size=lambda: _swiglu_size(x, w_gate, w_up, gate, up)))
 
 
 def _swiglu_size(x, w_gate, w_up, gate, up):

@@ -9,9 +9,9 @@ _EXP = 200          # roundings of exp(s - m) over float32's range, and of resca
 _CAUSAL = [(i, j) for i in range(4) for j in range(i + 1)]
 
 
-def _terms(length: int, width: int, score_size: torch.Tensor) -> int:
-    """Roundings in a sum of `length` probabilities: an error in a score is a relative error in exp(score)."""
-    return length + _EXP + int(2 * width * score_size.max())
+def _amplified(width: int, score_size: torch.Tensor) -> int:
+    """An error in a score, a sum of `width` products, is a relative error in exp(score), and in the total."""
+    return _EXP + int(2 * width * score_size.max())
 
 
 @puzzle(
@@ -33,7 +33,7 @@ def scalar_flash(q: f32("N"), k: f32("S"), v: f32("S"), N: Size, S: Size, BLOCK_
     """
     scores = q[:, None] * k[None, :]
     p = torch.softmax(scores, 1)
-    return dict(z=Answer(p @ v, terms=_terms(S, 1, scores.abs()), size=lambda: p @ v.abs()))
+    return dict(z=Answer(p @ v, terms=S, amplified=_amplified(1, scores.abs()), size=lambda: p @ v.abs()))
 
 
 def _attend(q, k, v, scale):
@@ -69,9 +69,9 @@ def flash_attention(q: f32("H", "T", "D"), k: f32("K", "T", "D"), v: f32("K", "T
     is contiguous; past T is masked; full float32.
     """
     o, lse, p, size = _attend(q, k.repeat_interleave(H // K, 0), v.repeat_interleave(H // K, 0), sm_scale)
-    terms = _terms(T, D, size)
-    return dict(o=Answer(o, terms=terms, size=lambda: p @ v.abs().repeat_interleave(H // K, 0)),
-                lse=Answer(lse, terms=terms, size=lambda: 1 + lse.abs()))
+    amplified = _amplified(D, size)
+    return dict(o=Answer(o, terms=T, amplified=amplified, size=lambda: p @ v.abs().repeat_interleave(H // K, 0)),
+                lse=Answer(lse, terms=T, amplified=amplified, size=lambda: 1 + lse.abs()))
 
 
 @puzzle(
@@ -107,14 +107,14 @@ def _saved(tensors, sizes, rng):
 
 
 def _backward(q, k, v, do, lse, delta, scale):
-    """p, ds, the size of ds, and the roundings behind one element of ds."""
+    """p, ds, the size of ds, and by how much errors grow on the way to ds."""
     scores = q @ k.transpose(1, 2) * scale
     size = q.abs() @ k.abs().transpose(1, 2) * scale
     seen = torch.ones(q.shape[1], q.shape[1]).tril().bool()
     p = torch.where(seen, torch.exp(scores - lse[:, :, None]), 0.0)
     ds = p * (do @ v.transpose(1, 2) - delta[:, :, None])
     ds_size = p * (do.abs() @ v.abs().transpose(1, 2) + delta.abs()[:, :, None])
-    return p, ds, ds_size, q.shape[2] + _terms(q.shape[1], q.shape[2], size) + int(2 * lse.abs().max())
+    return p, ds, ds_size, q.shape[2] + _amplified(q.shape[2], size) + int(2 * lse.abs().max())
 
 
 _BACKWARD_CASES = [case(H=1, T=16, sm_scale=0.25, D=16, BLOCK=16), case(H=2, T=37, sm_scale=0.25, D=16, BLOCK=16),
@@ -139,8 +139,8 @@ def flash_dq(q: f32("H", "T", "D"), k: f32("H", "T", "D"), v: f32("H", "T", "D")
     saved by the forward, and delta[h, t] = do[h, t] . o[h, t]. Program (h, i) owns queries i * BLOCK and on
     of head h and walks over the keys they see. Contiguous; past T is masked; full float32.
     """
-    _, ds, ds_size, terms = _backward(q, k, v, do, lse, delta, sm_scale)
-    return dict(dq=Answer(ds @ k * sm_scale, terms=terms, size=lambda: ds_size @ k.abs() * sm_scale))
+    _, ds, ds_size, amplified = _backward(q, k, v, do, lse, delta, sm_scale)
+    return dict(dq=Answer(ds @ k * sm_scale, terms=T, amplified=amplified, size=lambda: ds_size @ k.abs() * sm_scale))
 
 
 @puzzle(
@@ -162,10 +162,10 @@ def flash_dkdv(q: f32("H", "T", "D"), k: f32("H", "T", "D"), v: f32("H", "T", "D
     head h, loads them once, and walks over the queries that see them. Contiguous; past T is masked; full
     float32; no atomics are needed.
     """
-    p, ds, ds_size, terms = _backward(q, k, v, do, lse, delta, sm_scale)
+    p, ds, ds_size, amplified = _backward(q, k, v, do, lse, delta, sm_scale)
     turned = ds.transpose(1, 2)
-    return dict(dv=Answer(p.transpose(1, 2) @ do, terms=terms, size=lambda: p.transpose(1, 2) @ do.abs()),
-                dk=Answer(turned @ q * sm_scale, terms=terms, size=lambda: ds_size.transpose(1, 2) @ q.abs() * sm_scale))
+    return dict(dv=Answer(p.transpose(1, 2) @ do, terms=T, amplified=amplified, size=lambda: p.transpose(1, 2) @ do.abs()),
+                dk=Answer(turned @ q * sm_scale, terms=T, amplified=amplified, size=lambda: ds_size.transpose(1, 2) @ q.abs() * sm_scale))
 
 
 def _jagged(tensors, sizes, rng):
@@ -216,4 +216,4 @@ def hstu_attention(q: f32("L", "H", "D"), k: f32("L", "H", "D"), v: f32("L", "H"
             weights = torch.where(seen, torch.nn.functional.silu(scores), 0.0) / N
             o[rows, h] = weights @ v[rows, h]
             size[rows, h] = torch.where(seen, _silu_size(absolute, scores), 0.0) / N @ v[rows, h].abs()
-    return dict(o=Answer(o, terms=D + N + 8, size=lambda: size))
+    return dict(o=Answer(o, terms=N, amplified=D + 8, size=lambda: size))

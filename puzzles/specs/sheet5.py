@@ -60,13 +60,13 @@ def _request(k_cache, v_cache, table, length, b, P):
 
 
 def _decode(q, k, v, sm_scale, group):
-    """One query a head over [S, K, D] keys: o [H, D], lse [H], and their error sizes and terms."""
+    """One query a head over [S, K, D] keys: o [H, D], lse [H], o's error size, how errors grow."""
     k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
     scores = torch.einsum("hd,shd->hs", q, k) * sm_scale
     size = torch.einsum("hd,shd->hs", q.abs(), k.abs()) * sm_scale
     p = torch.softmax(scores, 1)
     o, o_size = torch.einsum("hs,shd->hd", p, v), torch.einsum("hs,shd->hd", p, v.abs())
-    return o, torch.logsumexp(scores, 1), o_size, k.shape[0] + _EXP + int(2 * q.shape[1] * size.max())
+    return o, torch.logsumexp(scores, 1), o_size, _EXP + int(2 * q.shape[1] * size.max())
 
 
 _POOL = (panel("q of one request", 2, 1, sweep=[(0, 0)], labels=("H / K heads", "D")), panel("block table", 1, 4, sweep=[(0, 0), (0, 1), (0, 2)], labels=("", "T entries")),
@@ -92,7 +92,7 @@ def paged_decode(q: f32("B", "H", "D"), k_cache: f32("NB", "P", "K", "D"), v_cac
     row of the table are valid, and the last block may be part full. Contiguous; full float32.
     """
     parts = [_decode(q[b], *_request(k_cache, v_cache, table, length, b, P), sm_scale, H // K) for b in range(B)]
-    return dict(o=Answer(torch.stack([o for o, *_ in parts]), terms=max(terms for *_, terms in parts),
+    return dict(o=Answer(torch.stack([o for o, *_ in parts]), terms=T * P, amplified=max(grown for *_, grown in parts),
                          size=lambda: torch.stack([size for _, _, size, _ in parts])))
 
 
@@ -103,7 +103,7 @@ def paged_decode(q: f32("B", "H", "D"), k_cache: f32("NB", "P", "K", "D"), v_cac
            case(B=2, H=3, K=1, NB=6, T=3, sm_scale=0.18, P=16, D=32, GROUP=16, SPLITS=4, scale=5.0)],
     big=case(B=4, H=32, K=8, NB=4096, T=1024, sm_scale=0.125, P=16, D=64, GROUP=16, SPLITS=16), budget=dict(table="B * K * T"),
     picture=(panel("q of one request", 2, 1, sweep=[(0, 0)], labels=("H / K heads", "D")), panel("block table, cut into SPLITS", 1, 4, sweep=[(0, 2), (0, 3)], labels=("", "T entries")),
-             panel("cache", 6, 1, sweep=[(4, 0), (1, 0)], labels=("NB blocks", "P x D")), panel("o and lse", 2, 4, own=[(0, 1)], labels=("heads", "SPLITS"))),
+             panel("cache", 6, 1, sweep=[(4, 0), (1, 0)], labels=("NB blocks", "P x D")), panel("o and lse", 2, 2, own=[(0, 1)], labels=("heads", "SPLITS"))),
     hints=("One request and few heads give few programs, and most of the GPU idles. So several programs share a request: each walks over a part of its blocks.",
            "Each part is an attention of its own, complete with its log-sum-exp. A part without keys must not divide by zero: it stores o = 0 and lse = -inf.",
            "each = tl.cdiv(tl.cdiv(length, P), SPLITS); for block in range(split * each, tl.minimum((split + 1) * each, tl.cdiv(length, P))); at the end "
@@ -117,7 +117,7 @@ def split_k_decode(q: f32("B", "H", "D"), k_cache: f32("NB", "P", "K", "D"), v_c
     Program (b, g, i) owns part i of the H // K heads of key head g. Layouts as in paged decode.
     """
     o, size, lse = (torch.zeros(B, H, SPLITS, D, dtype=q.dtype, device=q.device) for _ in range(3))
-    lse, terms = lse[..., 0] - torch.inf, 1
+    lse, grown = lse[..., 0] - torch.inf, 0
     for b in range(B):
         k, v = _request(k_cache, v_cache, table, length, b, P)
         each = -(-(-(-k.shape[0] // P)) // SPLITS) * P
@@ -125,8 +125,8 @@ def split_k_decode(q: f32("B", "H", "D"), k_cache: f32("NB", "P", "K", "D"), v_c
             if i * each < k.shape[0]:
                 part = slice(i * each, (i + 1) * each)
                 o[b, :, i], lse[b, :, i], size[b, :, i], n = _decode(q[b], k[part], v[part], sm_scale, H // K)
-                terms = max(terms, n)
-    return dict(o=Answer(o, terms=terms, size=lambda: size), lse=Answer(lse, terms=terms, size=lambda: 1 + lse.abs()))
+                grown = max(grown, n)
+    return dict(o=Answer(o, terms=T * P, amplified=grown, size=lambda: size), lse=Answer(lse, terms=T * P, amplified=grown, size=lambda: 1 + lse.abs()))
 
 
 def _empty_parts(tensors, sizes, rng):
@@ -153,7 +153,7 @@ def merge_splits(part: f32("B", "H", "S", "D"), lse: f32("B", "H", "S"), B: Size
     with lse = -inf are empty and count nothing; at least one is not empty. lse may be so large that exp overflows.
     """
     w = torch.softmax(lse, 2)
-    return dict(o=Answer((w[..., None] * part).sum(2), terms=S + _EXP, size=lambda: (w[..., None] * part.abs()).sum(2)))
+    return dict(o=Answer((w[..., None] * part).sum(2), terms=S, amplified=_EXP, size=lambda: (w[..., None] * part.abs()).sum(2)))
 
 
 def _route(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -180,7 +180,7 @@ def topk_route(logits: f32("N", "E"), N: Size, E: Size, TOP: Size, BLOCK: Block)
     may be far below zero, or so large that exp overflows.
     """
     weight, expert = _route(logits, TOP)
-    return dict(weight=Answer(weight, terms=TOP + _EXP), expert=Answer(expert))
+    return dict(weight=Answer(weight, terms=TOP, amplified=_EXP), expert=Answer(expert))
 
 
 def _by_expert(tensors, sizes, rng):

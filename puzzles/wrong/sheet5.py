@@ -23,7 +23,7 @@ ANSWERS = [
     wrong("paged_decode", "no maximum subtracted", "not_finite", "m_new = tl.maximum(m, tl.max(scores, 1))", "m_new = m * 0.0",
           'tl.full([GROUP], -float("inf"), dtype=tl.float32)', "tl.zeros([GROUP], dtype=tl.float32)"),
     wrong("paged_decode", "the last block is left out", "wrong_value", "range(0, tl.cdiv(length, P))", "range(0, tl.maximum(length // P, 1))"),
-    wrong("paged_decode", "hard-coded table width", "wrong_value", "b * T + block", "b * 2 + block"),
+    wrong("paged_decode", "always the first row of the table", "wrong_value", "b * T + block", "block"),
 
     wrong("split_k_decode", "an empty part divides by zero", "not_finite", "tl.where(total > 0, total, 1.0)", "total"),
     wrong("split_k_decode", "every part is the whole", "wrong_value", "range(split * each, tl.minimum((split + 1) * each, blocks))", "range(0, blocks)"),

@@ -122,7 +122,7 @@ def test_triton_interpret_set_too_late():
 
 def test_hints_and_pictures_show_themselves():
     assert "Hint 1 of 3" in repr(hint("add_constant")) and hint("add_constant", 3).text
-    assert picture("add_constant")._repr_svg_().startswith("<svg")
+    assert picture("add_constant")._repr_png_().startswith(b"\x89PNG")
 
 
 def test_a_board_that_cannot_be_written_or_read_is_no_traceback(tmp_path, monkeypatch):
