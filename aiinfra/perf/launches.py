@@ -1,0 +1,110 @@
+"""What does it cost to ask? The same tiny kernels launched one by one and as one CUDA graph; copies hidden or not.
+
+    one by one   CPU ▪▪▪▪▪▪▪▪▪▪      a call each, as ten Redis commands are ten round trips
+                 GPU  ▫ ▫ ▫ ▫ ▫ ▫
+    one graph    CPU ▪               recorded once, submitted as a whole, as one Lua script is
+                 GPU  ▫▫▫▫▫▫▫▫▫▫
+
+    python -m aiinfra.perf.launches --save data/recorded/launches.json        # on a GPU
+
+Without a GPU only the first line exists, and it shows what PyTorch itself costs a call. Notebook 08.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+
+import torch
+
+from aiinfra.device import as_device, device_name
+from aiinfra.perf.timing import time_call
+
+
+@dataclass(frozen=True)
+class LaunchTimes:
+    """Seconds for one of `kernels` dependent additions on `values` numbers; None where there is no GPU."""
+
+    device: str
+    date: str
+    torch: str
+    kernels: int
+    values: int
+    eager_seconds: float
+    graph_seconds: float | None = None
+    serial_seconds: float | None = None         # eight copies to the GPU, each followed by work on it
+    overlapped_seconds: float | None = None     # the same on two streams
+
+
+def measure_launches(device: torch.device | str | None = None, kernels: int = 200, values: int = 1024,
+                     budget_seconds: float = 0.3) -> LaunchTimes:
+    """Time `kernels` additions on a small tensor: called one by one and, on a GPU, replayed as a graph."""
+    device = as_device(device)
+    x = torch.zeros(values, device=device)
+
+    def chain() -> None:
+        for _ in range(kernels):
+            x.add_(1)
+    eager = time_call(chain, device, budget_seconds=budget_seconds).median_seconds / kernels
+    about = (device_name(device), date.today().isoformat(), torch.__version__, kernels, values)
+    if device.type == "cpu":
+        return LaunchTimes(*about, eager)
+    graph = capture(chain)
+    replay = time_call(graph.replay, device, budget_seconds=budget_seconds).median_seconds / kernels
+    serial, overlapped = (time_call(pipeline(device, overlap), device, budget_seconds=budget_seconds).median_seconds
+                          for overlap in (False, True))
+    return LaunchTimes(*about, eager, replay, serial, overlapped)
+
+
+def capture(work: Callable[[], None]) -> "torch.cuda.CUDAGraph":
+    """`work()` recorded as a CUDA graph: `replay()` repeats it on the same memory, without its Python."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):                # a first run outside the recording, as libraries want
+        work()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    return graph
+
+
+def pipeline(device: torch.device, overlapped: bool, chunks: int = 8,
+             nbytes: int = 64 << 20) -> Callable[[], None]:
+    """A function that copies `chunks` pieces to the GPU and works on each; on two streams if `overlapped`."""
+    host = torch.ones(nbytes // 4).pin_memory()          # only pinned memory is copied in the background
+    buffers = [torch.empty(nbytes // 4, device=device) for _ in range(chunks)]
+    copying, computing = torch.cuda.Stream(device), torch.cuda.Stream(device)
+
+    def run() -> None:
+        for buffer in buffers:
+            with torch.cuda.stream(copying):
+                buffer.copy_(host, non_blocking=True)
+            computing.wait_stream(copying)               # this chunk has arrived
+            with torch.cuda.stream(computing):
+                for _ in range(25):                      # about as long as the copy
+                    buffer.sin_()
+            if not overlapped:
+                copying.wait_stream(computing)           # one queue in effect
+        torch.cuda.current_stream(device).wait_stream(computing)
+    return run
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure, print, and save as one row with its settings."""
+    parser = argparse.ArgumentParser(prog="python -m aiinfra.perf.launches", description=__doc__.splitlines()[0])
+    parser.add_argument("--device", help="cpu or cuda (None: a GPU if there is one)")
+    parser.add_argument("--save", type=Path, help="write the result to this JSON file")
+    args = parser.parse_args(argv)
+    record = asdict(measure_launches(args.device))
+    print("\n".join(f"{name:20} {value}" for name, value in record.items()))
+    if args.save:
+        args.save.parent.mkdir(parents=True, exist_ok=True)
+        settings = {"command": "python -m aiinfra.perf.launches"} | {k: record[k] for k in ("device", "date", "torch")}
+        args.save.write_text(json.dumps({"settings": settings, "rows": [record]}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
