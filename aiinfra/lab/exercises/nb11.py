@@ -102,9 +102,9 @@ def second_turn(turn):
             require(isinstance(got, list | tuple) and len(got) == count,
                     f"return a list of the {count} new token ids, without what came before.")
             made = [int(token) for token in got]
-            require(model.runs and cache.length >= len(conversation) + count - 1,
-                    f"right or not, the cache you were handed holds {cache.length} tokens after a conversation of "
-                    f"{len(conversation) + count}: the next turn would have to run everything again.")
+            require(model.runs and cache.length > start,
+                    f"right or not, the cache you were handed still holds {cache.length} of the conversation's "
+                    f"{len(conversation) + count} tokens: the next turn would have to run everything again.")
             _judge_runs(model.runs, conversation + made, start)
             want = model.continuation(conversation, count)
             require(made == want, f"after {conversation} you have {made}; {want} is wanted. Of several rows of logits only the "
@@ -121,8 +121,8 @@ def _judge_runs(runs: list[tuple[list[int], list[int] | None]], conversation: li
     for tokens, positions in runs:
         right = list(range(start, start + len(tokens)))
         if tokens != conversation[start:start + len(tokens)]:
-            raise Wrong(f"token {conversation[start]}, which stands at place {start}, was never run. The last token of a reply is "
-                        "made, but not run: it is in the text and not yet in the cache.")
+            raise Wrong(f"token {conversation[start]}, which stands at place {start}, was never run. The last token of "
+                        "a reply is made, but not run: it is in the text and not yet in the cache.")
         if positions is None and start:
             raise Wrong(f"without `positions` the token that stands at {start} was run at position 0. No error, a fluent text, "
                         "and a wrong one: the cache does not tell the model how many came before.")
