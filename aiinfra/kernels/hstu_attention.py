@@ -167,8 +167,8 @@ def hstu_attention(q: Tensor, k: Tensor, v: Tensor, seq_offsets: Tensor, timesta
     """SiLU(alpha * q kᵀ + bias) v / max_len for each history, causal; returns [L, H, Dv].
 
     q, k [L, H, Dh] and v [L, H, Dv], packed: sequence b is rows seq_offsets[b]:seq_offsets[b+1] (int
-    [B+1], which cover every row); timestamps int64 [L], needed by time_table only. position_table [2M-1] or [H, 2M-1] with
-    M >= max_len: entry M-1-d is the bias at distance d. time_table [129] or [H, 129], by the bucket of
+    [B+1], which cover every row); timestamps int64 [L], needed by time_table only. position_table
+    [2M-1] or [H, 2M-1] with M >= max_len: entry M-1-d is the bias at distance d. time_table [129] or [H, 129], by the bucket of
     the next item's time less the key's. Either may be None. `max_len` is the padded length n that scores
     are divided by, and no sequence may be longer (not checked: it would wait for the GPU).
 
@@ -196,7 +196,8 @@ def _check(q, k, v, timestamps, position_table, time_table, max_len, backend) ->
                          f"needs one int64 for each of {len(q)} items.")
     if max_len < 1:
         raise ValueError(f"max_len is {max_len}; it divides the scores and must be at least 1.")
-    for name, table, least in (("position_table", position_table, 2 * max_len - 1), ("time_table", time_table, BUCKETS)):
+    for name, table, least in (("position_table", position_table, 2 * max_len - 1),
+                               ("time_table", time_table, BUCKETS)):
         if table is None:
             continue
         entries, odd = table.shape[-1], table.shape[-1] % 2 == 1

@@ -18,6 +18,7 @@ afterwards in a fixed order: two runs agree to the bit. Zhai et al. 2024, arXiv 
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from aiinfra.kernels.chip import arch_of, large_shared
@@ -225,7 +226,7 @@ def _position_gradient(part: Tensor, table: Tensor, max_len: int) -> Tensor:
     """Partial sums [requests, H, bands, 2B], entry d of a band for distance band * B + d - (B - 1)."""
     B, center = part.shape[-1] // 2, table.shape[-1] // 2
     part = part.sum(0) if table.dim() == 2 else part.sum((0, 1))[None]                    # [H or 1, bands, 2B]
-    by_block = torch.nn.functional.pad(part[..., :B], (0, 0, 0, 1)) + torch.nn.functional.pad(part[..., B:], (0, 0, 1, 0))
+    by_block = F.pad(part[..., :B], (0, 0, 0, 1)) + F.pad(part[..., B:], (0, 0, 1, 0))
     by_distance = by_block.flatten(1)[:, B - 1:B - 1 + max_len]                            # neighbours overlap by B
     grad = torch.zeros(len(part), table.shape[-1], dtype=torch.float32, device=part.device)
     grad[:, center - max_len + 1:center + 1] = by_distance.flip(-1)
