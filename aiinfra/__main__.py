@@ -54,6 +54,11 @@ def parser() -> argparse.ArgumentParser:
         _model_arguments(one, placing=False)
         one.add_argument("--save", type=Path, metavar="FILE", help="also write the rows and their settings as JSON")
 
+    kernels = _command(what, "kernels", run_bench_kernels, "every Triton kernel: against PyTorch on a GPU; correctness and GPU code without one")
+    kernels.add_argument("--only", nargs="+", metavar="NAME", help="some of them (None: all)")
+    kernels.add_argument("--compile", action="store_true", help="also compile for sm_80, sm_90, sm_100: registers, shared memory, spills")
+    kernels.add_argument("--save", type=Path, metavar="FILE", help="also write the rows and their settings as JSON")
+
     fetch = _command(commands, "fetch", run_fetch, "download a known model into the cache folder, unless it is there")
     fetch.add_argument("name", nargs="?", default="smollm2-135m", help="its name")
     fetch.add_argument("--cache", type=Path, help="another cache folder (None: $AIINFRA_CACHE or the user's own)")
@@ -97,6 +102,7 @@ def run_bench(args: argparse.Namespace) -> None:
 
     from aiinfra import device
     from aiinfra.engine import bench
+    from aiinfra.perf.timing import save_json
     measure = {"decode": bench.bench_decode, "load": bench.bench_load}[args.what]
     print(f"{args.model} on {device.device_name()}, torch {torch.__version__}")
     rows = []
@@ -106,7 +112,25 @@ def run_bench(args: argparse.Namespace) -> None:
     if args.save:
         settings = {"command": f"bench {args.what}", "model": str(args.model), "device": device.device_name(),
                     "torch": torch.__version__, "threads": torch.get_num_threads(), "date": str(date.today())}
-        bench.save(rows, settings, args.save)
+        save_json(rows, settings, args.save)
+
+
+def run_bench_kernels(args: argparse.Namespace) -> None:
+    """Print a line a kernel, and save them if asked to. Raises RuntimeError if one computes something else."""
+    from aiinfra.kernels import bench
+    from aiinfra.kernels import compile as compiler
+    from aiinfra.perf.timing import save_json
+    settings = bench.settings()
+    print(", ".join(f"{key} {value}" for key, value in settings.items()))
+    rows = bench.run(names=args.only)
+    print("\n".join(map(str, rows)))
+    if args.compile:
+        print(compiler.table(compiler.compile_report()))
+    if args.save:
+        save_json(rows, {"command": "bench kernels", **settings}, args.save)
+    wrong = [row.name for row in rows if not row.correct]
+    if wrong:
+        raise RuntimeError(f"not equal to the reference: {', '.join(wrong)}.")
 
 
 def run_fetch(args: argparse.Namespace) -> None:

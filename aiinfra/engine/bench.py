@@ -11,8 +11,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -156,11 +155,3 @@ def bench_load(model_name: str) -> Iterator[Row]:
     seconds, grown, weights = json.loads(result.stdout.splitlines()[-1])
     yield Row("load to first token", seconds, "s", note="imports included")
     yield Row("peak memory ÷ float32 weights", grown / weights, "", note=f"{grown / 1e6:.0f} MB over {weights / 1e6:.0f} MB")
-
-
-def save(rows: list[Row], settings: dict[str, Any], path: Path) -> None:
-    """Write rows and settings as JSON, whole or not at all."""
-    temporary = path.with_suffix(path.suffix + ".tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary.write_text(json.dumps({"settings": settings, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
-    temporary.replace(path)

@@ -65,6 +65,16 @@ class Row:
         """True if the error is within what the dtype's rounding explains; False for NaN."""
         return self.error <= (0.02 if self.setting.startswith("bfloat16") else 1e-5)
 
+    def __str__(self) -> str:
+        head = f"{self.target:4s}{self.name:18s}{self.setting}\n      "
+        check = f"{'equal to' if self.correct else 'DIFFERS from'} {self.checked} (relative error {self.error:.1e})"
+        if self.ratio is None:
+            return f"{head}{check}. {self.note}"
+        memory = f"; memory {self.peak_bytes / 1e6:,.0f} MB against {self.peer_peak_bytes / 1e6:,.0f} MB" \
+            if self.peak_bytes is not None and self.peer_peak_bytes is not None else ""
+        return (f"{head}{check}\n      {self.ratio:.2f} × {self.peer} (floor {self.floor}, goal {self.goal}; "
+                f"{self.seconds * 1e6:,.0f} µs against {(self.peer_seconds or 0) * 1e6:,.0f} µs{memory}) {self.note}").rstrip()
+
     @property
     def met(self) -> bool | None:
         """True if the result is correct and the floor reached; None where nothing was measured."""

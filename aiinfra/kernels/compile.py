@@ -159,6 +159,7 @@ def _report_elsewhere(archs, modules, processes) -> list[Compiled]:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """The command line; returns its exit status."""
     parser = argparse.ArgumentParser(prog="python -m aiinfra.kernels.compile", description=(
         "Compile every kernel without a GPU; print registers, shared memory and spills."))
     parser.add_argument("--arch", type=int, nargs="+", default=[80, 90, 100], help="compute capabilities")

@@ -5,6 +5,8 @@ torch reference beside the kernel runs everywhere. So there the decorator keeps 
 and a launch raises one clear sentence.
 """
 
+from torch import Tensor
+
 try:
     import triton
     import triton.language as tl
@@ -28,7 +30,7 @@ except ImportError:
     triton, tl = _NoTriton(), _NoLanguage()
 
 
-def pick_backend(tensor, backend: str | None) -> str:
+def pick_backend(tensor: Tensor, backend: str | None) -> str:
     """"triton" or "torch": as asked, or by where `tensor` lives when `backend` is None.
 
     Every kernel's wrapper has it as its last keyword. "triton" on a CPU tensor works only under

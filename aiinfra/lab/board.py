@@ -23,14 +23,17 @@ class Hint(Rich):
 
     @property
     def head(self) -> str:
+        """The first line."""
         return f"Hint {self.level} of 3"
 
     @property
     def body(self) -> str:
+        """What stands under it."""
         return self.text
 
     @property
     def foot(self) -> str:
+        """A last line, or nothing."""
         return "" if self.level < 3 else "That was the last one. A full answer is in notebooks/solutions/."
 
 
@@ -58,11 +61,13 @@ class Board(Rich):
 
     @property
     def head(self) -> str:
+        """The first line."""
         marks = [mark for _, row in self.rows for mark in row.values()]
         return f"{marks.count(PASSED)} of {len(marks)} exercises solved"
 
     @property
     def body(self) -> str:
+        """What stands under it."""
         return "".join(f"\n{number}  " + "  ".join(f"{_sign(mark)} {name.split('.', 1)[1]}" for name, mark in row.items())
                        for number, row in self.rows)
 

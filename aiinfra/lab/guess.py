@@ -47,16 +47,19 @@ class Prediction(Rich):
 
     @property
     def head(self) -> str:
+        """The first line."""
         return "Predict: " + self.question
 
     @property
     def body(self) -> str:
+        """What stands under it."""
         if self.guess is None:
             return "No guess yet."
         return f"Your guess: {number(self.guess)} {self.unit}"
 
     @property
     def foot(self) -> str:
+        """A last line, or nothing."""
         return (f'Between {number(self.low)} and {number(self.high)} {self.unit}. In JupyterLab this is a slider; '
                 f'predict("{self.name}", guess=…) does the same.')
 

@@ -40,6 +40,7 @@ class Source:
 
     @property
     def title(self) -> str:
+        """Path and lines, for the heading."""
         return f"{self.path}, lines {self.first}–{self.first + self.text.count(chr(10))}"
 
     def _repr_markdown_(self) -> str:

@@ -40,18 +40,22 @@ class Verdict(Rich):
 
     @property
     def passed(self) -> bool:
+        """True if the answer is right."""
         return self.status == PASSED
 
     @property
     def tone(self) -> str:
+        """The colour that it is shown in."""
         return _TONE[self.status]
 
     @property
     def head(self) -> str:
+        """The first line."""
         return f"{_SIGN[self.status]} {self.name} {self.status}"
 
     @property
     def body(self) -> str:
+        """What stands under it."""
         return self.message
 
 

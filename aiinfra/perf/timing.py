@@ -6,9 +6,12 @@ The mean is spoilt by one interruption and the minimum flatters; a median with i
 figures differ. On a GPU a call only puts work in a queue, so the clock stops after `synchronize`. Notebook 00.
 """
 
+import json
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -61,3 +64,11 @@ def time_call(fn: Callable[[], object], device: torch.device | str = "cpu", warm
         synchronize(device)
         seconds.append(time.perf_counter() - start)
     return Timing(tuple(seconds))
+
+
+def save_json(rows: Sequence[Any], settings: dict[str, Any], path: Path) -> None:
+    """Write measured rows (dataclasses) and how they were measured, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(path.suffix + ".tmp")
+    temporary.write_text(json.dumps({"settings": settings, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
+    temporary.replace(path)
