@@ -105,7 +105,7 @@ class Answer:
     `amplified`: units by which errors on the way grow in the result, as a score's error does in exp(score).
     `size()`: the sum of the terms' absolute values, element by element; None means |value|.
     `written`: which elements the kernel must write; None means all. All others it must leave alone.
-    `program`: which program (counted along axis 0) must write each element; None means any.
+    `program()`: which program (counted along axis 0) must write each element; None means any.
     """
 
     value: torch.Tensor
@@ -113,7 +113,7 @@ class Answer:
     amplified: int = 0
     size: Callable[[], torch.Tensor] | None = None
     written: torch.Tensor | None = None
-    program: torch.Tensor | None = None
+    program: Callable[[], torch.Tensor] | None = None
 
 
 @dataclass(frozen=True)

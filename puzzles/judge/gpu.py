@@ -8,10 +8,12 @@ The interpreter has found what can be found by watching; this run finds what onl
 (programs at the same time), and gives the only honest speed. Runs in the compiling worker.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from aiinfra.device import synchronize
 from puzzles.judge.explain import explain
 from puzzles.judge.interpret import fresh_outputs, launch_arguments, same_bits
 from puzzles.judge.memory import CANARY, GUARD_BYTES, guarded, span_of
@@ -29,23 +31,28 @@ def run(puzzle: Puzzle, kernel: Any, files: dict[str, Piece], seed: int,
     """Run and time `kernel` at the puzzle's large size; (None, []) where there is no GPU."""
     if not torch.cuda.is_available():
         return None, []
-    case, device = puzzle.big, torch.device("cuda")
+    try:
+        findings, launch, inputs = agreement(puzzle, puzzle.big, kernel, grid, seed, torch.device("cuda"))
+    except Exception as error:                  # whatever the reader's kernel raises is a finding
+        found = explain(error, files)
+        return None, [Finding("gpu", f"on the GPU: {found.message}", "this kernel at large sizes", found.line, found.code)]
+    return (None, findings) if findings else (_timed(puzzle, inputs, launch, torch.device("cuda")), [])
+
+
+def agreement(puzzle: Puzzle, case: Case, kernel: Any, grid: tuple[int, ...], seed: int,
+              device: torch.device) -> tuple[list[Finding], Callable[[], None], dict[str, torch.Tensor]]:
+    """Launch once and compare. Returns the findings, the launch to repeat, and the inputs on `device`."""
     inputs = {name: t.to(device) for name, t in puzzle.draw(case, seed).items()}
     outputs = {name: t.to(device) for name, t in fresh_outputs(puzzle, case, inputs).items()}
-    tensors, raw = _on_gpu({**inputs, **outputs})
+    tensors, raw = _guarded({**inputs, **outputs})
     arguments = launch_arguments(puzzle, case, tensors)
-    try:
-        kernel[grid](**arguments)
-        torch.cuda.synchronize()
-    except Exception as error:                  # whatever the reader's kernel raises is a finding
-        return None, [Finding("gpu", f"on the GPU: {explain(error, files).message}", "this kernel at large sizes")]
+    kernel[grid](**arguments)
+    synchronize(device)
     findings = _compare(puzzle, case, inputs, tensors, raw, device)
-    if findings:
-        return None, findings
-    return _timed(puzzle, case, inputs, lambda: kernel[grid](**arguments), device), []
+    return findings, lambda: kernel[grid](**arguments), inputs
 
 
-def _on_gpu(tensors: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+def _guarded(tensors: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Copies between guard zones, in the kernel's reach."""
     raw = {name: torch.empty(span_of(t) * t.element_size() + 2 * GUARD_BYTES, dtype=torch.uint8, device=t.device)
            for name, t in tensors.items()}
@@ -71,12 +78,15 @@ def _compare(puzzle: Puzzle, case: Case, inputs: dict[str, torch.Tensor], tensor
     return findings
 
 
-def _timed(puzzle: Puzzle, case: Case, inputs: dict[str, torch.Tensor], launch, device: torch.device) -> GpuRun:
+def _timed(puzzle: Puzzle, inputs: dict[str, torch.Tensor], launch: Callable[[], None], device: torch.device) -> GpuRun:
     """Best times of the kernel and of the reference as plain torch, and the least time possible."""
     from triton.testing import do_bench
+    case = puzzle.big
+
     def reference():
         with device:
             puzzle.reference(**inputs, **puzzle.meta(case))
+
     moved = sum(t.numel() * t.element_size() for t in inputs.values()) + sum(
         t.dtype.itemsize * torch.Size(t.shape(case.sizes)).numel() for t in puzzle.outputs.values())
     least = moved / _bandwidth(do_bench, device)

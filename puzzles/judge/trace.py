@@ -14,7 +14,7 @@ lane without `other=` loads poison (NaN), as a GPU may give anything. Program or
 import random
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import product
@@ -75,16 +75,19 @@ class Tracer:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Put the hooks into Triton's interpreter, and take them out again."""
-        from triton.runtime.interpreter import interpreter_builder as builder
+        from triton.runtime import interpreter
+        builder, patch = interpreter.interpreter_builder, interpreter._patch_lang_tensor
         hooks = {"set_grid_idx": self._next_program, "create_masked_load": self._load,
                  "create_masked_store": self._store, "create_atomic_rmw": self._atomic,
                  "create_atomic_cas": self._compare_and_swap, "create_dot": self._dot}
         self._real = {name: getattr(builder, name) for name in hooks}
         for name, hook in hooks.items():
             setattr(builder, name, hook)
+        interpreter._patch_lang_tensor = _mended(patch)
         try:
             yield
         finally:
+            interpreter._patch_lang_tensor = patch
             for name in hooks:
                 delattr(builder, name)               # uncovers the class's own method again
 
@@ -260,6 +263,14 @@ def show(program: tuple[int, ...]) -> str:
 def _with(mask, legal: np.ndarray):
     """A mask handle that also leaves out the illegal lanes."""
     return mask if legal.all() else type(mask)(mask.data & legal, mask.dtype)
+
+
+def _mended(patch: Callable) -> Callable:
+    """Triton 3.6 makes a loop bound of an array with one element by int(), which NumPy 2.4 refuses."""
+    def patch_and_mend(tensor, scope):
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+    return patch_and_mend
 
 
 def _tf32(values: np.ndarray) -> np.ndarray:

@@ -24,7 +24,7 @@ def compare(region: Region, answer: Answer, tracer: Tracer) -> tuple[list[Findin
     if wrong.any():
         findings.append(_wrong(region, answer, ratio, wrong, tracer))
     elif answer.program is not None:
-        findings += _misplaced(region, answer.program, tracer)
+        findings += _misplaced(region, answer.program(), tracer)
     return findings, heat_map(region.name, ratio) if (ratio > 1).any() else None
 
 

@@ -69,7 +69,7 @@ def matmul_grouped(a: f32("M", "K"), b: f32("K", "N"), M: Size, N: Size, K: Size
     1 own tiles (0, 0) and (1, 0); 2 and 3 own (0, 1) and (1, 1). The judge checks who writes which tile.
     All matrices are contiguous; past M, N and K is masked; full float32.
     """
-    return dict(c=_product(a, b, program=_grouped_owner(M, N, BLOCK_M, BLOCK_N, GROUP)))
+    return dict(c=_product(a, b, program=lambda: _grouped_owner(M, N, BLOCK_M, BLOCK_N, GROUP)))
 
 
 @puzzle(
@@ -92,8 +92,8 @@ def int8_matmul(x: f32("M", "K"), w: i8("N", "K", low=-127, high=128), scale: f3
     column j * BLOCK_N. Each program loads its scales once. Everything is contiguous; past M, N and K is
     masked; full float32.
     """
-    weight = w.double() * scale[:, None]
-    return dict(y=_product(x, weight.T.to(x.dtype)))
+    weight = w.to(scale.dtype) * scale[:, None]
+    return dict(y=_product(x, weight.T))
 
 
 def _q4_1(q: torch.Tensor, d: torch.Tensor, m: torch.Tensor) -> torch.Tensor:
@@ -153,6 +153,7 @@ def swiglu(x: f32("M", "D"), w_gate: f32("D", "F"), w_up: f32("D", "F"), M: Size
 
 
 def _swiglu_size(x, w_gate, w_up, gate, up):
-    """An error in gate is amplified by silu's slope (at most 1.1) times up; one in up by silu(gate)."""
-    gate_size, up_size = x.abs() @ w_gate.abs(), x.abs() @ w_up.abs()
-    return 1.1 * gate_size * up.abs() + gate.abs() * up_size + gate.abs() * up.abs()
+    """An error in gate grows by silu's slope there, times up; one in up by silu(gate)."""
+    gate_size, up_size, sigmoid = x.abs() @ w_gate.abs(), x.abs() @ w_up.abs(), torch.sigmoid(gate)
+    slope = (sigmoid * (1 + gate * (1 - sigmoid))).abs() + 0.001
+    return slope * gate_size * up.abs() + (gate * sigmoid).abs() * (up_size + up.abs())

@@ -71,7 +71,7 @@ def flash_attention(q: f32("H", "T", "D"), k: f32("K", "T", "D"), v: f32("K", "T
     o, lse, p, size = _attend(q, k.repeat_interleave(H // K, 0), v.repeat_interleave(H // K, 0), sm_scale)
     amplified = _amplified(D, size)
     return dict(o=Answer(o, terms=T, amplified=amplified, size=lambda: p @ v.abs().repeat_interleave(H // K, 0)),
-                lse=Answer(lse, terms=T, amplified=amplified, size=lambda: 1 + lse.abs()))
+                lse=Answer(lse, terms=T, amplified=amplified, size=lambda: 1 + lse.abs() / 16))
 
 
 @puzzle(

@@ -126,7 +126,7 @@ def split_k_decode(q: f32("B", "H", "D"), k_cache: f32("NB", "P", "K", "D"), v_c
                 part = slice(i * each, (i + 1) * each)
                 o[b, :, i], lse[b, :, i], size[b, :, i], n = _decode(q[b], k[part], v[part], sm_scale, H // K)
                 grown = max(grown, n)
-    return dict(o=Answer(o, terms=T * P, amplified=grown, size=lambda: size), lse=Answer(lse, terms=T * P, amplified=grown, size=lambda: 1 + lse.abs()))
+    return dict(o=Answer(o, terms=T * P, amplified=grown, size=lambda: size), lse=Answer(lse, terms=T * P, amplified=grown, size=lambda: 1 + lse.abs() / 16))
 
 
 def _empty_parts(tensors, sizes, rng):

@@ -9,13 +9,15 @@ import torch
 
 from puzzles.catalogue import PUZZLES
 from puzzles.checking import judge_source
+from puzzles.judge.gpu import agreement
 from puzzles.judge.interpret import odd_strides
 from puzzles.judge.memory import Memory, owners
 from puzzles.judge.races import RaceDetector
 from puzzles.judge.tolerance import allowed_error, error_ratio
 from puzzles.judge.worker import Worker
 from puzzles.puzzle import Answer, Case, Puzzle, Size, Tensor, evaluate, f32, i32
-from puzzles.source import from_text
+from puzzles.source import from_text, load
+from puzzles.wrong import solution_text
 
 _HEADER = "import triton\nimport triton.language as tl\n\n\n@triton.jit\ndef probe(x_ptr, z_ptr, N):\n"
 
@@ -193,3 +195,30 @@ def test_grid_expressions():
     assert evaluate("cdiv(N, BLOCK)", dict(N=65, BLOCK=32)) == 3
     with pytest.raises(NameError):
         evaluate("__import__('os')", {})
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="kernels are compiled here; `check` itself runs them on the GPU")
+@pytest.mark.parametrize("name", ["add_blocks", "rms_norm", "matmul_grouped", "rope", "kv_write", "split_k_decode"])
+def test_what_runs_on_a_gpu_runs_here_interpreted(name, tmp_path):
+    puzzle = PUZZLES[name]
+    kernel, _, _ = load(from_text(solution_text(puzzle.sheet), name), tmp_path)
+    case = puzzle.cases[1]
+    grid = puzzle.launch_grid(case)
+    findings, launch, inputs = agreement(puzzle, case, kernel, grid, 3, torch.device("cpu"))
+    assert not findings and set(inputs) == set(puzzle.inputs)
+    findings, _, _ = agreement(puzzle, case, _Tampered(kernel, puzzle), grid, 3, torch.device("cpu"))
+    assert {finding.kind for finding in findings} == {"gpu"} and len(findings) == len(puzzle.outputs)
+
+
+class _Tampered:
+    """A kernel whose outputs are off by 1 %."""
+
+    def __init__(self, kernel, puzzle):
+        self.kernel, self.puzzle = kernel, puzzle
+
+    def __getitem__(self, grid):
+        def launch(**arguments):
+            self.kernel[grid](**arguments)
+            for name in self.puzzle.outputs:
+                arguments[f"{name}_ptr"].mul_(1.01)
+        return launch
