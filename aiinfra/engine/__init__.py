@@ -1,9 +1,17 @@
 """MANY REQUESTS, ONE MODEL: from a prompt to a stream of tokens.
 
-Reading order: sampling_params, sampler, generate (naive and cached), llm.
+Reading order: sampling_params, sampler, generate (naive and cached); request, blocks, scheduler; llm.
+Importing this package runs nothing: the scheduler, which needs no torch, must not have to wait for it.
 """
 
-from aiinfra.engine.llm import LLM, CompletionOutput, RequestOutput
-from aiinfra.engine.sampling_params import SamplingParams
+from typing import Any
 
-__all__ = ["LLM", "SamplingParams", "RequestOutput", "CompletionOutput"]
+_HOMES = {"LLM": "llm", "RequestOutput": "llm", "CompletionOutput": "llm", "SamplingParams": "sampling_params"}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        import importlib
+        return getattr(importlib.import_module(f"aiinfra.engine.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'aiinfra.engine' has no attribute {name!r}")

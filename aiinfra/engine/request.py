@@ -1,0 +1,48 @@
+"""One request on its way through the engine, as the scheduler sees it: integers.
+
+    tokens    [ prompt ............ | made so far ... ]
+    computed   ███████████████░░░░░                       keys and values of tokens[:computed] are in blocks
+    waiting ──> running ──> finished
+       └── preempted ─┘
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Status = Literal["waiting", "running", "finished"]
+
+
+@dataclass(eq=False)
+class Request:
+    """What is asked, and how far it has come. Lower `priority` numbers go first; then first come."""
+
+    id: str
+    prompt: list[int]
+    max_tokens: int
+    priority: int = 0
+    arrival: int = 0                                      # set by the scheduler: the how-manieth
+    tokens: list[int] = field(default_factory=list)       # prompt and made so far
+    computed: int = 0
+    blocks: list[int] = field(default_factory=list)
+    digests: list[bytes] = field(default_factory=list)    # of its full, computed blocks
+    status: Status = "waiting"
+    preemptions: int = 0
+    cached_tokens: int = 0                                # of its last admission: found, not computed
+
+    def __post_init__(self) -> None:
+        self.tokens = list(self.prompt)
+
+    @property
+    def pending(self) -> int:
+        """Tokens that must be run before the next one can be made: 1 while decoding."""
+        return len(self.tokens) - self.computed
+
+    @property
+    def made(self) -> int:
+        """Tokens made so far."""
+        return len(self.tokens) - len(self.prompt)
+
+    @property
+    def age(self) -> tuple[int, int]:
+        """Sorting key: who goes first."""
+        return self.priority, self.arrival

@@ -1,0 +1,219 @@
+"""Who runs in the next step? Pure Python over integers: no tensor, no model, no clock.
+
+    step:   │ decode │ decode │ decode │ chunk of a prompt ······ │   at most `token_budget` tokens
+              every running request first,   then prompts, in pieces
+
+Rules: first come first served within a priority. A running request that needs a block when none can be
+had pushes out the youngest, which starts again later (recomputation; its full blocks stay in the cache as
+long as nobody needs them). Nobody is admitted in a step that pushed somebody out. What can never fit is
+refused at the door. So the oldest request always moves, and everybody becomes the oldest: none starves.
+
+Modes are admission rules: "one" at a time, "static" batches that must all end before the next begins,
+"continuous". Sources: Orca (Yu et al. 2022), vLLM (Kwon et al. 2023), Sarathi-Serve (Agrawal et al. 2024).
+Notebooks 12 and 13.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from aiinfra.engine.blocks import BlockPool, chain
+from aiinfra.engine.request import Request
+
+Mode = Literal["one", "static", "continuous"]
+
+
+@dataclass(frozen=True)
+class Work:
+    """Run tokens[start : start + count] of a request; `last` if a new token comes out of it."""
+
+    request: Request
+    start: int
+    count: int
+
+    @property
+    def last(self) -> bool:
+        """True if nothing of the request is left to run after this."""
+        return self.start + self.count == len(self.request.tokens)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the next step runs, which blocks it must copy first, and who was moved."""
+
+    work: list[Work]
+    copies: list[tuple[int, int]]         # (from, to) blocks: a shared one is about to be written
+    admitted: list[Request]
+    preempted: list[Request]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the step runs."""
+        return sum(work.count for work in self.work)
+
+
+class Scheduler:
+    """Plans steps over the requests added to it. `plan`, run it, `commit`; again."""
+
+    def __init__(self, pool: BlockPool, token_budget: int = 512, max_running: int = 32,
+                 mode: Mode = "continuous", chunked: bool = True) -> None:
+        if mode not in ("one", "static", "continuous"):
+            raise ValueError(f"mode={mode!r} is not known. Use 'one', 'static' or 'continuous'.")
+        if max_running < 1 or token_budget < max_running:
+            raise ValueError(f"token_budget={token_budget}, max_running={max_running}; a step must have room for one "
+                             "token of every running request: token_budget >= max_running >= 1.")
+        self.pool, self.token_budget, self.mode, self.chunked = pool, token_budget, mode, chunked
+        self.max_running = 1 if mode == "one" else max_running
+        self.waiting: list[Request] = []
+        self.running: list[Request] = []
+        self._arrivals = 0
+
+    def add(self, request: Request) -> None:
+        """Queue a request. Raises ValueError, with the figures, if it can never fit."""
+        most = len(request.prompt) + request.max_tokens - 1               # the last token made is never run
+        need, have = self._blocks_for(most), self.pool.total
+        if need > have:
+            raise ValueError(f"request {request.id} may grow to {most:,} tokens = {need} blocks of "
+                             f"{self.pool.block_size}; the cache has {have}. Lower max_tokens, shorten the prompt, "
+                             "or give the cache more memory.")
+        if not self.chunked and most > self.token_budget:
+            raise ValueError(f"request {request.id} may grow to {most:,} tokens and prompts are not chunked; a step "
+                             f"runs {self.token_budget:,}. Raise token_budget or allow chunks.")
+        request.arrival = self._arrivals
+        self._arrivals += 1
+        self.waiting.append(request)
+
+    def plan(self) -> Plan:
+        """The next step. Blocks that it needs are taken; empty if there is nothing to do."""
+        work: dict[Request, int] = {}                                     # request -> tokens to run
+        copies: list[tuple[int, int]] = []
+        preempted: list[Request] = []
+        # Decodes before chunks: a long prompt must not delay those who are being served.
+        for request in sorted(self.running, key=lambda r: (r.pending > 1, r.age)):
+            count = self._piece(request, self.token_budget - sum(work.values()))
+            if request.status == "running" and count:
+                if self._make_room(request, count, work, preempted):
+                    copies += self._reserve(request, count)
+                    work[request] = count
+        admitted = [] if preempted else self._admit(work)
+        copies = [pair for pair in copies if any(pair[1] in request.blocks for request in work)]
+        return Plan([Work(r, r.computed, n) for r, n in work.items()], copies, admitted, preempted)
+
+    def commit(self, plan: Plan, made: dict[Request, int]) -> None:
+        """The step has run: `made` has the new token of every request whose work was `last`."""
+        for work in plan.work:
+            request = work.request
+            if request.status != "running":                               # aborted meanwhile
+                continue
+            request.computed += work.count
+            self._seal(request)
+            if request in made:
+                request.tokens.append(made[request])
+
+    def finish(self, request: Request) -> None:
+        """Take a request out, whatever its state, and give its blocks back."""
+        if request.status == "running":
+            self.running.remove(request)
+        elif request.status == "waiting":
+            self.waiting.remove(request)
+        self._give_back(request)
+        request.status = "finished"
+
+    def fork(self, parent: Request, child: Request) -> None:
+        """Let `child`, with the same tokens, run beside `parent` on the same blocks; the first to write into
+        a shared block gets a copy of it."""
+        child.arrival, self._arrivals = self._arrivals, self._arrivals + 1
+        child.tokens, child.computed = list(parent.tokens), parent.computed
+        child.blocks, child.digests = list(parent.blocks), list(parent.digests)
+        self.pool.share(child.blocks)
+        child.status = "running"
+        self.running.append(child)
+
+    def _piece(self, request: Request, budget: int) -> int:
+        """How many of its pending tokens may run now."""
+        if request.pending <= budget:
+            return request.pending
+        return budget if self.chunked else 0
+
+    def _make_room(self, request: Request, count: int, work: dict[Request, int], preempted: list[Request]) -> bool:
+        """Push out the youngest until `request` can have its blocks; False if it was the youngest itself."""
+        while not self.pool.can_allocate(self._missing(request, count)):
+            victim = max(self.running, key=lambda r: r.age)
+            work.pop(victim, None)
+            self._preempt(victim)
+            preempted.append(victim)
+            if victim is request:
+                return False
+        return True
+
+    def _admit(self, work: dict[Request, int]) -> list[Request]:
+        """Start waiting requests in order, while there are places, tokens and blocks."""
+        admitted = []
+        if self.mode != "continuous" and self.running:
+            return admitted
+        for request in sorted(self.waiting, key=lambda r: r.age):
+            budget = self.token_budget - sum(work.values())
+            if len(self.running) >= self.max_running or budget == 0:
+                break
+            found = self.pool.match(request.tokens)
+            self.pool.share(found)
+            request.blocks, request.computed = found, len(found) * self.pool.block_size
+            count = self._piece(request, budget)
+            # Room for the whole prompt, not just its first piece: else two half-read prompts could block each other.
+            if not count or not self.pool.can_allocate(self._missing(request, request.pending)):
+                self.pool.release(found)
+                request.blocks, request.computed = [], 0
+                break
+            request.cached_tokens = request.computed
+            request.digests = []
+            self._seal(request)
+            self._reserve(request, count)
+            request.status = "running"
+            self.waiting.remove(request)
+            self.running.append(request)
+            admitted.append(request)
+            work[request] = count
+        return admitted
+
+    def _missing(self, request: Request, count: int) -> int:
+        """Blocks to be taken before `count` more tokens of `request` can be run."""
+        new = self._blocks_for(request.computed + count) - len(request.blocks)
+        return new + (1 if self._shared_tail(request) is not None else 0)
+
+    def _reserve(self, request: Request, count: int) -> list[tuple[int, int]]:
+        """Take the blocks for `count` more tokens; returns the copy that a shared last block needs."""
+        copies = []
+        tail = self._shared_tail(request)
+        if tail is not None:
+            [own] = self.pool.allocate(1)
+            copies.append((request.blocks[tail], own))
+            self.pool.release([request.blocks[tail]])
+            request.blocks[tail] = own
+        request.blocks += self.pool.allocate(self._blocks_for(request.computed + count) - len(request.blocks))
+        return copies
+
+    def _shared_tail(self, request: Request) -> int | None:
+        """Index of the half-full block that would be written next, if others own it too."""
+        at = request.computed // self.pool.block_size
+        return at if at < len(request.blocks) and self.pool.owners(request.blocks[at]) > 1 else None
+
+    def _seal(self, request: Request) -> None:
+        """Make known the blocks that are full and computed."""
+        size = self.pool.block_size
+        for i in range(len(request.digests), request.computed // size):
+            before = request.digests[-1] if request.digests else b""
+            request.digests.append(chain(before, request.tokens[i * size:(i + 1) * size]))
+            self.pool.seal(request.blocks[i], request.digests[-1])
+
+    def _preempt(self, request: Request) -> None:
+        self._give_back(request)
+        request.status = "waiting"
+        request.preemptions += 1
+        self.running.remove(request)
+        self.waiting.append(request)
+
+    def _give_back(self, request: Request) -> None:
+        self.pool.release(request.blocks)
+        request.blocks, request.digests, request.computed = [], [], 0
+
+    def _blocks_for(self, tokens: int) -> int:
+        return -(-tokens // self.pool.block_size)
