@@ -100,7 +100,7 @@ def tiles(count):
         square = -(-tokens // rows) * -(-tokens // keys)
         require(sum(got) != square or square == whole + diagonal,
                 f"{case}: you visit all {square} tiles. Those above the diagonal hold nothing and are never loaded.")
-        require(got[1] != 0, f"{case}: no tile needs a mask? The diagonal runs through {diagonal} of them.")
+        require(got[1] != 0 or diagonal == 0, f"{case}: no tile needs a mask? The diagonal runs through {diagonal} of them.")
         require(int(sum(got)) == whole + diagonal, f"{case}: {whole + diagonal} tiles are visited; you have {sum(got):g}.")
         require(int(got[0]) == whole, f"{case}: {whole} tiles need no mask; you have {got[0]:g}. A tile is whole if its LAST key "
                                       "is seen by the strip's FIRST row.")
