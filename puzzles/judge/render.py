@@ -22,7 +22,7 @@ def as_text(verdict: Verdict) -> str:
     """The verdict for a terminal."""
     lines = [f"{_SIGNS[verdict.status]} {verdict.puzzle}: {verdict.status}{_at_case(verdict)}"]
     lines += [textwrap.indent(str(finding), "  ") for finding in verdict.findings if finding.kind != "not_solved"]
-    lines += [f"  {row}" for row in _figure_lines(verdict)]
+    lines += [f"  {row}" for row in (*map(_traffic_line, _moved(verdict)), *_machine_lines(verdict))]
     if verdict.printed.strip():
         lines += ["  printed by the kernel:", textwrap.indent(verdict.printed.strip(), "    ")]
     return "\n".join(lines)
@@ -35,7 +35,7 @@ def as_html(verdict: Verdict) -> str:
              f'{html.escape(_at_case(verdict))}']
     parts += [_finding_html(finding) for finding in verdict.findings if finding.kind != "not_solved"]
     parts += [_heat_svg(verdict.heat)] if verdict.heat else []
-    parts += ['<div style="opacity:0.75">' + "<br>".join(map(html.escape, _figure_lines(verdict))) + "</div>"]
+    parts += _figures_html(verdict)
     if verdict.printed.strip():
         parts.append(f"<details><summary>printed by the kernel</summary><pre>{html.escape(verdict.printed)}</pre></details>")
     return f'<div style="border-left:4px solid {colour};padding:4px 12px;line-height:1.5">{"".join(parts)}</div>'
@@ -55,10 +55,24 @@ def _finding_html(finding: Finding) -> str:
             f'{html.escape(finding.message)}{where}{look}</div>')
 
 
-def _figure_lines(verdict: Verdict) -> list[str]:
-    lines = [_traffic_line(t) for t in verdict.traffic if t.loaded or t.stored]
+def _moved(verdict: Verdict) -> list[Traffic]:
+    """The traffic worth showing: all of a right answer's, and of a wrong one's what was too much."""
+    return [t for t in verdict.traffic if verdict.passed or t.budget is not None and t.loaded > t.budget]
+
+
+def _machine_lines(verdict: Verdict) -> list[str]:
+    lines = [f"traffic: {verdict.traffic_score:.2f} times the least (1.00: each element once)"] if verdict.passed else []
     lines += [f"compiled: {_compiled_line(verdict.compiled)}"] if verdict.compiled else []
     return lines + ([_gpu_line(verdict.gpu)] if verdict.gpu else [])
+
+
+def _figures_html(verdict: Verdict) -> list[str]:
+    """Traffic as a table, then what the compiler and the GPU said."""
+    rows = "".join(f"<tr><td>{html.escape(t.tensor)}</td><td>{t.loaded:,}</td><td>{f'{t.times:.1f}' if t.loaded else ''}</td>"
+                   f"<td>{t.stored:,}</td></tr>" for t in _moved(verdict))
+    head = "<tr><th>tensor</th><th>elements loaded</th><th>times each</th><th>elements stored</th></tr>"
+    lines = "<br>".join(map(html.escape, _machine_lines(verdict)))
+    return [f"<table>{head}{rows}</table>"] * bool(rows) + [f'<div style="opacity:0.75">{lines}</div>'] * bool(lines)
 
 
 def _traffic_line(t: Traffic) -> str:

@@ -1,7 +1,5 @@
 """The outputs against the answer: which elements differ, by how much, and who wrote them."""
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 
@@ -11,7 +9,7 @@ from puzzles.judge.trace import Tracer, show
 from puzzles.judge.verdict import Finding, HeatMap
 from puzzles.puzzle import Answer
 
-_MAP_CELLS = 48
+_MAP_ROWS, _MAP_COLUMNS = 24, 64
 
 
 def compare(region: Region, answer: Answer, tracer: Tracer) -> tuple[list[Finding], HeatMap | None]:
@@ -120,12 +118,11 @@ def _number(x: float) -> str:
     return f"{x:.6g}" if isinstance(x, float) else str(x)
 
 
-def heat_map(name: str, ratio: torch.Tensor, cells: int = _MAP_CELLS,
-             reduce: Callable[[np.ndarray], np.floating] = np.max) -> HeatMap:
-    """Error over allowed error as a matrix of at most `cells` x `cells`; infinity becomes 1e9."""
+def heat_map(name: str, ratio: torch.Tensor) -> HeatMap:
+    """Error over allowed error as a small matrix, each cell the worst of its tile; infinity becomes 1e9."""
     matrix = ratio.reshape(-1, ratio.shape[-1]) if ratio.dim() > 1 else ratio.reshape(1, -1)
     matrix = matrix.clamp(max=1e9).numpy()
-    for axis in (0, 1):
-        parts = np.array_split(matrix, min(cells, matrix.shape[axis]), axis=axis)
-        matrix = np.stack([reduce(part, axis=axis) for part in parts], axis=axis)
+    for axis, most in enumerate((_MAP_ROWS, _MAP_COLUMNS)):
+        parts = np.array_split(matrix, min(most, matrix.shape[axis]), axis=axis)
+        matrix = np.stack([part.max(axis=axis) for part in parts], axis=axis)
     return HeatMap(name, tuple(ratio.shape), tuple(tuple(float(x) for x in row) for row in matrix))

@@ -102,6 +102,13 @@ class Verdict:
         return self.status == "passed"
 
     @property
+    def traffic_score(self) -> float:
+        """Bytes moved over the least: every element that was touched, once. 1.0 is best; 0.0 if unknown."""
+        moved = sum((t.loaded + t.stored) * t.itemsize for t in self.traffic)
+        least = sum((t.distinct + t.stored) * t.itemsize for t in self.traffic)
+        return moved / least if least else 0.0
+
+    @property
     def kinds(self) -> tuple[str, ...]:
         """The kinds of its findings, likeliest cause first."""
         return tuple(finding.kind for finding in self.findings)

@@ -185,7 +185,7 @@ def _silu_size(score_size: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     title="HSTU attention with relative bias", minutes=75, notebook="10_fused_kernels", grid="B, H, cdiv(N, BLOCK)", outputs=dict(o=f32("L", "H", "D")),
     prepare=_jagged,
     cases=[case(B=1, L=16, H=1, N=16, M=4, WIDTH=8, D=16, BLOCK=16), case(B=3, L=50, H=2, N=40, M=6, WIDTH=10, D=16, BLOCK=16),
-           case(B=2, L=1, H=1, N=5, M=2, WIDTH=3, D=16, BLOCK=16), case(B=2, L=33, H=1, N=18, M=9, WIDTH=4, D=16, BLOCK=16, scale=2.0)],
+           case(B=2, L=1, H=1, N=5, M=2, WIDTH=3, D=16, BLOCK=16), case(B=2, L=35, H=1, N=18, M=9, WIDTH=4, D=16, BLOCK=16, scale=2.0)],
     big=case(B=16, L=16000, H=4, N=2048, M=128, WIDTH=64, D=64, BLOCK=32), flops="2 * H * L * N * D",
     picture=(panel("q of one sequence", 3, 1, sweep=[(1, 0)], ragged="r", labels=("its length", "D")), panel("weights, never stored", 3, 3, sweep=[(1, 0), (1, 1)], ragged="rc", labels=("items", "items")),
              panel("k, v", 3, 1, sweep=[(0, 0), (1, 0)], ragged="r"), panel("o", 3, 1, own=[(1, 0)], ragged="r", labels=("", "D"))),

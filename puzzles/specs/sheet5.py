@@ -184,10 +184,13 @@ def topk_route(logits: f32("N", "E"), N: Size, E: Size, TOP: Size, BLOCK: Block)
 
 
 def _by_expert(tensors, sizes, rng):
-    """Tokens are sorted by expert: offset[e] to offset[e + 1]. Some experts have none."""
-    choice = torch.randint(0, sizes["E"], (sizes["N"],), generator=rng)
-    choice[choice == 1] = 0
-    counts = torch.bincount(choice, minlength=sizes["E"])
+    """Tokens sorted by expert: expert 0 has two in five and one more, expert 1 none, the rest is random."""
+    N, E = sizes["N"], sizes["E"]
+    choice = torch.zeros(N, dtype=torch.int64)
+    if E > 2:
+        first = 2 * N // 5 + 1
+        choice[first:] = torch.randint(2, E, (N - first,), generator=rng)
+    counts = torch.bincount(choice, minlength=E)
     return tensors | dict(offset=torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)]).int())
 
 

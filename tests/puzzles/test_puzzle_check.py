@@ -32,6 +32,7 @@ def test_a_solution_passes_with_its_figures_and_lands_on_the_board():
     verdict = check("add_constant", answers.add_constant)
     assert verdict.passed and not verdict.findings
     assert [t.times for t in verdict.traffic if t.tensor == "x"] == [1.0]
+    assert verdict.traffic_score == 1.0
     assert [c.target for c in verdict.compiled] == ["sm_80", "sm_90", "sm_100"]
     assert "passed" in verdict._repr_html_() and "sm_90" in str(verdict)
     assert progress().solved == 1
