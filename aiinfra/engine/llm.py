@@ -1,9 +1,11 @@
-"""`LLM`: prompts in, texts out, in vLLM's shapes. Here one request runs after another.
+"""`LLM`: prompts in, texts out, in vLLM's shapes, over the engine that runs them together.
 
     for output in LLM().generate(["The sea is", "Once"], SamplingParams(max_tokens=32)):
         print(output.outputs[0].text)
 
-The interface stays when the engine underneath learns to run many requests at once.
+    text ─ tokenizer ─> ids ─> engine ─> ids ─ stream decoder ─> text ─ stop strings ─> what you see
+
+Text lives here and nowhere below. Whatever interrupts a call, its requests leave the engine.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,9 +17,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from aiinfra.engine.generate import generate_cached
+from aiinfra.engine.engine import Engine, Made
 from aiinfra.engine.sampling_params import SamplingParams
-from aiinfra.model import DEFAULT_MODEL, StreamDecoder, load
+from aiinfra.model import DEFAULT_MODEL, StreamDecoder, Tokenizer, load
 
 Prompt = str | list[int]
 Message = dict[str, Any]
@@ -49,16 +51,20 @@ class RequestOutput:
 
 
 class LLM:
-    """A model that answers. Arguments as `aiinfra.model.load`; `max_model_len` lowers the context limit."""
+    """A model that answers. `model`, `dtype`, `device` and `cache` as in `aiinfra.model.load`; `max_model_len`
+    lowers the context limit; everything else goes to `Engine` (cache_bytes, max_running, token_budget, mode, …)."""
 
     def __init__(self, model: str | Path = DEFAULT_MODEL, dtype: str | torch.dtype | None = None,
-                 device: str | torch.device | None = None, max_model_len: int | None = None, **load_options: Any) -> None:
-        self.model, self.tokenizer = load(model, dtype, device, **load_options)
+                 device: str | torch.device | None = None, max_model_len: int | None = None,
+                 cache: str | Path | None = None, **engine_options: Any) -> None:
+        self.model, self.tokenizer = load(model, dtype, device, cache=cache)
         limit = self.model.config.max_position_embeddings
         if max_model_len is not None and not 1 <= max_model_len <= limit:
             raise ValueError(f"max_model_len={max_model_len}; the model's context is {limit:,} tokens: choose 1 to {limit:,}.")
         self.max_model_len = max_model_len or limit
+        self.engine = Engine(self.model, **engine_options)
         self._request_numbers = count()
+        self._answers: dict[str, _Answer] = {}
 
     def generate(self, prompts: Prompt | Sequence[Prompt], sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
                  use_tqdm: bool | None = None) -> list[RequestOutput]:
@@ -70,10 +76,10 @@ class LLM:
         prompts = [prompts] if isinstance(prompts, str) or _is_ids(prompts) else list(prompts)
         params = self._params_for(prompts, sampling_params)
         requests = [self._request(prompt) for prompt in prompts]        # all are checked before any is run
-        bar = tqdm(zip(requests, params), total=len(requests), desc="requests", disable=None if use_tqdm is None else not use_tqdm)
-        for request, one in bar:
-            for _ in self._run(request, one):
-                pass
+        answers = [_Answer(request, one, self.tokenizer) for request, one in zip(requests, params)]
+        with tqdm(total=len(requests), desc="requests", disable=None if use_tqdm is None else not use_tqdm) as bar:
+            for _ in self._serve(answers):
+                bar.update(sum(request.finished for request in requests) - bar.n)
         return requests
 
     def chat(self, messages: list[Message] | Sequence[list[Message]], sampling_params: SamplingParams | None = None,
@@ -84,7 +90,9 @@ class LLM:
 
     def stream(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> Iterator[RequestOutput]:
         """As `generate` for one prompt, yielding the growing output after every token. Text only grows."""
-        return self._run(self._request(prompt), sampling_params or SamplingParams())
+        params = sampling_params or SamplingParams()
+        answer = _Answer(self._request(prompt), params, self.tokenizer)
+        return self._follow(answer)
 
     def _params_for(self, prompts: list[Prompt], params: SamplingParams | Sequence[SamplingParams] | None) -> list[SamplingParams]:
         if params is None or isinstance(params, SamplingParams):
@@ -112,36 +120,71 @@ class LLM:
                              "needed for the answer. Shorten the prompt.")
         return RequestOutput(str(next(self._request_numbers)), text, ids, [CompletionOutput(0)])
 
-    def _run(self, request: RequestOutput, params: SamplingParams) -> Iterator[RequestOutput]:
-        """Generate into `request`, yielding it after every token."""
-        room = self.max_model_len - len(request.prompt_token_ids)
-        out, decoder = request.outputs[0], StreamDecoder(self.tokenizer)
-        if params.max_tokens > room:
-            params = replace_max_tokens(params, room)
-        shown = ""                                          # all text decoded; `out.text` may lag behind it
-        eos = () if params.ignore_eos else self.tokenizer.eos_ids
-        for step in generate_cached(self.model, request.prompt_token_ids, params, eos):
-            out.token_ids.append(step.token_id)
-            if step.token_id in (*eos, *params.stop_token_ids):
-                out.finish_reason = "stop"
-            else:
-                shown += decoder.push(step.token_id)
-            done = out.finish_reason or len(out.token_ids) == params.max_tokens
-            if done:
-                shown += decoder.flush()
-            out.text, stopped = cut_at_stop(shown, params.stop, final=bool(done))
-            if stopped and len(out.token_ids) >= params.min_tokens:
-                out.finish_reason = "stop"
-            elif done:
-                out.finish_reason = out.finish_reason or "length"
-            yield request
-            if out.finish_reason:
-                return
+    def _follow(self, answer: "_Answer") -> Iterator[RequestOutput]:
+        """Yield a request whenever it has grown, by this call's steps or by another's."""
+        shown, out = 0, answer.request.outputs[0]
+        for _ in self._serve([answer]):
+            if len(out.token_ids) > shown:
+                shown = len(out.token_ids)
+                yield answer.request
+        if len(out.token_ids) > shown:
+            yield answer.request
+
+    def _serve(self, answers: list["_Answer"]) -> Iterator[list["_Answer"]]:
+        """Run `answers` to their ends; after each engine step, yield those that grew."""
+        try:
+            for answer in answers:
+                prompt = answer.request.prompt_token_ids
+                params = with_max_tokens(answer.params, self.max_model_len - len(prompt))
+                eos = () if params.ignore_eos else self.tokenizer.eos_ids
+                answer.silent = {*eos, *params.stop_token_ids}
+                self._answers[answer.request.request_id] = answer
+                self.engine.add(answer.request.request_id, prompt, params, eos)
+            while not all(answer.request.finished for answer in answers):
+                yield [self._hand_out(made) for made in self.engine.step().made]
+        finally:                                             # also on Ctrl-C, or when a stream is dropped half-way
+            for answer in answers:
+                self.engine.abort(answer.request.request_id)
+                self._answers.pop(answer.request.request_id, None)
+
+    def _hand_out(self, made: Made) -> "_Answer":
+        answer = self._answers[made.request_id]
+        answer.push(made)
+        if answer.request.finished:
+            self.engine.abort(made.request_id)               # a stop string: the engine knows no text
+        return answer
 
 
-def replace_max_tokens(params: SamplingParams, max_tokens: int) -> SamplingParams:
-    """The same parameters with another max_tokens (and min_tokens no larger)."""
-    return SamplingParams(**{**vars(params), "max_tokens": max_tokens, "min_tokens": min(params.min_tokens, max_tokens)})
+class _Answer:
+    """One request's text, as its tokens come in."""
+
+    def __init__(self, request: RequestOutput, params: SamplingParams, tokenizer: Tokenizer) -> None:
+        self.request, self.params = request, params
+        self.decoder = StreamDecoder(tokenizer)
+        self.silent: set[int] = set()                        # ids that end an answer and are not shown
+        self.decoded = ""                                    # the text shown may lag behind it
+
+    def push(self, made: Made) -> None:
+        """Add one token; sets finish_reason at the end."""
+        out = self.request.outputs[0]
+        if made.token_id is not None:
+            out.token_ids.append(made.token_id)
+            if made.token_id not in self.silent:
+                self.decoded += self.decoder.push(made.token_id)
+        if made.finish_reason:
+            self.decoded += self.decoder.flush()
+        out.text, stopped = cut_at_stop(self.decoded, self.params.stop, final=bool(made.finish_reason))
+        if stopped and len(out.token_ids) >= self.params.min_tokens:
+            out.finish_reason = "stop"
+        else:
+            out.finish_reason = made.finish_reason
+
+
+def with_max_tokens(params: SamplingParams, room: int) -> SamplingParams:
+    """The same parameters with max_tokens (and min_tokens) no larger than `room`."""
+    if params.max_tokens <= room:
+        return params
+    return SamplingParams(**{**vars(params), "max_tokens": room, "min_tokens": min(params.min_tokens, room)})
 
 
 def cut_at_stop(text: str, stops: Sequence[str], final: bool) -> tuple[str, bool]:

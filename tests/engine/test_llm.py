@@ -114,7 +114,7 @@ def test_prompts_that_make_no_sense(prompt, message: str, llm: LLM) -> None:
 
 
 def test_a_bad_prompt_among_good_ones_runs_none(llm: LLM, monkeypatch) -> None:
-    monkeypatch.setattr(LLM, "_run", lambda *_: pytest.fail("ran"))
+    monkeypatch.setattr(LLM, "_serve", lambda *_: pytest.fail("ran"))
     with pytest.raises(ValueError, match="empty"):
         llm.generate(["fine", ""], GREEDY)
 
@@ -124,3 +124,36 @@ def test_as_many_params_as_prompts(llm: LLM) -> None:
         llm.generate(["x"], [GREEDY, GREEDY])
     with pytest.raises(ValueError, match="max_model_len=9000; the model's context is 8,192"):
         LLM(max_model_len=9000, device="cpu")
+
+
+def test_ctrl_c_frees_the_blocks_and_the_engine_goes_on(llm: LLM, monkeypatch) -> None:
+    step, calls = llm.engine.step, []
+
+    def interrupted():
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return step()
+    monkeypatch.setattr(llm.engine, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        llm.generate(["One", "Two", "Three"], GREEDY)
+    assert llm.engine.unfinished == 0 and llm.engine.pool.used == 0
+    assert llm.generate("The capital of France is", GREEDY)[0].outputs[0].text.startswith(" Paris")
+
+
+def test_two_streams_at_once(llm: LLM) -> None:
+    first, second = llm.stream("The capital of France is", GREEDY), llm.stream("1, 2, 3,", GREEDY)
+    next(first), next(second)
+    texts = [[r.outputs[0].text for r in stream][-1] for stream in (second, first)]
+    alone = [o.outputs[0].text for o in llm.generate(["1, 2, 3,", "The capital of France is"], GREEDY)]
+    assert texts == alone
+
+
+def test_together_is_as_alone(llm: LLM) -> None:
+    """On the real model: a batch of mixed prompts gives each request the naive generator's tokens."""
+    prompts = ["The capital of France is", "x", "def add(a, b):\n    return", "Once upon a time " * 6, "1, 2, 3,", "Dear Sir"]
+    params = SamplingParams(temperature=0, max_tokens=16, ignore_eos=True)
+    together = llm.generate(prompts, params)
+    for output in together:
+        naive = [s.token_id for s in generate_naive(llm.model, output.prompt_token_ids, params)]
+        assert output.outputs[0].token_ids == naive, output.prompt

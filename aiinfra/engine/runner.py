@@ -1,0 +1,102 @@
+"""From a plan of integers to tensors and back: one forward pass over whatever the scheduler put together.
+
+    plan   a: 1 token    b: 1 token    c: 5 tokens of its prompt
+    flat   tokens [N=7]  positions [7]  slots [7]     where each key goes
+    per request          block_tables [3, …]  context_lens [3]  cu_seqlens [4]
+
+No padding: the linear layers see N rows, whoever they belong to; only attention knows about requests,
+through the block tables. The pass gives logits for the last row of each request that is up to date.
+Notebooks 12 and 13.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from aiinfra.engine.scheduler import Plan, Work
+from aiinfra.kernels.kv_write import kv_write
+from aiinfra.kernels.paged_attention import paged_attention
+from aiinfra.model import ModelConfig, Transformer
+
+
+class PagedCache:
+    """Keys and values of all requests: k and v [layers, blocks, P, K, Dh]."""
+
+    def __init__(self, config: ModelConfig, blocks: int, block_size: int, dtype: torch.dtype, device: torch.device) -> None:
+        shape = (config.num_hidden_layers, blocks, block_size, config.num_key_value_heads, config.head_dim)
+        self.k = torch.zeros(shape, dtype=dtype, device=device)
+        self.v = torch.zeros(shape, dtype=dtype, device=device)
+        self.block_size = block_size
+
+    def copy(self, pairs: list[tuple[int, int]]) -> None:
+        """Copy whole blocks, all layers: (from, to)."""
+        for source, target in pairs:
+            self.k[:, target] = self.k[:, source]
+            self.v[:, target] = self.v[:, source]
+
+    @staticmethod
+    def block_bytes(config: ModelConfig, block_size: int, dtype: torch.dtype) -> int:
+        """Bytes of one block over all layers, keys and values."""
+        return config.kv_bytes_per_token // 4 * dtype.itemsize * block_size
+
+
+@dataclass(frozen=True)
+class StepKV:
+    """The cache as one step's tokens see it; what attention is handed as `kv`."""
+
+    cache: PagedCache
+    slots: Tensor                  # int64 [N]
+    block_tables: Tensor           # int32 [B, most blocks]
+    context_lens: Tensor           # int32 [B]
+    cu_seqlens: Tensor | None      # int32 [B+1]; None: one token each
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Store k, v [N, K, Dh] in their slots; attend q [N, H, Dh], each over its own request."""
+        keys, values = self.cache.k[layer], self.cache.v[layer]
+        kv_write(k, v, keys, values, self.slots)
+        return paged_attention(q, keys, values, self.block_tables, self.context_lens, self.cu_seqlens)
+
+
+class Runner:
+    """Runs plans on a model and its paged cache."""
+
+    def __init__(self, model: Transformer, cache: PagedCache) -> None:
+        self.model, self.cache = model, cache
+
+    @torch.inference_mode()
+    def run(self, plan: Plan) -> Tensor:
+        """Logits [R, V] of the R works of the plan that are `last`, in their order."""
+        self.cache.copy(plan.copies)
+        tokens = [t for w in plan.work for t in w.request.tokens[w.start:w.start + w.count]]
+        positions = [i for w in plan.work for i in range(w.start, w.start + w.count)]
+        hidden = self.model.hidden(self._tensor(tokens), self._tensor(positions), self._step_kv(plan.work))  # [N, D]
+        rows = last_rows(plan.work)
+        return self.model.lm_head(hidden[rows] if len(rows) < len(hidden) else hidden)
+
+    def _step_kv(self, work: list[Work]) -> StepKV:
+        size = self.cache.block_size
+        slots = [w.request.blocks[i // size] * size + i % size for w in work for i in range(w.start, w.start + w.count)]
+        widest = max(len(w.request.blocks) for w in work)
+        tables = [w.request.blocks + [0] * (widest - len(w.request.blocks)) for w in work]
+        ends = [w.start + w.count for w in work]
+        starts = None
+        if any(w.count > 1 for w in work):
+            starts = [0]
+            for w in work:
+                starts.append(starts[-1] + w.count)
+        return StepKV(self.cache, self._tensor(slots), self._tensor(tables, torch.int32), self._tensor(ends, torch.int32),
+                      None if starts is None else self._tensor(starts, torch.int32))
+
+    def _tensor(self, values: list, dtype: torch.dtype = torch.int64) -> Tensor:
+        return torch.tensor(values, dtype=dtype, device=self.model.device)
+
+
+def last_rows(work: list[Work]) -> list[int]:
+    """Row numbers, in the flat step, of the last token of each work that is `last`."""
+    rows, row = [], 0
+    for w in work:
+        row += w.count
+        if w.last:
+            rows.append(row - 1)
+    return rows
