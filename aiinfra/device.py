@@ -69,7 +69,8 @@ def device_name(device: torch.device | str | None = None) -> str:
     """A human's name for the device: the GPU's product name, or the CPU's and its thread count."""
     if as_device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_cpu_model()}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{_cpu_model()}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def _cpu_model() -> str:

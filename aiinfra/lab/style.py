@@ -7,6 +7,7 @@ Figures are PNG in 256 colours, rendered 1.5 times as large as they are shown: a
 Not SVG, because JupyterLab hides SVG in a notebook that is not trusted, as a fresh clone never is.
 """
 
+import textwrap
 import base64
 import io
 
@@ -82,6 +83,7 @@ def axes(xlabel: str, ylabel: str, title: str = "", size: tuple[float, float] = 
     fig, ax = plt.subplots(1, columns, figsize=size, layout="constrained", **options)
     for one in (ax if columns > 1 else [ax]):
         one.set(xlabel=xlabel, ylabel=ylabel)
+    title = textwrap.fill(title, int(11 * size[0]))          # about as many characters as fit above the axes
     if title:
         fig.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold") if columns > 1 else ax.set_title(title)
     return fig, ax

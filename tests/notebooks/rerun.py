@@ -21,7 +21,7 @@ def rerun(path: Path) -> None:
     """Execute the notebook in its folder and rewrite the file. Raises CellExecutionError, writing nothing."""
     book = nbformat.read(path, as_version=4)
     with tempfile.TemporaryDirectory() as data:
-        client = nbclient.NotebookClient(book, timeout=600, kernel_name="python3", store_widget_state=False,
+        client = nbclient.NotebookClient(book, timeout=600, kernel_name="python3", store_widget_state=False, coalesce_streams=True,
                                          resources={"metadata": {"path": str(path.parent)}})
         client.execute(env={**os.environ, "AIINFRA_DATA": data})
     for cell in book.cells:
