@@ -7,9 +7,9 @@ Figures are PNG in 256 colours, rendered 1.5 times as large as they are shown: a
 Not SVG, because JupyterLab hides SVG in a notebook that is not trusted, as a fresh clone never is.
 """
 
-import textwrap
 import base64
 import io
+import textwrap
 
 import matplotlib.pyplot as plt
 from IPython import get_ipython
