@@ -69,6 +69,13 @@ def test_nothing_ties_it_to_one_machine(notebook):
 
 
 @each_notebook
+def test_links_lead_somewhere(notebook):
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(notebook)):
+        if not target.startswith(("http://", "https://", "#")):
+            assert (notebook.parent / target.split("#")[0]).exists(), target
+
+
+@each_notebook
 def test_cells_are_short_and_prose_outweighs_them(notebook):
     cells, kinds = code_cells(notebook), [cell.cell_type for cell in load(notebook).cells]
     assert statistics.median(map(lines, cells)) <= 8
