@@ -11,6 +11,8 @@ from puzzles.source import Piece
 _ADVICE = (
     (r"incompatible dimensions|make_shape_compatible|could not be broadcast",
      "the shapes that meet here: [:, None] makes a column, [None, :] a row"),
+    (r"not iterable|not subscriptable|unsupported tensor index|item assignment",
+     "the square brackets: pointers are not indexed, write tl.load(x_ptr + offsets); blocks know only [:, None] and [None, :]"),
     (r"power of 2", "the bounds of tl.arange: Triton's blocks have power-of-two lengths; a mask cuts the rest"),
     (r"constexpr", "whether this value is a tl.constexpr: block sizes are, run-time arguments are not"),
     (r"other. cannot be provided without", "the mask= that is missing beside other="),

@@ -86,11 +86,12 @@ def _constant(values: torch.Tensor) -> bool:
 
 
 def _where_to_look(region: Region, wrong: torch.Tensor) -> str:
+    """If whole columns are right and then none is, the walk or its mask goes wrong at that column."""
     columns = wrong.reshape(-1, wrong.shape[-1]).any(0) if wrong.dim() else wrong.reshape(1)
-    tail = columns.nonzero()
-    if wrong.all() or tail.numel() == 0 or not columns[-1] or int(tail[0]) == 0:
-        return "the formula, one step at a time, for the element named above"
-    return f"the last block: only columns {int(tail[0])} and up are wrong"
+    first = int(columns.nonzero()[0])
+    if first > 1 and bool(columns[first:].all()):
+        return f"what changes at column {first}: all before it is right, nothing from there on is"
+    return "the formula, one step at a time, for the element named above"
 
 
 def _launched(tracer: Tracer) -> str:
