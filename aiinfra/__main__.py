@@ -48,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
     bench = _command(commands, "bench", None, "measure, against others where there are any")
     what = bench.add_subparsers(metavar="what", required=True)
     for name, text in {"decode": "one request: decode and prefill, against transformers",
+                       "throughput": "64 mixed requests at once: the engine, against transformers' static batches",
                        "load": "a fresh process: seconds to the first token, peak memory"}.items():
         one = _command(what, name, run_bench, text)
         one.set_defaults(what=name)
@@ -103,7 +104,8 @@ def run_bench(args: argparse.Namespace) -> None:
     from aiinfra import device
     from aiinfra.engine import bench
     from aiinfra.perf.timing import save_json
-    measure = {"decode": bench.bench_decode, "load": bench.bench_load}[args.what]
+    measure = {"decode": bench.bench_decode, "load": bench.bench_load,
+               "throughput": bench.bench_throughput}[args.what]
     print(f"{args.model} on {device.device_name()}, torch {torch.__version__}")
     rows = []
     for row in measure(args.model):

@@ -2,14 +2,17 @@
 
     decode   one request: prompt of 32 tokens, 64 out; then prefill of 512 tokens; against transformers' generate
     load     a fresh process: seconds to the first token, and the peak of its memory
+    throughput   64 requests of mixed lengths at once: the engine against transformers in static batches
 
 Both sides get the same file, the same float32 weights, the same threads and the same token ids, and must return
 the same tokens. They take turns, so that a machine that slows down slows both. A figure is the median of the turns.
 """
 
 import json
+import random
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +20,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from aiinfra.engine.engine import Engine
 from aiinfra.engine.generate import generate_cached
 from aiinfra.engine.sampling_params import SamplingParams
 from aiinfra.model import KVCache, Transformer, load
@@ -144,6 +148,54 @@ if llm.model.config.tie_word_embeddings and hasattr(llm.model.lm_head, "packed_w
     weights -= llm.model.embed.weight.numel()
 print(json.dumps([time.perf_counter() - start, peak() - before, 4 * weights]))
 """
+
+
+def bench_throughput(model_name: str, requests: int = 64, seed: int = 0, batch_sizes: tuple[int, ...] = (16, 32)) -> Iterator[Row]:
+    """Row C3: useful tokens a second over a seeded trace (prompts of 16 to 256 tokens, answers of 16 to 128), ours
+    against transformers' padded static batches of the best of `batch_sizes`; and C6, time outside the model.
+
+    Padding and the tokens that a finished row still makes in its batch are work, but not useful: they do not count.
+    """
+    model, tokenizer = load(model_name)
+    rng = random.Random(seed)
+    text = tokenizer.encode("The harbour was quiet. A boat, two gulls and a man with a lamp were all that moved. " * 40)
+    trace = [([*text[rng.randrange(200):]][:rng.randint(16, 256)], rng.randint(16, 128)) for _ in range(requests)]
+    wanted = sum(new for _, new in trace)
+    ours, outside = _serve_trace(Engine(model), trace)
+    peer, peer_name = _transformers(model_name, model)
+    sizes = {size: _static_batches(peer, trace, size) for size in tqdm(batch_sizes, desc=peer_name, disable=None)} if peer else {}
+    best = min(sizes, key=sizes.get) if sizes else 0
+    against = (wanted / sizes[best], f"{peer_name}, static batches of {best}") if sizes else ()
+    yield Row("C3 mixed trace", wanted / ours, "tok/s", *against,
+              note=f"{requests} requests, {sum(len(p) for p, _ in trace):,} tokens in, {wanted:,} out")
+    yield Row("C6 time outside the model", 100 * outside / ours, "%", note="planning, sampling and bookkeeping")
+
+
+def _serve_trace(engine: Engine, trace: list[tuple[list[int], int]]) -> tuple[float, float]:
+    """Seconds to serve the trace, and how many of them were not spent in the model."""
+    for i, (prompt, new) in enumerate(trace):
+        engine.add(str(i), prompt, SamplingParams(temperature=0, max_tokens=new, ignore_eos=True))
+    start, model_seconds = time.perf_counter(), 0.0
+    with tqdm(total=len(trace), desc="ours", disable=None) as bar:
+        while engine.unfinished:
+            record = engine.step()
+            model_seconds += record.model_seconds
+            bar.update(sum(m.finish_reason is not None for m in record.made))
+    seconds = time.perf_counter() - start
+    return seconds, seconds - model_seconds
+
+
+def _static_batches(peer: Any, trace: list[tuple[list[int], int]], size: int) -> float:
+    """Seconds that transformers needs: batches in order of arrival, padded left, each as long as its longest answer."""
+    start = time.perf_counter()
+    for first in range(0, len(trace), size):
+        batch = trace[first:first + size]
+        widest, longest = max(len(p) for p, _ in batch), max(new for _, new in batch)
+        ids = torch.tensor([[0] * (widest - len(p)) + p for p, _ in batch], device=peer.device)
+        mask = torch.tensor([[0] * (widest - len(p)) + [1] * len(p) for p, _ in batch], device=peer.device)
+        peer.generate(ids, attention_mask=mask, do_sample=False, max_new_tokens=longest, min_new_tokens=longest,
+                      eos_token_id=None, pad_token_id=0)
+    return time.perf_counter() - start
 
 
 def bench_load(model_name: str) -> Iterator[Row]:
