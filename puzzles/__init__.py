@@ -21,7 +21,12 @@ __all__ = ["check", "hint", "picture", "progress"]
 
 def __getattr__(name: str) -> Any:
     from importlib import import_module
-    homes = {"check": "puzzles.checking", "hint": "puzzles.hints", "picture": "puzzles.hints", "progress": "puzzles.board"}
+    homes = {
+        "check": "puzzles.checking",
+        "hint": "puzzles.hints",
+        "picture": "puzzles.hints",
+        "progress": "puzzles.board",
+    }
     if name not in homes:
         raise AttributeError(f"module 'puzzles' has no attribute {name!r}")
     return getattr(import_module(homes[name]), name)

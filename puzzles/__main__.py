@@ -33,7 +33,9 @@ def _check(file: Path, name: str | None, seconds: float) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m puzzles", description="Triton puzzles: without a command, the list and the board.")
+    parser = argparse.ArgumentParser(
+        prog="python -m puzzles", description="Triton puzzles: without a command, the list and the board."
+    )
     commands = parser.add_subparsers(dest="command")
     check = commands.add_parser("check", help="judge the answers in a .py or .ipynb file")
     check.add_argument("file", type=Path)

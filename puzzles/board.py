@@ -76,7 +76,9 @@ def record(verdict: Verdict) -> str:
         part.write_text(json.dumps({"solved": solved, "tries": old.tries + 1}), encoding="utf-8")
         os.replace(part, path)
     except OSError as error:
-        return f"The board was not updated: {path.parent}: {error.strerror}. Set AIINFRA_DATA to a folder you can write."
+        return (
+            f"The board was not updated: {path.parent}: {error.strerror}. Set AIINFRA_DATA to a folder you can write."
+        )
     return ""
 
 

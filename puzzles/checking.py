@@ -1,6 +1,6 @@
 """check(): one kernel, one puzzle, one verdict. It never raises for a wrong kernel and never hangs.
 
-    kernel ─► its source ─► worker: interpreted, watched ─► (passed) compiled for GPUs ─► GPU run ─► board
+kernel ─► its source ─► worker: interpreted, watched ─► (passed) compiled for GPUs ─► GPU run ─► board
 """
 
 import functools
@@ -54,7 +54,9 @@ def check_file(path: str | Path, name: str | None = None, *, seconds: float = 20
     wanted = [find(name).name] if name else [n for n in found if n in PUZZLES]
     missing = [n for n in wanted if n not in found]
     if missing or not wanted:
-        raise BadInput(f"{path} defines no function " + (f"{missing[0]!r}." if missing else "that is named like a puzzle."))
+        raise BadInput(
+            f"{path} defines no function " + (f"{missing[0]!r}." if missing else "that is named like a puzzle.")
+        )
     return [_record(judge_source(PUZZLES[n], from_text(text, n), seconds=seconds)) for n in wanted]
 
 
@@ -64,7 +66,9 @@ def judge_source(puzzle: Puzzle, source: Source, *, seconds: float = 20.0, seed:
     """Interpret; if that passes and `full`, compile for GPUs and run on one. Records nothing."""
     interpreter, compiler = workers or (shared_worker(True), shared_worker(False))
     known = PUZZLES.get(puzzle.name) is puzzle
-    job = Job("interpret", puzzle.name if known else puzzle, source, seconds, fresh_seed() if seed is None else seed, grids)
+    job = Job(
+        "interpret", puzzle.name if known else puzzle, source, seconds, fresh_seed() if seed is None else seed, grids
+    )
     verdict = interpreter.run(job)
     if not (verdict.passed and full):
         return verdict
@@ -95,8 +99,10 @@ def _require_usable(kernel: Any) -> None:
     compiled = type(kernel).__name__ == "JITFunction"
     if not torch.cuda.is_available() and (compiled or _language_compiled()):
         now = "is set now, but was not" if triton_interpreted() else "is not set"
-        raise BadInput(f"TRITON_INTERPRET=1 {now} when Triton was imported, so `{kernel.fn.__name__}` was made for a GPU "
-                       "and this machine has none: set it in the first cell, before `import triton`, and restart the kernel.")
+        raise BadInput(
+            f"TRITON_INTERPRET=1 {now} when Triton was imported, so `{kernel.fn.__name__}` was made for a GPU "
+            "and this machine has none: set it in the first cell, before `import triton`, and restart the kernel."
+        )
 
 
 @functools.cache

@@ -163,15 +163,24 @@ class Puzzle:
     def markdown(self) -> str:
         """The exact statement, as the sheet shows it."""
         formula, _, rest = self.statement.partition("\n\n")
-        rows = [f"| `{name}_ptr` | {'changed in place' if name in self.inputs and name in self.outputs else 'in' if name in self.inputs else 'out'} "
-                f"| `{t}`{', with strides' if t.strides else ''} |" for name, t in self.tensors.items()]
+        rows = [f"| `{name}_ptr` | {self._direction(name)} | `{t}`{', with strides' if t.strides else ''} |"
+                for name, t in self.tensors.items()]
         limits = [f"at most `{most}` elements of `{name}`" for name, most in self.budget.items()]
-        grid = f"`({', '.join(self.grid)}{',' * (len(self.grid) == 1)})`" if self.grid else f"yours: `grid_of_{self.name}(meta)` returns it"
+        grid = (
+            f"`({', '.join(self.grid)}{',' * (len(self.grid) == 1)})`"
+            if self.grid
+            else f"yours: `grid_of_{self.name}(meta)` returns it"
+        )
         return "\n".join([
             f"**{self.title}** · `{self.name}` · about {self.minutes} minutes · from notebook "
             f"[{self.notebook[:2]}](../../notebooks/{self.notebook}.ipynb)", "", "```", formula, "```", "", rest, "",
             "| pointer | | tensor |", "|---|---|---|", *rows, "", f"Grid: {grid}."
             + (f" A launch may load {', '.join(limits)}." if limits else "")])
+
+    def _direction(self, name: str) -> str:
+        if name in self.inputs:
+            return "changed in place" if name in self.outputs else "in"
+        return "out"
 
     def launch_grid(self, case: Case) -> tuple[int, ...]:
         return tuple(int(evaluate(axis, case.sizes)) for axis in self.grid)

@@ -32,7 +32,7 @@ class Piece:
 
     name: str
     text: str                                       # padded: line n here is line n of the reader's cell
-    names: dict[str, tuple] | None = None           # name -> ("module", m) | ("attr", m, q) | ("value", v) | ("piece", i)
+    names: dict[str, tuple] | None = None  # name -> ("module", m) | ("attr", m, q) | ("value", v) | ("piece", i)
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,9 @@ def _not_a_kernel(kernel: Any) -> str:
         return "You passed kernel[grid]: pass the kernel itself; the judge launches it."
     if isinstance(kernel, FunctionType):
         return f"`{name}` is a plain Python function: put @triton.jit on the line above its def."
-    return f"check() needs a function decorated with @triton.jit, but got {type(kernel).__name__}: {str(kernel)[:60]!r}."
+    return (
+        f"check() needs a function decorated with @triton.jit, but got {type(kernel).__name__}: {str(kernel)[:60]!r}."
+    )
 
 
 def _collect(fn: FunctionType, pieces: list[Piece], done: dict[FunctionType, int]) -> int:
@@ -114,7 +116,9 @@ def _collect(fn: FunctionType, pieces: list[Piece], done: dict[FunctionType, int
     try:
         lines, first = inspect.getsourcelines(fn)
     except (OSError, TypeError) as error:
-        raise BadInput(f"The source of `{fn.__name__}` cannot be found: define it in a notebook cell or a file.") from error
+        raise BadInput(
+            f"The source of `{fn.__name__}` cannot be found: define it in a notebook cell or a file."
+        ) from error
     node = ast.parse(textwrap.dedent("".join(lines))).body[0]
     skipped = node.lineno - 1                                        # decorator lines: the worker decorates
     text = textwrap.dedent("".join(lines[skipped:]))

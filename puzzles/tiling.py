@@ -36,8 +36,15 @@ class Panel:
         return max(self.columns, 0.21 * len(self.name), 0.16 * len(self.label_columns))
 
 
-def panel(name: str, rows: int, columns: int, own: Sequence[tuple[int, int]] = (), sweep: Sequence[tuple[int, int]] = (),
-          ragged: str = "", labels: tuple[str, str] = ("", "")) -> Panel:
+def panel(
+    name: str,
+    rows: int,
+    columns: int,
+    own: Sequence[tuple[int, int]] = (),
+    sweep: Sequence[tuple[int, int]] = (),
+    ragged: str = "",
+    labels: tuple[str, str] = ("", ""),
+) -> Panel:
     """Shorthand: `ragged` holds "r" and/or "c" where the last row or column of tiles is masked."""
     return Panel(name, rows, columns, tuple(own), tuple(sweep), "r" in ragged, "c" in ragged, *labels)
 
@@ -73,7 +80,9 @@ class Picture:
 def _draw(axes, p: Panel, left: float) -> None:
     axes.text(left, 0.4, p.name, fontsize=9, fontweight="bold", color=_INK)
     axes.text(left, 0.85, p.label_columns, fontsize=7.5, color=_INK)
-    axes.text(left - 0.25, 1.0 + p.rows / 2, p.label_rows, fontsize=7.5, rotation=90, va="center", ha="center", color=_INK)
+    axes.text(
+        left - 0.25, 1.0 + p.rows / 2, p.label_rows, fontsize=7.5, rotation=90, va="center", ha="center", color=_INK
+    )
     for row in range(p.rows):
         for column in range(p.columns):
             _draw_tile(axes, p, (row, column), left + column, 1.0 + row)

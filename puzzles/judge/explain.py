@@ -9,14 +9,21 @@ from puzzles.source import Piece
 
 # pattern in the message -> what to look at
 _ADVICE = (
-    (r"incompatible dimensions|make_shape_compatible|could not be broadcast",
-     "the shapes that meet here: [:, None] makes a column, [None, :] a row"),
-    (r"not iterable|not subscriptable|unsupported tensor index|item assignment",
-     "the square brackets: pointers are not indexed, write tl.load(x_ptr + offsets); blocks know only [:, None] and [None, :]"),
+    (
+        r"incompatible dimensions|make_shape_compatible|could not be broadcast",
+        "the shapes that meet here: [:, None] makes a column, [None, :] a row",
+    ),
+    (
+        r"not iterable|not subscriptable|unsupported tensor index|item assignment",
+        "the square brackets: pointers are not indexed, write tl.load(x_ptr + offsets); blocks know only [:, None] and [None, :]",
+    ),
     (r"power of 2", "the bounds of tl.arange: Triton's blocks have power-of-two lengths; a mask cuts the rest"),
     (r"constexpr", "whether this value is a tl.constexpr: block sizes are, run-time arguments are not"),
     (r"other. cannot be provided without", "the mask= that is missing beside other="),
-    (r"Mask argument cannot be block type", "the pointer: it is a single address; add offsets such as tl.arange to it"),
+    (
+        r"Mask argument cannot be block type",
+        "the pointer: it is a single address; add offsets such as tl.arange to it",
+    ),
     (r"Unsupported ptr type|ptr type", "the first argument: loads and stores take pointers, as in x_ptr + offsets"),
     (r"takes? .*positional|unexpected keyword|missing .* required", "the arguments of this call"),
     (r"K dimension|inner dimensions|dot|matmul: Input operand", "the shapes of tl.dot: [M, K] times [K, N]"),

@@ -35,7 +35,9 @@ def run(puzzle: Puzzle, kernel: Any, files: dict[str, Piece], seed: int,
         findings, launch, inputs = agreement(puzzle, puzzle.big, kernel, grid, seed, torch.device("cuda"))
     except Exception as error:                  # whatever the reader's kernel raises is a finding
         found = explain(error, files)
-        return None, [Finding("gpu", f"on the GPU: {found.message}", "this kernel at large sizes", found.line, found.code)]
+        return None, [
+            Finding("gpu", f"on the GPU: {found.message}", "this kernel at large sizes", found.line, found.code)
+        ]
     return (None, findings) if findings else (_timed(puzzle, inputs, launch, torch.device("cuda")), [])
 
 

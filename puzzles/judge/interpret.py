@@ -45,7 +45,9 @@ def judge(puzzle: Puzzle, kernel: Any, files: dict[str, Piece], seed: int,
 class _Launch:
     """One case: its memory, its trace, its findings."""
 
-    def __init__(self, puzzle: Puzzle, case: Case, kernel: Any, files: dict[str, Piece], seed: int, grid: tuple[int, ...]):
+    def __init__(
+        self, puzzle: Puzzle, case: Case, kernel: Any, files: dict[str, Piece], seed: int, grid: tuple[int, ...]
+    ):
         self.puzzle, self.case, self.kernel, self.files, self.grid, self.seed = puzzle, case, kernel, files, grid, seed
         self.inputs = lay_out(puzzle, case, puzzle.draw(case, seed))
         self.answers = puzzle.solve(self.inputs, case)
@@ -126,8 +128,10 @@ def stores_anything(files: Mapping[str, Piece]) -> bool:
 def lay_out(puzzle: Puzzle, case: Case, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The same values; where the case asks for it, with odd strides for the tensors that declare strides."""
     strided = [name for name, t in puzzle.tensors.items() if t.strides]
-    return {name: odd_strides(t, case.layout + strided.index(name)) if case.layout and name in strided else t.contiguous()
-            for name, t in tensors.items()}
+    return {
+        name: odd_strides(t, case.layout + strided.index(name)) if case.layout and name in strided else t.contiguous()
+        for name, t in tensors.items()
+    }
 
 
 def odd_strides(t: torch.Tensor, choice: int) -> torch.Tensor:
@@ -145,7 +149,11 @@ def fresh_outputs(puzzle: Puzzle, case: Case, inputs: Mapping[str, torch.Tensor]
     for name, t in puzzle.outputs.items():
         if name in inputs:
             continue
-        start = t.start if t.start is not None else float("nan") if t.dtype.is_floating_point else torch.iinfo(t.dtype).min
+        start = (
+            t.start
+            if t.start is not None
+            else float("nan") if t.dtype.is_floating_point else torch.iinfo(t.dtype).min
+        )
         made[name] = torch.full(t.shape(case.sizes), start, dtype=t.dtype)
     return lay_out(puzzle, case, made)
 
@@ -174,5 +182,7 @@ def _signature_finding(puzzle: Puzzle, kernel: Any) -> Finding | None:
                        f"puzzle {puzzle.name} passes ({', '.join(wants)}).")
     loose = [n for n in puzzle.blocks if "constexpr" not in str(kernel.fn.__annotations__.get(n, ""))]
     if loose:
-        return Finding("bad_input", f"Parameter {loose[0]} is a block size: write `{loose[0]}: tl.constexpr` in the signature.")
+        return Finding(
+            "bad_input", f"Parameter {loose[0]} is a block size: write `{loose[0]}: tl.constexpr` in the signature."
+        )
     return None

@@ -37,7 +37,9 @@ def as_html(verdict: Verdict) -> str:
     parts += [_heat_svg(verdict.heat)] if verdict.heat else []
     parts += _figures_html(verdict)
     if verdict.printed.strip():
-        parts.append(f"<details><summary>printed by the kernel</summary><pre>{html.escape(verdict.printed)}</pre></details>")
+        parts.append(
+            f"<details><summary>printed by the kernel</summary><pre>{html.escape(verdict.printed)}</pre></details>"
+        )
     return f'<div style="border-left:4px solid {colour};padding:4px 12px;line-height:1.5">{"".join(parts)}</div>'
 
 
@@ -45,7 +47,11 @@ def _at_case(verdict: Verdict) -> str:
     if verdict.status == "passed":
         return f" ({len(verdict.cases)} cases, seed {verdict.seed})"
     failed = [label for label, ok in verdict.cases if not ok]
-    return f", case {len(verdict.cases)}: {failed[0]} (seed {verdict.seed})" if failed and verdict.status == "failed" else ""
+    return (
+        f", case {len(verdict.cases)}: {failed[0]} (seed {verdict.seed})"
+        if failed and verdict.status == "failed"
+        else ""
+    )
 
 
 def _finding_html(finding: Finding) -> str:
@@ -61,15 +67,20 @@ def _moved(verdict: Verdict) -> list[Traffic]:
 
 
 def _machine_lines(verdict: Verdict) -> list[str]:
-    lines = [f"traffic: {verdict.traffic_score:.2f} times the least (1.00: each element once)"] if verdict.passed else []
+    lines = (
+        [f"traffic: {verdict.traffic_score:.2f} times the least (1.00: each element once)"] if verdict.passed else []
+    )
     lines += [f"compiled: {_compiled_line(verdict.compiled)}"] if verdict.compiled else []
     return lines + ([_gpu_line(verdict.gpu)] if verdict.gpu else [])
 
 
 def _figures_html(verdict: Verdict) -> list[str]:
     """Traffic as a table, then what the compiler and the GPU said."""
-    rows = "".join(f"<tr><td>{html.escape(t.tensor)}</td><td>{t.loaded:,}</td><td>{f'{t.times:.1f}' if t.loaded else ''}</td>"
-                   f"<td>{t.stored:,}</td></tr>" for t in _moved(verdict))
+    rows = "".join(
+        f"<tr><td>{html.escape(t.tensor)}</td><td>{t.loaded:,}</td><td>{f'{t.times:.1f}' if t.loaded else ''}</td>"
+        f"<td>{t.stored:,}</td></tr>"
+        for t in _moved(verdict)
+    )
     head = "<tr><th>tensor</th><th>elements loaded</th><th>times each</th><th>elements stored</th></tr>"
     lines = "<br>".join(map(html.escape, _machine_lines(verdict)))
     return [f"<table>{head}{rows}</table>"] * bool(rows) + [f'<div style="opacity:0.75">{lines}</div>'] * bool(lines)
@@ -103,9 +114,11 @@ def _heat_svg(heat: HeatMap) -> str:
         f'<rect x="{x * _CELL_PIXELS}" y="{y * _CELL_PIXELS}" width="{_CELL_PIXELS - 1}" height="{_CELL_PIXELS - 1}" '
         f'fill="{_heat_colour(value)}"/>' for y, row in enumerate(heat.rows) for x, value in enumerate(row))
     shape = " x ".join(map(str, heat.shape))
-    return (f'<div style="margin:4px 0">{html.escape(heat.tensor)} [{shape}]: grey is right, red is wrong, dark red is far off'
-            f'<br><svg width="{columns * _CELL_PIXELS}" height="{rows * _CELL_PIXELS}" role="img" '
-            f'aria-label="where {html.escape(heat.tensor)} differs">{cells}</svg></div>')
+    return (
+        f'<div style="margin:4px 0">{html.escape(heat.tensor)} [{shape}]: grey is right, red is wrong, dark red is far off'
+        f'<br><svg width="{columns * _CELL_PIXELS}" height="{rows * _CELL_PIXELS}" role="img" '
+        f'aria-label="where {html.escape(heat.tensor)} differs">{cells}</svg></div>'
+    )
 
 
 def _heat_colour(ratio: float) -> str:
@@ -125,7 +138,9 @@ def board_text(board: "Board") -> str:
         lines.append(f"\nsheet {sheet}: {title}")
         for entry in (e for e in board.entries if PUZZLES[e.name].sheet == sheet):
             puzzle, sign = PUZZLES[entry.name], _STATES[entry.state][0]
-            lines.append(f"  {sign} {entry.name:<24} {puzzle.title:<52} {puzzle.minutes:>3} min  {_tries(entry)}".rstrip())
+            lines.append(
+                f"  {sign} {entry.name:<24} {puzzle.title:<52} {puzzle.minutes:>3} min  {_tries(entry)}".rstrip()
+            )
     return "\n".join(lines)
 
 
@@ -134,8 +149,12 @@ def board_html(board: "Board") -> str:
     from puzzles.catalogue import PUZZLES, SHEETS
     rows = []
     for sheet, title in SHEETS.items():
-        chips = "".join(_chip(entry, PUZZLES[entry.name].title) for entry in board.entries if PUZZLES[entry.name].sheet == sheet)
-        rows.append(f'<tr><td style="text-align:left">{sheet} {html.escape(title)}</td><td style="text-align:left">{chips}</td></tr>')
+        chips = "".join(
+            _chip(entry, PUZZLES[entry.name].title) for entry in board.entries if PUZZLES[entry.name].sheet == sheet
+        )
+        rows.append(
+            f'<tr><td style="text-align:left">{sheet} {html.escape(title)}</td><td style="text-align:left">{chips}</td></tr>'
+        )
     return f"<b>{board.solved} of {len(board.entries)} solved</b><table>{''.join(rows)}</table>"
 
 

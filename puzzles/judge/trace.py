@@ -154,7 +154,9 @@ class Tracer:
                 continue
             elements, inside = self._elements(kind, region, pointers, offsets[mine] + self.memory.base)
             legal[lanes[mine]] = inside
-            data = None if values is None else np.broadcast_to(values.data, mask.data.shape).ravel()[lanes[mine]][inside]
+            data = (
+                None if values is None else np.broadcast_to(values.data, mask.data.shape).ravel()[lanes[mine]][inside]
+            )
             self._record(kind, region, elements[inside], data)
         return legal.reshape(mask.data.shape)
 
@@ -182,8 +184,11 @@ class Tracer:
             use.stored += len(unique)
             use.line_of_write[unique] = self._line()[1]
             if not region.is_output and len(unique):
-                self._report("input_changed", f"program {show(self.program)} writes to {region.coordinate(unique[0])}, an input",
-                             "which pointer this store starts from; inputs must stay as they are")
+                self._report(
+                    "input_changed",
+                    f"program {show(self.program)} writes to {region.coordinate(unique[0])}, an input",
+                    "which pointer this store starts from; inputs must stay as they are",
+                )
         self._check_race(kind, region, unique)
 
     def _check_race(self, kind: str, region: Region, unique: np.ndarray) -> None:
@@ -229,15 +234,18 @@ class Tracer:
     def _report_outside(self, kind: str, region: Region, positions: np.ndarray, width: int) -> None:
         verb, side = ("reads", "read") if kind == "read" else ("writes", "write")
         if width != region.itemsize:
-            text = f"accesses {region.name} ({region.itemsize} bytes an element) through a pointer to {width}-byte elements"
+            text = f"accesses {region.name}, {region.itemsize} bytes an element, as {width}-byte elements"
             self._report(f"out_of_bounds_{side}", f"program {show(self.program)} {text}", "the cast of this pointer")
             return
         shape = "x".join(map(str, region.tensor.shape))
         at = f"{region.name}_ptr + {positions[0]}"
         gap = " (a gap between rows)" if 0 <= positions[0] < len(region.owner) else ""
-        self._report(f"out_of_bounds_{side}", f"program {show(self.program)} {verb} {at}{gap}, outside of {region.name} "
-                     f"({shape}, positions 0 to {len(region.owner) - 1}); {len(positions)} such lanes in this operation",
-                     "the mask of this line, and the offsets it guards")
+        self._report(
+            f"out_of_bounds_{side}",
+            f"program {show(self.program)} {verb} {at}{gap}, outside of {region.name} "
+            f"({shape}, positions 0 to {len(region.owner) - 1}); {len(positions)} such lanes in this operation",
+            "the mask of this line, and the offsets it guards",
+        )
 
     def _report(self, kind: str, message: str, look_at: str) -> None:
         file, line = self._line()

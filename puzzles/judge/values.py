@@ -30,9 +30,14 @@ def _unwritten(region: Region, missing: torch.Tensor, tracer: Tracer) -> list[Fi
     if not missing.any():
         return []
     first = int(missing.flatten().nonzero()[0])
-    return [Finding("not_written", f"{int(missing.sum())} of {missing.numel()} elements of {region.name} were never written, "
-                    f"the first of them {region.coordinate(first)}",
-                    f"whether the {_launched(tracer)} cover all of {region.name}, and the mask of the store")]
+    return [
+        Finding(
+            "not_written",
+            f"{int(missing.sum())} of {missing.numel()} elements of {region.name} were never written, "
+            f"the first of them {region.coordinate(first)}",
+            f"whether the {_launched(tracer)} cover all of {region.name}, and the mask of the store",
+        )
+    ]
 
 
 def _extra(region: Region, extra: torch.Tensor, tracer: Tracer) -> list[Finding]:
@@ -49,8 +54,15 @@ def _misplaced(region: Region, owners: torch.Tensor, tracer: Tracer) -> list[Fin
     races = tracer.uses[region.name].races
     for element, owner in enumerate(owners.flatten().tolist()):
         if races.writer(element) != owner:
-            return [Finding("wrong_program", f"{region.coordinate(element)} was written by program {_writer(region, element, tracer)}; "
-                            f"it belongs to program {owner}", "how the program id becomes a tile", **_store_line(region, element, tracer))]
+            return [
+                Finding(
+                    "wrong_program",
+                    f"{region.coordinate(element)} was written by program {_writer(region, element, tracer)}; "
+                    f"it belongs to program {owner}",
+                    "how the program id becomes a tile",
+                    **_store_line(region, element, tracer),
+                )
+            ]
     return []
 
 
@@ -64,9 +76,15 @@ def _wrong(region: Region, answer: Answer, ratio: torch.Tensor, wrong: torch.Ten
             + (f" (rounding may explain {allowed:.1g})" if allowed else "")
             + f". {int(wrong.sum())} of {wrong.numel()} elements differ"
             + f", written by {_writers(region, wrong, tracer)}{_pattern(region, answer, wrong)}")
-    look = ("where it arises: exp(89) is too much for float32; 0 / 0 and inf - inf are NaN" if bad.any()
-            else "input_precision='ieee' in tl.dot: without it, float32 is rounded to TF32's 10 bits" if tracer.used_tf32
-            else _where_to_look(region, wrong))
+    look = (
+        "where it arises: exp(89) is too much for float32; 0 / 0 and inf - inf are NaN"
+        if bad.any()
+        else (
+            "input_precision='ieee' in tl.dot: without it, float32 is rounded to TF32's 10 bits"
+            if tracer.used_tf32
+            else _where_to_look(region, wrong)
+        )
+    )
     return Finding("not_finite" if bad.any() else "wrong_value", text, look, **_store_line(region, first, tracer))
 
 

@@ -193,9 +193,13 @@ def _died(job: Job, folder: Path, exit_code: int) -> Any:
     line, code = _where(stack, job.source, folder)
     if "Timeout" in stack or exit_code == -signal.SIGKILL:
         return rejected(name, time_limit(job.seconds, line, code), seed=job.seed)
-    printed = (folder / "printed").read_text(errors="replace").strip().splitlines() if (folder / "printed").exists() else []
+    printed = (
+        (folder / "printed").read_text(errors="replace").strip().splitlines() if (folder / "printed").exists() else []
+    )
     cause = printed[-1] if printed else f"exit code {exit_code}"
-    return rejected(name, Finding("crash", f"the process that ran the kernel ended: {cause}", "", line, code), seed=job.seed)
+    return rejected(
+        name, Finding("crash", f"the process that ran the kernel ended: {cause}", "", line, code), seed=job.seed
+    )
 
 
 def _where(stack: str, source: Source, folder: Path) -> tuple[int | None, str]:

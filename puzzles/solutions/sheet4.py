@@ -69,7 +69,8 @@ def rope(x_ptr, cos_ptr, sin_ptr, position_ptr, y_ptr, N, H, P, stride_xn, strid
 
 
 @triton.jit
-def flash_dq(q_ptr, k_ptr, v_ptr, do_ptr, lse_ptr, delta_ptr, dq_ptr, H, T, sm_scale, D: tl.constexpr, BLOCK: tl.constexpr):
+def flash_dq(q_ptr, k_ptr, v_ptr, do_ptr, lse_ptr, delta_ptr, dq_ptr, H, T, sm_scale,
+             D: tl.constexpr, BLOCK: tl.constexpr):
     h, i = tl.program_id(0), tl.program_id(1)
     t = i * BLOCK + tl.arange(0, BLOCK)
     d = tl.arange(0, D)[None, :]
@@ -92,7 +93,8 @@ def flash_dq(q_ptr, k_ptr, v_ptr, do_ptr, lse_ptr, delta_ptr, dq_ptr, H, T, sm_s
 
 
 @triton.jit
-def flash_dkdv(q_ptr, k_ptr, v_ptr, do_ptr, lse_ptr, delta_ptr, dk_ptr, dv_ptr, H, T, sm_scale, D: tl.constexpr, BLOCK: tl.constexpr):
+def flash_dkdv(q_ptr, k_ptr, v_ptr, do_ptr, lse_ptr, delta_ptr, dk_ptr, dv_ptr, H, T, sm_scale,
+               D: tl.constexpr, BLOCK: tl.constexpr):
     h, i = tl.program_id(0), tl.program_id(1)
     j = i * BLOCK + tl.arange(0, BLOCK)
     d = tl.arange(0, D)[None, :]

@@ -6,27 +6,43 @@ from puzzles.puzzle import Answer, Block, Number, Size, case, f32, i32, puzzle
 from puzzles.tiling import panel
 
 _EXP = 200
-_GARBAGE = 1_000_000_000        # what lies behind the used part of a block table or slot list
+_GARBAGE = 1_000_000_000  # what lies behind the used part of a block table or slot list
 
 
 def _slots(tensors, sizes, rng):
     """Different slots for different tokens, the cache's last row left free; every fourth token is padding."""
-    slots = torch.randperm(max(sizes["S"] - 1, 1), generator=rng)[:sizes["N"]].int()
+    slots = torch.randperm(max(sizes["S"] - 1, 1), generator=rng)[: sizes["N"]].int()
     slots[3::4] = -1
     return tensors | dict(slot=slots)
 
 
 @puzzle(
-    title="Write to a paged KV cache by slot", minutes=20, notebook="13_paged_cache", grid="N", outputs=dict(cache=f32("S", "W")),
+    title="Write to a paged KV cache by slot",
+    minutes=20,
+    notebook="13_paged_cache",
+    grid="N",
+    outputs=dict(cache=f32("S", "W")),
     prepare=_slots,
-    cases=[case(N=4, S=8, W=16, BLOCK=16), case(N=10, S=12, W=40, BLOCK=64), case(N=1, S=1, W=1, BLOCK=8), case(N=7, S=40, W=33, BLOCK=64)],
-    big=case(N=8192, S=65536, W=1024, BLOCK=1024), budget=dict(new="N * W", cache="0"),
-    picture=(panel("new", 4, 1, sweep=[(1, 0)], ragged="c", labels=("N tokens", "W")), panel("slot", 4, 1, sweep=[(1, 0)]),
-             panel("cache", 6, 1, own=[(4, 0)], ragged="c", labels=("S slots", "W"))),
-    hints=("The slot is data: load it, then compute the address to store to from it.",
-           "slot * W is where the row begins. Slot -1 means that the token is padding: nothing may be stored for it.",
-           "slot = tl.load(slot_ptr + n); w = tl.arange(0, BLOCK); row = tl.load(new_ptr + n * W + w, mask=w < W); "
-           "tl.store(cache_ptr + slot * W + w, row, mask=(w < W) & (slot >= 0))."))
+    cases=[
+        case(N=4, S=8, W=16, BLOCK=16),
+        case(N=10, S=12, W=40, BLOCK=64),
+        case(N=1, S=1, W=1, BLOCK=8),
+        case(N=7, S=40, W=33, BLOCK=64),
+    ],
+    big=case(N=8192, S=65536, W=1024, BLOCK=1024),
+    budget=dict(new="N * W", cache="0"),
+    picture=(
+        panel("new", 4, 1, sweep=[(1, 0)], ragged="c", labels=("N tokens", "W")),
+        panel("slot", 4, 1, sweep=[(1, 0)]),
+        panel("cache", 6, 1, own=[(4, 0)], ragged="c", labels=("S slots", "W")),
+    ),
+    hints=(
+        "The slot is data: load it, then compute the address to store to from it.",
+        "slot * W is where the row begins. Slot -1 means that the token is padding: nothing may be stored for it.",
+        "slot = tl.load(slot_ptr + n); w = tl.arange(0, BLOCK); row = tl.load(new_ptr + n * W + w, mask=w < W); "
+        "tl.store(cache_ptr + slot * W + w, row, mask=(w < W) & (slot >= 0)).",
+    ),
+)
 def kv_write(new: f32("N", "W"), slot: i32("N"), cache: f32("S", "W"), N: Size, S: Size, W: Size, BLOCK: Block):
     """cache[slot[n], w] = new[n, w] for every token n whose slot is not -1
 
@@ -55,8 +71,8 @@ def _paged(tensors, sizes, rng):
 
 def _request(k_cache, v_cache, table, length, b, P):
     """The keys and values of request b, [length, K, D], gathered from their blocks."""
-    blocks = table[b, :-(-int(length[b]) // P)].long()
-    return (cache[blocks].flatten(0, 1)[:int(length[b])] for cache in (k_cache, v_cache))
+    blocks = table[b, : -(-int(length[b]) // P)].long()
+    return (cache[blocks].flatten(0, 1)[: int(length[b])] for cache in (k_cache, v_cache))
 
 
 def _decode(q, k, v, sm_scale, group):
@@ -69,22 +85,55 @@ def _decode(q, k, v, sm_scale, group):
     return o, torch.logsumexp(scores, 1), o_size, _EXP + int(2 * q.shape[1] * size.max())
 
 
-_POOL = (panel("q of one request", 2, 1, sweep=[(0, 0)], labels=("H / K heads", "D")), panel("block table", 1, 4, sweep=[(0, 0), (0, 1), (0, 2)], labels=("", "T entries")),
-         panel("cache", 6, 1, sweep=[(4, 0), (1, 0), (3, 0)], labels=("NB blocks", "P x D")))
+_POOL = (
+    panel("q of one request", 2, 1, sweep=[(0, 0)], labels=("H / K heads", "D")),
+    panel("block table", 1, 4, sweep=[(0, 0), (0, 1), (0, 2)], labels=("", "T entries")),
+    panel("cache", 6, 1, sweep=[(4, 0), (1, 0), (3, 0)], labels=("NB blocks", "P x D")),
+)
 
 
 @puzzle(
-    title="Paged decode attention", minutes=60, notebook="13_paged_cache", grid="B, K", outputs=dict(o=f32("B", "H", "D")), prepare=_paged,
-    cases=[case(B=1, H=1, K=1, NB=3, T=2, sm_scale=0.25, P=16, D=16, GROUP=16), case(B=3, H=4, K=2, NB=12, T=3, sm_scale=0.25, P=16, D=16, GROUP=16),
-           case(B=2, H=3, K=1, NB=6, T=3, sm_scale=0.18, P=16, D=32, GROUP=16, scale=12.0)],
-    big=case(B=64, H=32, K=8, NB=16384, T=256, sm_scale=0.125, P=16, D=64, GROUP=16), budget=dict(q="B * H * D", table="B * K * T"),
+    title="Paged decode attention",
+    minutes=60,
+    notebook="13_paged_cache",
+    grid="B, K",
+    outputs=dict(o=f32("B", "H", "D")),
+    prepare=_paged,
+    cases=[
+        case(B=1, H=1, K=1, NB=3, T=2, sm_scale=0.25, P=16, D=16, GROUP=16),
+        case(B=3, H=4, K=2, NB=12, T=3, sm_scale=0.25, P=16, D=16, GROUP=16),
+        case(B=2, H=3, K=1, NB=6, T=3, sm_scale=0.18, P=16, D=32, GROUP=16, scale=12.0),
+    ],
+    big=case(B=64, H=32, K=8, NB=16384, T=256, sm_scale=0.125, P=16, D=64, GROUP=16),
+    budget=dict(q="B * H * D", table="B * K * T"),
     picture=(*_POOL, panel("o", 2, 1, own=[(0, 0)], labels=("H / K heads", "D"))),
-    hints=("The block table is a page table: position s of a request lies in block table[b, s // P], at row s % P. Walk over the entries.",
-           "All H // K heads of a key head form the rows of one tile, so that each key is read once for all of them. Entries past the length are garbage: never load through them.",
-           "for block in range(0, tl.cdiv(length, P)): page = tl.load(table_ptr + b * T + block); s = block * P + tl.arange(0, P); "
-           "k at ((page * P + tl.arange(0, P))[:, None] * K + kv) * D + d, mask s < length; then one step of the online softmax."))
-def paged_decode(q: f32("B", "H", "D"), k_cache: f32("NB", "P", "K", "D"), v_cache: f32("NB", "P", "K", "D"), table: i32("B", "T"), length: i32("B"),
-                 B: Size, H: Size, K: Size, NB: Size, T: Size, sm_scale: Number, P: Block, D: Block, GROUP: Block):
+    hints=(
+        "The block table is a page table: position s of a request lies in block table[b, s // P], at row s % P. Walk "
+        "over the entries.",
+        "All H // K heads of a key head form the rows of one tile, so that each key is read once for all of them. "
+        "Entries past the length are garbage: never load through them.",
+        "for block in range(0, tl.cdiv(length, P)): page = tl.load(table_ptr + b * T + block); s = block * P + "
+        "tl.arange(0, P); "
+        "k at ((page * P + tl.arange(0, P))[:, None] * K + kv) * D + d, mask s < length; then one step of the online "
+        "softmax.",
+    ),
+)
+def paged_decode(
+    q: f32("B", "H", "D"),
+    k_cache: f32("NB", "P", "K", "D"),
+    v_cache: f32("NB", "P", "K", "D"),
+    table: i32("B", "T"),
+    length: i32("B"),
+    B: Size,
+    H: Size,
+    K: Size,
+    NB: Size,
+    T: Size,
+    sm_scale: Number,
+    P: Block,
+    D: Block,
+    GROUP: Block,
+):
     """o[b, h] = sum over s < length[b] of softmax over s of (q[b, h] . k[s, g] * sm_scale) * v[s, g], g = h // (H // K)
 
     where k[s, g] = k_cache[table[b, s // P], s % P, g], and v likewise. Program (b, g) owns the H // K heads of
@@ -92,28 +141,67 @@ def paged_decode(q: f32("B", "H", "D"), k_cache: f32("NB", "P", "K", "D"), v_cac
     row of the table are valid, and the last block may be part full. Contiguous; full float32.
     """
     parts = [_decode(q[b], *_request(k_cache, v_cache, table, length, b, P), sm_scale, H // K) for b in range(B)]
-    return dict(o=Answer(torch.stack([o for o, *_ in parts]), terms=T * P, amplified=max(grown for *_, grown in parts),
-                         size=lambda: torch.stack([size for _, _, size, _ in parts])))
+    return dict(
+        o=Answer(
+            torch.stack([o for o, *_ in parts]),
+            terms=T * P,
+            amplified=max(grown for *_, grown in parts),
+            size=lambda: torch.stack([size for _, _, size, _ in parts]),
+        )
+    )
 
 
 @puzzle(
-    title="Split-K decode", minutes=45, notebook="13_paged_cache", grid="B, K, SPLITS",
-    outputs=dict(o=f32("B", "H", "SPLITS", "D"), lse=f32("B", "H", "SPLITS")), prepare=_paged,
-    cases=[case(B=1, H=1, K=1, NB=3, T=2, sm_scale=0.25, P=16, D=16, GROUP=16, SPLITS=2), case(B=3, H=4, K=2, NB=16, T=5, sm_scale=0.25, P=16, D=16, GROUP=16, SPLITS=2),
-           case(B=2, H=3, K=1, NB=6, T=3, sm_scale=0.18, P=16, D=32, GROUP=16, SPLITS=4, scale=5.0)],
-    big=case(B=4, H=32, K=8, NB=4096, T=1024, sm_scale=0.125, P=16, D=64, GROUP=16, SPLITS=16), budget=dict(table="B * K * T"),
-    picture=(panel("q of one request", 2, 1, sweep=[(0, 0)], labels=("H / K heads", "D")), panel("block table, cut into SPLITS", 1, 4, sweep=[(0, 2), (0, 3)], labels=("", "T entries")),
-             panel("cache", 6, 1, sweep=[(4, 0), (1, 0)], labels=("NB blocks", "P x D")), panel("o and lse", 2, 2, own=[(0, 1)], labels=("heads", "SPLITS"))),
-    hints=("One request and few heads give few programs, and most of the GPU idles. So several programs share a request: each walks over a part of its blocks.",
-           "Each part is an attention of its own, complete with its log-sum-exp. A part without keys must not divide by zero: it stores o = 0 and lse = -inf.",
-           "each = tl.cdiv(tl.cdiv(length, P), SPLITS); for block in range(split * each, tl.minimum((split + 1) * each, tl.cdiv(length, P))); at the end "
-           "o = acc / tl.where(total > 0, total, 1.0), lse = m + tl.log(total)."))
-def split_k_decode(q: f32("B", "H", "D"), k_cache: f32("NB", "P", "K", "D"), v_cache: f32("NB", "P", "K", "D"), table: i32("B", "T"), length: i32("B"),
-                   B: Size, H: Size, K: Size, NB: Size, T: Size, sm_scale: Number, P: Block, D: Block, GROUP: Block, SPLITS: Block):
+    title="Split-K decode",
+    minutes=45,
+    notebook="13_paged_cache",
+    grid="B, K, SPLITS",
+    outputs=dict(o=f32("B", "H", "SPLITS", "D"), lse=f32("B", "H", "SPLITS")),
+    prepare=_paged,
+    cases=[
+        case(B=1, H=1, K=1, NB=3, T=2, sm_scale=0.25, P=16, D=16, GROUP=16, SPLITS=2),
+        case(B=3, H=4, K=2, NB=16, T=5, sm_scale=0.25, P=16, D=16, GROUP=16, SPLITS=2),
+        case(B=2, H=3, K=1, NB=6, T=3, sm_scale=0.18, P=16, D=32, GROUP=16, SPLITS=4, scale=5.0),
+    ],
+    big=case(B=4, H=32, K=8, NB=4096, T=1024, sm_scale=0.125, P=16, D=64, GROUP=16, SPLITS=16),
+    budget=dict(table="B * K * T"),
+    picture=(
+        panel("q of one request", 2, 1, sweep=[(0, 0)], labels=("H / K heads", "D")),
+        panel("block table, cut into SPLITS", 1, 4, sweep=[(0, 2), (0, 3)], labels=("", "T entries")),
+        panel("cache", 6, 1, sweep=[(4, 0), (1, 0)], labels=("NB blocks", "P x D")),
+        panel("o and lse", 2, 2, own=[(0, 1)], labels=("heads", "SPLITS")),
+    ),
+    hints=(
+        "One request and few heads give few programs, and most of the GPU idles. So several programs share a "
+        "request: each walks over a part of its blocks.",
+        "Each part is an attention of its own, complete with its log-sum-exp. A part without keys must not divide by "
+        "zero: it stores o = 0 and lse = -inf.",
+        "each = tl.cdiv(tl.cdiv(length, P), SPLITS); for block in range(split * each, tl.minimum((split + 1) * each, "
+        "tl.cdiv(length, P))); at the end "
+        "o = acc / tl.where(total > 0, total, 1.0), lse = m + tl.log(total).",
+    ),
+)
+def split_k_decode(
+    q: f32("B", "H", "D"),
+    k_cache: f32("NB", "P", "K", "D"),
+    v_cache: f32("NB", "P", "K", "D"),
+    table: i32("B", "T"),
+    length: i32("B"),
+    B: Size,
+    H: Size,
+    K: Size,
+    NB: Size,
+    T: Size,
+    sm_scale: Number,
+    P: Block,
+    D: Block,
+    GROUP: Block,
+    SPLITS: Block,
+):
     """o[b, h, i], lse[b, h, i]: paged decode attention over the i-th part of request b's blocks only
 
-    With n = ceil(length[b] / P) blocks and e = ceil(n / SPLITS), part i is blocks i * e to min((i + 1) * e, n) - 1.
-    lse is the log of the sum of exp(score) over the part. A part may be empty: then o = 0 and lse = -inf.
+    With n = ceil(length[b] / P) blocks and e = ceil(n / SPLITS), part i is blocks i * e to min((i + 1) * e, n)
+    - 1. lse is the log of the sum of exp(score) over the part. A part may be empty: then o = 0 and lse = -inf.
     Program (b, g, i) owns part i of the H // K heads of key head g. Layouts as in paged decode.
     """
     o, size, lse = (torch.zeros(B, H, SPLITS, D, dtype=q.dtype, device=q.device) for _ in range(3))
@@ -126,7 +214,10 @@ def split_k_decode(q: f32("B", "H", "D"), k_cache: f32("NB", "P", "K", "D"), v_c
                 part = slice(i * each, (i + 1) * each)
                 o[b, :, i], lse[b, :, i], size[b, :, i], n = _decode(q[b], k[part], v[part], sm_scale, H // K)
                 grown = max(grown, n)
-    return dict(o=Answer(o, terms=T * P, amplified=grown, size=lambda: size), lse=Answer(lse, terms=T * P, amplified=grown, size=lambda: 1 + lse.abs() / 16))
+    return dict(
+        o=Answer(o, terms=T * P, amplified=grown, size=lambda: size),
+        lse=Answer(lse, terms=T * P, amplified=grown, size=lambda: 1 + lse.abs() / 16),
+    )
 
 
 def _empty_parts(tensors, sizes, rng):
@@ -137,47 +228,92 @@ def _empty_parts(tensors, sizes, rng):
 
 
 @puzzle(
-    title="Merge the parts of split-K", minutes=30, notebook="13_paged_cache", grid="B, H", outputs=dict(o=f32("B", "H", "D")), prepare=_empty_parts,
-    cases=[case(B=1, H=2, D=16, BLOCK_S=4, S=4), case(B=4, H=3, D=16, BLOCK_S=8, S=5), case(B=2, H=1, D=8, BLOCK_S=2, S=1), case(B=3, H=2, D=16, BLOCK_S=4, S=3, scale=100.0)],
-    big=case(B=256, H=32, D=128, BLOCK_S=16, S=16), budget=dict(part="B * H * S * D", lse="B * H * S"),
-    picture=(panel("part", 5, 1, sweep=[(0, 0), (1, 0), (2, 0), (3, 0), (4, 0)], ragged="r", labels=("S parts", "D")),
-             panel("lse", 5, 1, sweep=[(0, 0), (1, 0), (2, 0), (3, 0), (4, 0)], ragged="r"), panel("o", 1, 1, own=[(0, 0)], labels=("", "D"))),
-    hints=("Part s stands for exp(lse[s]) worth of probability. The answer is the average of the parts with those weights.",
-           "exp(lse) may overflow: subtract the largest lse first. An empty part has lse = -inf, so weight 0, and so must lanes past S.",
-           "lse = tl.load(..., mask=s < S, other=-float('inf')); w = tl.exp(lse - tl.max(lse, 0)); w = w / tl.sum(w, 0); "
-           "o = tl.sum(w[:, None] * part, 0)."))
-def merge_splits(part: f32("B", "H", "S", "D"), lse: f32("B", "H", "S"), B: Size, H: Size, S: Size, D: Block, BLOCK_S: Block):
+    title="Merge the parts of split-K",
+    minutes=30,
+    notebook="13_paged_cache",
+    grid="B, H",
+    outputs=dict(o=f32("B", "H", "D")),
+    prepare=_empty_parts,
+    cases=[
+        case(B=1, H=2, D=16, BLOCK_S=4, S=4),
+        case(B=4, H=3, D=16, BLOCK_S=8, S=5),
+        case(B=2, H=1, D=8, BLOCK_S=2, S=1),
+        case(B=3, H=2, D=16, BLOCK_S=4, S=3, scale=100.0),
+    ],
+    big=case(B=256, H=32, D=128, BLOCK_S=16, S=16),
+    budget=dict(part="B * H * S * D", lse="B * H * S"),
+    picture=(
+        panel("part", 5, 1, sweep=[(0, 0), (1, 0), (2, 0), (3, 0), (4, 0)], ragged="r", labels=("S parts", "D")),
+        panel("lse", 5, 1, sweep=[(0, 0), (1, 0), (2, 0), (3, 0), (4, 0)], ragged="r"),
+        panel("o", 1, 1, own=[(0, 0)], labels=("", "D")),
+    ),
+    hints=(
+        "Part s stands for exp(lse[s]) worth of probability. The answer is the average of the parts with those "
+        "weights.",
+        "exp(lse) may overflow: subtract the largest lse first. An empty part has lse = -inf, so weight 0, and so "
+        "must lanes past S.",
+        "lse = tl.load(..., mask=s < S, other=-float('inf')); w = tl.exp(lse - tl.max(lse, 0)); w = w / tl.sum(w, "
+        "0); "
+        "o = tl.sum(w[:, None] * part, 0).",
+    ),
+)
+def merge_splits(
+    part: f32("B", "H", "S", "D"), lse: f32("B", "H", "S"), B: Size, H: Size, S: Size, D: Block, BLOCK_S: Block
+):
     """o[b, h] = sum over s of w[s] * part[b, h, s], with w = softmax over s of lse[b, h, s]
 
-    Program (b, h) owns one head of one request; its S parts fit into a block (S <= BLOCK_S, masked past S). Parts
-    with lse = -inf are empty and count nothing; at least one is not empty. lse may be so large that exp overflows.
+    Program (b, h) owns one head of one request; its S parts fit into a block (S <= BLOCK_S, masked past S).
+    Parts with lse = -inf are empty and count nothing; at least one is not empty. lse may be so large that exp
+    overflows.
     """
     w = torch.softmax(lse, 2)
-    return dict(o=Answer((w[..., None] * part).sum(2), terms=S, amplified=_EXP, size=lambda: (w[..., None] * part.abs()).sum(2)))
+    return dict(
+        o=Answer((w[..., None] * part).sum(2), terms=S, amplified=_EXP, size=lambda: (w[..., None] * part.abs()).sum(2))
+    )
 
 
 def _route(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    order = torch.sort(logits, dim=1, descending=True, stable=True)      # stable: the first of equals comes first
+    order = torch.sort(logits, dim=1, descending=True, stable=True)  # stable: the first of equals comes first
     return torch.softmax(order.values[:, :count], 1), order.indices[:, :count]
 
 
 @puzzle(
-    title="Top-k expert routing", minutes=45, notebook="17_experts_and_giants", grid="N", outputs=dict(weight=f32("N", "TOP"), expert=i32("N", "TOP")),
+    title="Top-k expert routing",
+    minutes=45,
+    notebook="17_experts_and_giants",
+    grid="N",
+    outputs=dict(weight=f32("N", "TOP"), expert=i32("N", "TOP")),
     prepare=lambda tensors, sizes, rng: dict(logits=(tensors["logits"] * 2).round() / 2),
-    cases=[case(N=2, E=8, TOP=2, BLOCK=8), case(N=5, E=12, TOP=4, BLOCK=16), case(N=3, E=1, TOP=1, BLOCK=4), case(N=4, E=10, TOP=10, BLOCK=16, scale=100.0),
-           case(N=3, E=9, TOP=3, BLOCK=16, shift=-500.0)],
-    big=case(N=16384, E=128, TOP=8, BLOCK=128), budget=dict(logits="N * E"),
-    picture=(panel("logits", 4, 1, sweep=[(1, 0)], ragged="c", labels=("N tokens", "E experts in one block")), panel("weight, expert", 4, 1, own=[(1, 0)], labels=("N", "TOP"))),
-    hints=("Find the largest, take it out, and find the largest again: TOP times. The row stays in registers all the while.",
-           "tl.argmax gives the first of equals. Taking out means tl.where(e == at, -inf, x). The weights are a softmax over the chosen ones: subtract the first, which is the largest.",
-           "for i in range(0, TOP): top = tl.max(x, 0); at = tl.argmax(x, 0); store at; keep exp(top - first) in slot i of a small block with "
-           "tl.where(tl.arange(0, BLOCK) == i, ..., kept); at the end store kept / tl.sum(kept, 0) for the first TOP lanes."))
+    cases=[
+        case(N=2, E=8, TOP=2, BLOCK=8),
+        case(N=5, E=12, TOP=4, BLOCK=16),
+        case(N=3, E=1, TOP=1, BLOCK=4),
+        case(N=4, E=10, TOP=10, BLOCK=16, scale=100.0),
+        case(N=3, E=9, TOP=3, BLOCK=16, shift=-500.0),
+    ],
+    big=case(N=16384, E=128, TOP=8, BLOCK=128),
+    budget=dict(logits="N * E"),
+    picture=(
+        panel("logits", 4, 1, sweep=[(1, 0)], ragged="c", labels=("N tokens", "E experts in one block")),
+        panel("weight, expert", 4, 1, own=[(1, 0)], labels=("N", "TOP")),
+    ),
+    hints=(
+        "Find the largest, take it out, and find the largest again: TOP times. The row stays in registers all the "
+        "while.",
+        "tl.argmax gives the first of equals. Taking out means tl.where(e == at, -inf, x). The weights are a softmax "
+        "over the chosen ones: subtract the first, which is the largest.",
+        "for i in range(0, TOP): top = tl.max(x, 0); at = tl.argmax(x, 0); store at; keep exp(top - first) in slot i "
+        "of a small block with "
+        "tl.where(tl.arange(0, BLOCK) == i, ..., kept); at the end store kept / tl.sum(kept, 0) for the first TOP "
+        "lanes.",
+    ),
+)
 def topk_route(logits: f32("N", "E"), N: Size, E: Size, TOP: Size, BLOCK: Block):
     """expert[n, i] = the index of the i-th largest of logits[n], and weight[n] = softmax of those TOP logits
 
-    in falling order; of equals, the smaller index comes first. The weights of a token sum to 1. Program n on axis
-    0 owns token n and loads its logits once; they fit into a block (TOP <= E <= BLOCK, masked past E). Logits
-    may be far below zero, or so large that exp overflows.
+    in falling order; of equals, the smaller index comes first. The weights of a token sum to 1. Program n on
+    axis 0 owns token n and loads its logits once; they fit into a block (TOP <= E <= BLOCK, masked past E).
+    Logits may be far below zero, or so large that exp overflows.
     """
     weight, expert = _route(logits, TOP)
     return dict(weight=Answer(weight, terms=TOP, amplified=_EXP), expert=Answer(expert))
@@ -200,18 +336,47 @@ def _each_expert(x: torch.Tensor, w: torch.Tensor, offset: torch.Tensor) -> torc
 
 
 @puzzle(
-    title="Grouped expert matmul", minutes=60, notebook="17_experts_and_giants", grid="E, cdiv(N, BLOCK_N), cdiv(F, BLOCK_F)", outputs=dict(y=f32("N", "F")),
+    title="Grouped expert matmul",
+    minutes=60,
+    notebook="17_experts_and_giants",
+    grid="E, cdiv(N, BLOCK_N), cdiv(F, BLOCK_F)",
+    outputs=dict(y=f32("N", "F")),
     prepare=_by_expert,
-    cases=[case(N=16, E=1, D=16, F=16, BLOCK_N=16, BLOCK_F=16, BLOCK_D=16), case(N=50, E=4, D=40, F=33, BLOCK_N=16, BLOCK_F=16, BLOCK_D=16),
-           case(N=1, E=3, D=5, F=1, BLOCK_N=16, BLOCK_F=16, BLOCK_D=16), case(N=37, E=2, D=33, F=20, BLOCK_N=16, BLOCK_F=32, BLOCK_D=32)],
-    big=case(N=4096, E=16, D=1024, F=1024, BLOCK_N=64, BLOCK_F=32, BLOCK_D=32), flops="2 * N * D * F", budget=dict(x="N * D * cdiv(F, BLOCK_F)"),
-    picture=(panel("x, sorted by expert", 4, 3, sweep=[(2, 0), (2, 1), (2, 2)], ragged="rc", labels=("N tokens", "D")), panel("w[e]", 3, 3, sweep=[(0, 1), (1, 1), (2, 1)], ragged="rc", labels=("D", "F")),
-             panel("y", 4, 3, own=[(2, 1)], ragged="rc", labels=("N", "F"))),
-    hints=("It is the matmul puzzle with one more axis: the expert says which w, and which rows of x are its own.",
-           "Rows of expert e begin at offset[e], so tiles are counted from there. A tile that begins at or past offset[e + 1] has no rows: its program does nothing.",
-           "first = tl.load(offset_ptr + e); end = tl.load(offset_ptr + e + 1); n = first + tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N); "
-           "everything about rows is masked with n < end; if first + tl.program_id(1) * BLOCK_N < end: ..."))
-def grouped_matmul(x: f32("N", "D"), w: f32("E", "D", "F"), offset: i32("E + 1"), N: Size, E: Size, D: Size, F: Size, BLOCK_N: Block, BLOCK_F: Block, BLOCK_D: Block):
+    cases=[
+        case(N=16, E=1, D=16, F=16, BLOCK_N=16, BLOCK_F=16, BLOCK_D=16),
+        case(N=50, E=4, D=40, F=33, BLOCK_N=16, BLOCK_F=16, BLOCK_D=16),
+        case(N=1, E=3, D=5, F=1, BLOCK_N=16, BLOCK_F=16, BLOCK_D=16),
+        case(N=37, E=2, D=33, F=20, BLOCK_N=16, BLOCK_F=32, BLOCK_D=32),
+    ],
+    big=case(N=4096, E=16, D=1024, F=1024, BLOCK_N=64, BLOCK_F=32, BLOCK_D=32),
+    flops="2 * N * D * F",
+    budget=dict(x="N * D * cdiv(F, BLOCK_F)"),
+    picture=(
+        panel("x, sorted by expert", 4, 3, sweep=[(2, 0), (2, 1), (2, 2)], ragged="rc", labels=("N tokens", "D")),
+        panel("w[e]", 3, 3, sweep=[(0, 1), (1, 1), (2, 1)], ragged="rc", labels=("D", "F")),
+        panel("y", 4, 3, own=[(2, 1)], ragged="rc", labels=("N", "F")),
+    ),
+    hints=(
+        "It is the matmul puzzle with one more axis: the expert says which w, and which rows of x are its own.",
+        "Rows of expert e begin at offset[e], so tiles are counted from there. A tile that begins at or past "
+        "offset[e + 1] has no rows: its program does nothing.",
+        "first = tl.load(offset_ptr + e); end = tl.load(offset_ptr + e + 1); n = first + tl.program_id(1) * BLOCK_N "
+        "+ tl.arange(0, BLOCK_N); "
+        "everything about rows is masked with n < end; if first + tl.program_id(1) * BLOCK_N < end: ...",
+    ),
+)
+def grouped_matmul(
+    x: f32("N", "D"),
+    w: f32("E", "D", "F"),
+    offset: i32("E + 1"),
+    N: Size,
+    E: Size,
+    D: Size,
+    F: Size,
+    BLOCK_N: Block,
+    BLOCK_F: Block,
+    BLOCK_D: Block,
+):
     """y[n] = x[n] @ w[e] for offset[e] <= n < offset[e + 1]
 
     Rows of x are sorted by expert; some experts have no rows, one may have all. Program (e, i, j) owns rows

@@ -82,14 +82,25 @@ def test_what_a_kernel_prints_comes_back():
 
 
 def test_the_same_seed_gives_the_same_inputs():
-    first, second = (check("add_blocks", answers.tiled_outer_sum, seed=3), check("outer_sum", answers.tiled_outer_sum, seed=3))
+    first, second = (
+        check("add_blocks", answers.tiled_outer_sum, seed=3),
+        check("outer_sum", answers.tiled_outer_sum, seed=3),
+    )
     assert first.kinds == ("bad_input",) and second.passed and second.seed == 3
     assert check("outer_sum", answers.tiled_outer_sum).seed != check("outer_sum", answers.tiled_outer_sum).seed
 
 
-@pytest.mark.parametrize("kernel, words", [
-    (answers.plain, "@triton.jit"), (42, "@triton.jit"), (answers.wrong_names, "lacks z_ptr and has unknown out_ptr"),
-    (answers.not_constexpr, "BLOCK: tl.constexpr"), (answers.with_list, "TABLE"), (answers.add_constant[(1,)], "pass the kernel itself")])
+@pytest.mark.parametrize(
+    "kernel, words",
+    [
+        (answers.plain, "@triton.jit"),
+        (42, "@triton.jit"),
+        (answers.wrong_names, "lacks z_ptr and has unknown out_ptr"),
+        (answers.not_constexpr, "BLOCK: tl.constexpr"),
+        (answers.with_list, "TABLE"),
+        (answers.add_constant[(1,)], "pass the kernel itself"),
+    ],
+)
 def test_an_unusable_kernel_is_one_clear_sentence(kernel, words):
     assert words in _sentence(check("add_constant", kernel))
 
@@ -147,15 +158,23 @@ def test_an_interrupted_or_killed_worker_is_replaced():
 
 def test_command_line(tmp_path, capsys):
     wrong = tmp_path / "mine.py"
-    wrong.write_text(Path(answers.__file__).read_text().replace(") + c)\n", ") - c)\n") + "\nraise SystemExit('never run')\n")
+    wrong.write_text(
+        Path(answers.__file__).read_text().replace(") + c)\n", ") - c)\n") + "\nraise SystemExit('never run')\n"
+    )
     assert main([]) == 0 and "add_constant" in capsys.readouterr().out
     assert main(["check", answers.__file__, "add_constant"]) == 0 and "passed" in capsys.readouterr().out
     assert main(["check", str(wrong)]) == 1 and "wrong value" in capsys.readouterr().out
-    for arguments, words in ((["check", "nowhere.py"], "nowhere.py"), (["check", str(wrong), "add_constnat"], "add_constant"),
-                             (["check", __file__], "named like a puzzle"), (["hint", "nothing_like_it"], "no puzzle")):
+    for arguments, words in (
+        (["check", "nowhere.py"], "nowhere.py"),
+        (["check", str(wrong), "add_constnat"], "add_constant"),
+        (["check", __file__], "named like a puzzle"),
+        (["hint", "nothing_like_it"], "no puzzle"),
+    ):
         assert main(arguments) == 2 and words in capsys.readouterr().err
 
 
 def test_command_line_as_a_process():
-    done = subprocess.run([sys.executable, "-m", "puzzles", "hint", "add_blocks", "2"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "puzzles", "hint", "add_blocks", "2"], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0 and "Hint 2 of 3" in done.stdout

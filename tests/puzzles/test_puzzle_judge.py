@@ -43,10 +43,31 @@ def _count(x, N):
 
 def _probe(workers, body, reference=_copy, grid=("1",), out=f32("N"), sizes=(8,), **changes):
     """The verdict on a small kernel of one line or more, judged on a puzzle of its own."""
-    puzzle = Puzzle(**{**dict(
-        name="probe", sheet=1, title="", minutes=1, notebook="", statement="", inputs=dict(x=f32("N")), outputs=dict(z=out),
-        scalars=dict(N=Size), blocks=(), grid=grid, cases=tuple(Case(dict(N=n)) for n in sizes), big=Case(dict(N=8)),
-        reference=reference, prepare=None, budget={}, flops="0", hints=("", "", "")), **changes})
+    puzzle = Puzzle(
+        **{
+            **dict(
+                name="probe",
+                sheet=1,
+                title="",
+                minutes=1,
+                notebook="",
+                statement="",
+                inputs=dict(x=f32("N")),
+                outputs=dict(z=out),
+                scalars=dict(N=Size),
+                blocks=(),
+                grid=grid,
+                cases=tuple(Case(dict(N=n)) for n in sizes),
+                big=Case(dict(N=8)),
+                reference=reference,
+                prepare=None,
+                budget={},
+                flops="0",
+                hints=("", "", ""),
+            ),
+            **changes,
+        }
+    )
     text = _HEADER + "".join(f"    {line}\n" for line in body.splitlines())
     return judge_source(puzzle, from_text(text, "probe"), full=False, seed=1, workers=workers, seconds=10)
 
@@ -69,11 +90,20 @@ def test_gaps_between_rows_are_nobodys():
 
 def test_races_between_any_two_programs_are_seen_in_any_order():
     element = np.array([3])
-    for first, second, clash in (("write", "write", True), ("read", "write", True), ("write", "read", True), ("read", "read", False),
-                                 ("atomic", "atomic", False), ("atomic", "read", True), ("atomic", "write", True)):
+    for first, second, clash in (
+        ("write", "write", True),
+        ("read", "write", True),
+        ("write", "read", True),
+        ("read", "read", False),
+        ("atomic", "atomic", False),
+        ("atomic", "read", True),
+        ("atomic", "write", True),
+    ):
         detector = RaceDetector(5)
         assert detector.access(first, element, 0) is None
-        assert detector.access(first if first != "write" else "read", element, 0) is None, "a program never races with itself"
+        assert (
+            detector.access(first if first != "write" else "read", element, 0) is None
+        ), "a program never races with itself"
         conflict = detector.access(second, element, 7)
         assert bool(conflict) == clash and (not clash or conflict[:2] == (3, 0)), (first, second)
 
@@ -97,7 +127,9 @@ def test_the_allowed_error_covers_float32_and_little_more():
         half += x[:, i].half()
     assert (error_ratio(half.float(), answer) > 1).double().mean() > 0.7
     assert allowed_error(answer, torch.float32).max() < 1e-3 * answer.size().max()
-    assert torch.equal(error_ratio(torch.tensor([3, 4]), Answer(torch.tensor([3, 5]))), torch.tensor([0.0, torch.inf]).double())
+    assert torch.equal(
+        error_ratio(torch.tensor([3, 4]), Answer(torch.tensor([3, 5]))), torch.tensor([0.0, torch.inf]).double()
+    )
 
 
 def test_float16_gets_one_rounding():
@@ -127,8 +159,16 @@ def test_a_pointer_of_another_type_is_caught(workers):
 
 
 def test_two_lanes_of_one_store_must_agree(workers):
-    assert _probe(workers, _OFFSETS + "x = tl.load(x_ptr + i)\ntl.store(z_ptr + i * 0, x)\ntl.store(z_ptr + i, x)").kinds[0] == "race"
-    assert _probe(workers, _OFFSETS + "tl.store(z_ptr + i, tl.load(x_ptr + i))\ntl.store(z_ptr + i * 0, tl.load(x_ptr) + 0.0 * i)").passed
+    assert (
+        _probe(
+            workers, _OFFSETS + "x = tl.load(x_ptr + i)\ntl.store(z_ptr + i * 0, x)\ntl.store(z_ptr + i, x)"
+        ).kinds[0]
+        == "race"
+    )
+    assert _probe(
+        workers,
+        _OFFSETS + "tl.store(z_ptr + i, tl.load(x_ptr + i))\ntl.store(z_ptr + i * 0, tl.load(x_ptr) + 0.0 * i)",
+    ).passed
 
 
 def test_atomics_may_meet_and_plain_stores_may_not(workers):
@@ -147,15 +187,24 @@ def test_a_program_that_reads_what_another_writes(workers):
 
 
 def test_program_order_is_shuffled(workers):
-    verdict = _probe(workers, "n = tl.program_id(0)\ntl.device_print('', n)\ntl.store(z_ptr + n, tl.load(x_ptr + n))", grid=("N",), sizes=(16,))
+    verdict = _probe(
+        workers,
+        "n = tl.program_id(0)\ntl.device_print('', n)\ntl.store(z_ptr + n, tl.load(x_ptr + n))",
+        grid=("N",),
+        sizes=(16,),
+    )
     seen = [int(number) for number in re.findall(r"\[(\d+)\]", verdict.printed)]
     assert sorted(seen) == list(range(16)) and seen != list(range(16))
 
 
 def test_integers_start_as_garbage_and_are_compared_exactly(workers):
     assert _probe(workers, _OFFSETS + "tl.store(z_ptr + i, i)", _count, out=i32("N")).passed
-    assert _probe(workers, _OFFSETS + "tl.store(z_ptr + i, i + (i == 3).to(tl.int32))", _count, out=i32("N")).kinds == ("wrong_value",)
-    assert _probe(workers, _OFFSETS + "tl.store(z_ptr + i, i, mask=i != 3)", _count, out=i32("N")).kinds == ("not_written",)
+    assert _probe(
+        workers, _OFFSETS + "tl.store(z_ptr + i, i + (i == 3).to(tl.int32))", _count, out=i32("N")
+    ).kinds == ("wrong_value",)
+    assert _probe(workers, _OFFSETS + "tl.store(z_ptr + i, i, mask=i != 3)", _count, out=i32("N")).kinds == (
+        "not_written",
+    )
 
 
 def test_a_constant_factor_is_named_and_drawn(workers):
@@ -165,10 +214,15 @@ def test_a_constant_factor_is_named_and_drawn(workers):
 
 
 def test_block_pointers_are_watched_too(workers):
-    good = ("p = tl.make_block_ptr(x_ptr, (N,), (1,), (0,), (16,), (0,))\no = tl.make_block_ptr(z_ptr, (N,), (1,), (0,), (16,), (0,))\n"
-            "tl.store(o, tl.load(p, boundary_check=(0,)), boundary_check=(0,))")
+    good = (
+        "p = tl.make_block_ptr(x_ptr, (N,), (1,), (0,), (16,), (0,))\no = tl.make_block_ptr(z_ptr, (N,), (1,), (0,), (16,), (0,))\n"
+        "tl.store(o, tl.load(p, boundary_check=(0,)), boundary_check=(0,))"
+    )
     assert _probe(workers, good).passed
-    assert _probe(workers, good.replace("tl.load(p, boundary_check=(0,))", "tl.load(p)")).kinds[0] == "out_of_bounds_read"
+    assert (
+        _probe(workers, good.replace("tl.load(p, boundary_check=(0,))", "tl.load(p)")).kinds[0]
+        == "out_of_bounds_read"
+    )
 
 
 def test_a_crash_is_a_verdict(workers):
@@ -178,7 +232,12 @@ def test_a_crash_is_a_verdict(workers):
 
 
 def test_text_that_is_not_python(workers):
-    verdict = judge_source(PUZZLES["add_constant"], from_text("import triton\n\ndef probe(x_ptr:\n", "probe"), full=False, workers=workers)
+    verdict = judge_source(
+        PUZZLES["add_constant"],
+        from_text("import triton\n\ndef probe(x_ptr:\n", "probe"),
+        full=False,
+        workers=workers,
+    )
     assert verdict.kinds == ("error",) and verdict.findings[0].line == 3
 
 

@@ -65,7 +65,12 @@ def test_outputs_are_those_of_one_clean_unsolved_run(sheet):
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     for cell in cells:
         assert cell.outputs and all(out.output_type != "error" and out.get("name") != "stderr" for out in cell.outputs)
-        shown = "".join(str(body) for out in cell.outputs for kind, body in out.get("data", {}).items() if kind.startswith("text/"))
+        shown = "".join(
+            str(body)
+            for out in cell.outputs
+            for kind, body in out.get("data", {}).items()
+            if kind.startswith("text/")
+        )
         assert not _ABSOLUTE.search(shown), shown
         if any(tag.startswith("puzzle:") for tag in cell.metadata.get("tags", [])):
             assert "not solved yet" in shown
@@ -74,19 +79,43 @@ def test_outputs_are_those_of_one_clean_unsolved_run(sheet):
 def test_sheets_run_unsolved_to_the_end(tmp_path):
     def run(sheet):
         book = _load(sheet)
-        nbclient.NotebookClient(book, timeout=120, kernel_name="python3",
-                                resources={"metadata": {"path": str(sheet_path(sheet).parent)}}).execute(env=_environment(tmp_path))
+        nbclient.NotebookClient(
+            book, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(sheet_path(sheet).parent)}}
+        ).execute(env=_environment(tmp_path))
         return [cell for cell in book.cells if cell.cell_type == "code"]
     for cells in map(run, (1, 5)):                 # the others run in `make notebooks`
-        verdicts = [str(out.get("data")) for cell in cells for tag in cell.metadata.get("tags", []) for out in cell.outputs if tag]
+        verdicts = [
+            str(out.get("data"))
+            for cell in cells
+            for tag in cell.metadata.get("tags", [])
+            for out in cell.outputs
+            if tag
+        ]
         assert verdicts and all("not solved yet" in verdict for verdict in verdicts)
 
 
 def test_solved_sheets_pass_nbval(tmp_path):
     paths = [_solved(sheet, tmp_path) for sheet in SHEETS]
     def validate(mine):
-        return subprocess.run([sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-cell-timeout=180", "-q", "-p", "no:cacheprovider",
-                               "--rootdir", str(tmp_path), *map(str, mine)], env=_environment(tmp_path), cwd=tmp_path, capture_output=True, text=True)
+        return subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "pytest",
+                "--nbval-lax",
+                "--nbval-cell-timeout=180",
+                "-q",
+                "-p",
+                "no:cacheprovider",
+                "--rootdir",
+                str(tmp_path),
+                *map(str, mine),
+            ],
+            env=_environment(tmp_path),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
     with ThreadPoolExecutor(2) as pool:
         for done in pool.map(validate, (paths[:3], paths[3:])):
             assert done.returncode == 0, done.stdout[-3000:]

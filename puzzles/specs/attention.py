@@ -1,0 +1,38 @@
+"""What the attention puzzles compute, in plain torch, and how rounding errors grow on the way. Notebook 10."""
+
+import torch
+
+EXP = 200  # roundings of exp(s - m) over float32's range, and of rescaling
+
+
+def amplified_by(width: int, score_size: torch.Tensor) -> int:
+    """An error in a score, a sum of `width` products, is a relative error in exp(score), and in the total."""
+    return EXP + int(2 * width * score_size.max())
+
+
+def attend(q, k, v, scale):
+    """Causal attention of [H, T, D] with as many key heads as query heads: o, lse, p, sizes of the scores."""
+    scores = q @ k.transpose(1, 2) * scale
+    hidden = torch.ones(q.shape[1], q.shape[1]).triu(1).bool()
+    scores = scores.masked_fill(hidden, -torch.inf)
+    lse = torch.logsumexp(scores, 2)
+    p = torch.exp(scores - lse[:, :, None])
+    return p @ v, lse, p, (q.abs() @ k.abs().transpose(1, 2) * scale)
+
+
+def saved_by_forward(tensors, sizes, rng):
+    """What the forward pass leaves for the backward: lse, and delta = the row sums of do * o."""
+    q, k, v, do = (tensors[name].double() for name in ("q", "k", "v", "do"))
+    o, lse, _, _ = attend(q, k, v, sizes["sm_scale"])
+    return tensors | dict(lse=lse.float(), delta=(do * o).sum(2).float())
+
+
+def backward(q, k, v, do, lse, delta, scale):
+    """p, ds, the size of ds, and by how much errors grow on the way to ds."""
+    scores = q @ k.transpose(1, 2) * scale
+    size = q.abs() @ k.abs().transpose(1, 2) * scale
+    seen = torch.ones(q.shape[1], q.shape[1]).tril().bool()
+    p = torch.where(seen, torch.exp(scores - lse[:, :, None]), 0.0)
+    ds = p * (do @ v.transpose(1, 2) - delta[:, :, None])
+    ds_size = p * (do.abs() @ v.abs().transpose(1, 2) + delta.abs()[:, :, None])
+    return p, ds, ds_size, q.shape[2] + amplified_by(q.shape[2], size) + int(2 * lse.abs().max())
