@@ -3,7 +3,8 @@
     answer ──► is it still the stub? ──► judge ──► passed | wrong | not solved yet
 
 Invariant: whatever the answer does, a Verdict comes back, never a traceback, so "Run All"
-goes on. An exception in the learner's code is a wrong answer that names the line of theirs.
+goes on. An exception in the learner's code, or a loop without an end, is a wrong answer that
+names the line of theirs.
 Only `passed` and `wrong` are recorded, and a pass is never taken back.
 """
 
@@ -17,7 +18,7 @@ from types import FunctionType
 from typing import Any
 
 import aiinfra
-from aiinfra.lab import store
+from aiinfra.lab import store, time_limit
 from aiinfra.lab.exercise import Exercise, Unsolved, Wrong, find
 from aiinfra.lab.markup import Rich
 
@@ -27,6 +28,7 @@ _SIGN = {PASSED: "✓", WRONG: "✗", UNSOLVED: "○"}
 _NOT_THEIRS = tuple(str(Path(folder).resolve()) for folder in
                     (Path(aiinfra.__path__[0]), sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"),
                      sysconfig.get_path("platlib")))
+_PUZZLES = str(Path(aiinfra.__path__[0]).resolve().parent / "puzzles")        # its judge waits for compilers
 
 
 @dataclass(frozen=True, repr=False)
@@ -75,11 +77,13 @@ def _judge(exercise: Exercise, answer: Any) -> tuple[str, str]:
     if is_stub(answer):
         return UNSOLVED, f"Write the cell above and run it again; {help_}"
     try:
-        return PASSED, exercise.judge(answer) or "Right."
+        return PASSED, time_limit.limited(lambda: exercise.judge(answer), _is_timed) or "Right."
     except Wrong as wrong:
         return WRONG, f"{wrong}\n{help_}"
     except (Unsolved, NotImplementedError):
         return UNSOLVED, f"Write the cell above and run it again; {help_}"
+    except time_limit.StillRunning as stopped:
+        return WRONG, f"Still running after {time_limit.SECONDS:g} s{_where(stopped)}. Does your loop end?\n{help_}"
     except Exception as error:            # the one place where a learner's code may raise anything
         if isinstance(error, TypeError) and "ellipsis" in str(error):
             return UNSOLVED, f"A `...` is still in the way; {help_}"
@@ -109,12 +113,22 @@ def _is_empty(function: FunctionType) -> bool:
 def _describe(error: Exception) -> str:
     """The error and the last line of the learner's own that led to it."""
     text = f"{type(error).__name__}: {error}".strip().rstrip(".").splitlines()[0]
-    theirs = [frame for frame in traceback.extract_tb(error.__traceback__)
-              if not str(Path(frame.filename).resolve()).startswith(_NOT_THEIRS)]
-    if not theirs:
-        return f"Your answer could not be used. {text}."
-    last = theirs[-1]
-    return f"{text}, in line {last.lineno} of your cell: `{last.line}`"
+    where = _where(error)
+    return f"{text}{where}" if where else f"Your answer could not be used. {text}."
+
+
+def _where(error: BaseException) -> str:
+    """The learner's last line on the way to the error, or "" if there is none."""
+    theirs = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_theirs(frame.filename)]
+    return f", in line {theirs[-1].lineno} of your cell: `{theirs[-1].line}`" if theirs else ""
+
+
+def _is_theirs(filename: str) -> bool:
+    return not str(Path(filename).resolve()).startswith(_NOT_THEIRS)
+
+
+def _is_timed(filename: str) -> bool:
+    return _is_theirs(filename) and not filename.startswith(("<frozen", _PUZZLES))
 
 
 def _record(name: str, status: str) -> str:

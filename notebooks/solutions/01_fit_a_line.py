@@ -26,7 +26,7 @@ def unscale(a_z, b_z, x_mean, x_std, y_mean, y_std):
 check("01.unscale", unscale)
 
 # %% 01.shards
-def combine(gradients, sizes):                  # gradients: [R, 2], sizes: [R]
+def combine(gradients, sizes):                  # gradients: [R, 2], sizes: [R], both float64
     return (gradients * sizes[:, None]).sum(0) / sizes.sum()
 
 check("01.shards", combine)

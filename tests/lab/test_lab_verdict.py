@@ -1,10 +1,14 @@
 """Whatever the answer does, a verdict comes back, and it says what the learner needs."""
 
+import signal
+import threading
+import time
+
 import numpy as np
 import pytest
 import torch
 
-from aiinfra.lab import store
+from aiinfra.lab import store, time_limit
 from aiinfra.lab import verdict as v
 from aiinfra.lab.board import hint, progress
 from aiinfra.lab.exercise import Exercise, Unsolved, Wrong, close, exercise, find, load, require
@@ -76,6 +80,65 @@ def test_an_exception_deep_in_a_library_names_the_learners_line():
     def deep(x):
         return torch.zeros(2) @ torch.zeros(3)
     assert "`return torch.zeros(2) @ torch.zeros(3)`" in check("99.double", deep).message
+
+
+def endless(x):
+    n = 1
+    while n > 0:
+        n += x
+
+
+def stubborn(x):
+    while True:
+        try:
+            time.sleep(0.001)
+        except Exception:                  # a time limit that is an Exception would end here
+            pass
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """The limit is 0.2 s instead of 10."""
+    monkeypatch.setattr(time_limit, "SECONDS", 0.2)
+
+
+needs_alarm = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no alarms on this system")
+
+
+@needs_alarm
+@pytest.mark.parametrize("answer, lines", [(endless, range(2, 4)), (stubborn, range(1, 6))])
+def test_a_loop_without_an_end_is_wrong_and_names_its_line(impatient, answer, lines):
+    before = signal.getsignal(signal.SIGALRM)
+    verdict = check("99.double", answer)
+    first = answer.__code__.co_firstlineno
+    assert verdict.status == WRONG and "Still running after 0.2 s" in verdict.message
+    assert any(f"in line {first + line} of your cell" in verdict.message for line in lines), verdict.message
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0 and signal.getsignal(signal.SIGALRM) is before
+
+
+@needs_alarm
+def test_only_the_learners_code_is_interrupted(impatient):
+    def wait(seconds=0.5):                 # in the judge, or the cell that asked: not the answer's fault
+        time.sleep(seconds)
+        return "done"
+    assert time_limit.limited(wait, lambda filename: False) == "done"
+    with pytest.raises(time_limit.StillRunning):
+        time_limit.limited(wait, lambda filename: filename == __file__)
+
+
+@needs_alarm
+def test_without_an_alarm_of_ones_own_there_is_no_limit(impatient):
+    seen = []
+    thread = threading.Thread(target=lambda: seen.append(check("99.double", lambda x: time.sleep(0.4) or 2 * x).passed))
+    thread.start()
+    thread.join()
+    signal.setitimer(signal.ITIMER_REAL, 60)                 # somebody else's
+    try:
+        seen.append(check("99.double", lambda x: time.sleep(0.4) or 2 * x).passed)
+        assert signal.getitimer(signal.ITIMER_REAL)[0] > 50
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    assert seen == [True, True]
 
 
 @pytest.mark.parametrize("answer", [5, "text", object(), [1, 2]])

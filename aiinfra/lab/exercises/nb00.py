@@ -56,6 +56,7 @@ def rate(answer):
 ))
 def full_batch(answer):
     for name, width, flops, bandwidth in (("a CPU in float32", 4, 103e9, 31.5e9), ("an H20 in bfloat16, at 3.6 TB/s", 2, 148e12, 3.6e12),
+                                          ("an H20 in bfloat16, at 4 TB/s", 2, 148e12, 4.0e12),
                                           ("4-bit weights, bfloat16 arithmetic, on an A100", 0.5, 312e12, 2.039e12),
                                           ("an H100 in FP8", 1, 1979e12, 3.35e12)):
         got, exact = answer(width, flops, bandwidth), flops * width / (2 * bandwidth)
@@ -66,6 +67,7 @@ def full_batch(answer):
             math.ceil(2 * exact / width): "that is the ridge, in FLOPs per byte. How many FLOPs does one request do with each byte?",
             math.floor(exact): "one too few: with that batch, reading still takes longer.",
             exact: "requests come in whole numbers, and one too few is not enough.",
+            math.floor(exact) + 1: f"one too many: with {want} computing takes exactly as long as reading, and that is enough.",
             math.ceil(1 / exact): "upside down: more bandwidth lets a smaller batch reach the arithmetic, not a larger one.",
         })
         _whole(got, want, f"the batch for {name}")
@@ -86,7 +88,13 @@ def gpus(answer):
     for name, weights, users, context, kv, size, usable in cases:
         need = weights + users * context * kv
         want = _power(need / (size * usable))
-        got = answer(weights, users, context, kv, size, usable)
+        copied = (f"{name}: no number of GPUs is enough if each holds all weights. Here the weights are cut as well: every GPU "
+                  "holds its part of them.")
+        try:
+            got = answer(weights, users, context, kv, size, usable)
+        except OverflowError:                 # doubled for ever
+            raise Wrong(copied) from None
+        require(not (isinstance(got, int | float) and got > 1e12), copied)
         _known(got, want, {
             _power(weights / (size * usable)): f"{name}: the weights fit, and then there is no room for the users' caches.",
             _power(need / size): f"{name}: that uses every byte of every GPU; an engine may use only {usable:.0%}.",
@@ -95,7 +103,8 @@ def gpus(answer):
             _power((weights + context * kv) / (size * usable)): f"{name}: that has room for one user.",
         })
         _whole(got, want, f"GPUs for {name}")
-    return "64 users of R1 fit on 8 H20; 300 need 16, and on 16 there is room for 2,400: the weights are paid for once."
+    return ("At the maker's 96 GB, a tenth kept back, 64 users of R1 fit on 8 H20. 300 need 16, and on 16 there is room for 2,400: "
+            "the weights are paid for once.")
 
 
 def _power(least: float) -> int:
@@ -130,6 +139,8 @@ def diagnose(answer):
             sum(floors.values()) / seconds: f"{name}: that adds up the three limits, but this GPU overlaps them.",
             1 - best: f"{name}: that is the share which the limit does NOT explain.",
             100 * best: f"{name}: a share is between 0 and 1, not in percent.",
+            flops / sheet.float32 / seconds: f"{name}: you divided by float32, and this sheet's bfloat16 is larger. A share above 1 "
+                                             "gives it away: a floor cannot exceed the measured time.",
         })
         close(share, best, f"the share for {name}")
     return "Memory-bound: use fewer bytes. Compute-bound: buy arithmetic. Dispatch-bound: neither helps; ask less often."
@@ -143,7 +154,7 @@ def diagnose(answer):
 ))
 def experts(answer):
     for batch, total, chosen, size in ((1, 256, 8, 44e6), (3, 8, 2, 176e6), (32, 256, 8, 44e6), (5, 16, 1, 10e6), (128, 64, 6, 17e6)):
-        name = f"{batch} tokens, {chosen} of {total} experts"
+        name = f"{batch} token{'s' * (batch > 1)}, {chosen} of {total} experts"
         per_token, touched = size / batch, total * (1 - (1 - chosen / total) ** batch)
         got = answer(batch, total, chosen, size)
         _known(got, touched * per_token, {

@@ -19,6 +19,10 @@ def _line(x: torch.Tensor, y: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
     return torch.linalg.lstsq(design, (y * root)[:, None]).solution[:, 0]
 
 
+def _mean(v: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    return (w * v).sum() / w.sum()
+
+
 def _curvatures(x: torch.Tensor) -> torch.Tensor:
     """Eigenvalues of the mean squared error's Hessian for a line on x, smallest first: [2]."""
     design = torch.stack([x, torch.ones_like(x)], 1)
@@ -45,6 +49,15 @@ def weighted_fit(fit):
         x, y = _data(seed, low=low, high=low + 10)
         w = torch.rand(len(x), generator=torch.Generator().manual_seed(seed + 9), dtype=torch.float64) ** 3
         got, want = fit(x, y, w), _line(x, y, w)
+        if _same(got, want):
+            continue
+        dx, dy = x - x.mean(), y - y.mean()
+        slope = (w * dx * dy).sum() / (w * dx * dx).sum()
+        if _same(got, [slope, y.mean() - slope * x.mean()]) or _same(got, [slope, _mean(y, w) - slope * _mean(x, w)]):
+            raise Wrong("the products are weighted, but x and y are centred by their plain means. The line goes through the "
+                        "weighted average child.")
+        if _same(got, want.flip(0)):
+            raise Wrong("the two are swapped: (a, b), the slope first.")
         if _same(got, _line(x, y, torch.ones_like(w))):
             raise Wrong("this is the line without weights: a point of weight 0 must not count at all.")
         if _same(got, _line(x, y, w * w)):
@@ -67,7 +80,10 @@ def largest_rate(largest):
         known = {want / 2: "half of the largest: 1/curvature kills the error in one step, and twice that still converges.",
                  want * 2: "twice too large: the square in the loss puts a factor 2 into the Hessian.",
                  2 / smallest: "set by the SMALLEST curvature. The steepest direction explodes first.",
-                 2 / (smallest + biggest): "safe, but not the largest: the trace is the sum of both curvatures."}
+                 2 / (smallest + biggest): "safe, but not the largest: the trace is the sum of both curvatures.",
+                 float(1 / (x * x).mean()): "that takes a corner of H, 2·mean(x²), for its largest eigenvalue. The steepest direction "
+                                            "turns both knobs, and is steeper than either alone.",
+                 want / len(x): "the Hessian of the sum of the squares. The loss is their mean: divide by the number of points."}
         for value, message in known.items():
             if _same(got, value) and not _same(got, want):
                 raise Wrong(message)
@@ -114,9 +130,16 @@ def shards(combine):
         order = torch.argsort(x) if cuts[0] != 10 else torch.arange(30)   # sorted: the shards really differ
         parts = list(zip(x[order].split(cuts), y[order].split(cuts), strict=True))
         gradients = torch.stack([mean_gradient(*part) for part in parts])  # [R, 2]
-        got = combine(gradients, torch.tensor(cuts))
-        if len(set(cuts)) > 1 and _same(got, gradients.mean(0)):
+        got = combine(gradients, torch.tensor(cuts, dtype=torch.float64))
+        if _same(got, mean_gradient(x, y)):
+            continue
+        if _same(got, gradients.mean(0)):
             raise Wrong(f"with shards of {', '.join(map(str, cuts))} examples, you average the workers, not the examples.")
+        total = mean_gradient(x, y) * len(x)
+        if _same(got, total):
+            raise Wrong("that is the gradient of the sum over all examples. Divide by how many there are, sizes.sum().")
+        if _same(got, total / len(cuts)):
+            raise Wrong("divided by the number of workers: divide by the number of examples, sizes.sum().")
         if _same(got, gradients.sum(0)):
             raise Wrong("the sum over workers grows with their number: the learning rate would silently grow with it.")
         close(got, mean_gradient(x, y), f"the gradient from shards of {', '.join(map(str, cuts))}")
@@ -124,10 +147,12 @@ def shards(combine):
 
 
 @exercise("01.fewer_steps", hints=(
-    "Plain descent forgets: in the slow direction it takes the same small step a thousand times. What if a step remembered the last one?",
-    "Momentum: velocity = keep·velocity − rate·gradient; theta = theta + velocity. In the valley steps of one sign add up, "
-    "across it they cancel. Both numbers follow from the two curvatures (Polyak, 1964).",
-    "With s = √smallest and l = √largest: rate = 4/(l + s)², keep = ((l − s)/(l + s))². Loop 200 times from zeros(2).",
+    "Nobody says that all steps must have the same rate. Each step leaves 1 − rate·λ of an error: which rate kills the slow one at once?",
+    "Two gradients are enough: which error is left after a step of 1/largest, and what does 1/smallest do to it? Or let a step remember "
+    "the last one (momentum): velocity = keep·velocity − rate·gradient; theta = theta + velocity. Along the valley such steps add up, "
+    "across it they cancel.",
+    "Start at zeros(2); for each rate in (1/smallest, 1/largest): theta = theta − rate·gradient(theta). With momentum: s = √smallest, "
+    "l = √largest, rate = 4/(l + s)², keep = ((l − s)/(l + s))² (Polyak, 1964), 200 times.",
 ))
 def fewer_steps(descend):
     calls = 0
@@ -147,6 +172,8 @@ def fewer_steps(descend):
         require(isinstance(theta, torch.Tensor), f"return theta as a tensor [2]; you returned {type(theta).__name__}.")
         require(theta.shape == (2,), f"return theta with shape [2]; yours is {list(theta.shape)}.")
         got = theta.detach().double()
+        require(bool(torch.isfinite(got).all()) and got.abs().max() < 1e6, f"it exploded: in {calls} gradients theta grew to "
+                f"{got.abs().max():.3g}. A rate that is kept needs rate × largest below 2, and momentum may not keep everything.")
         worst = float(((got - best)[0] * x + (got - best)[1]).abs().max())
         require(worst < 0.1, f"after {calls} gradients the line is still {worst:.3g} cm away at its worst age; 0.1 cm is wanted.")
     return f"Done with {calls} gradients; plain descent needs more than 1,000."

@@ -36,13 +36,17 @@ def cache_bytes(count):
     for name, config, size, want in (("Llama-3-70B", _LLAMA3, 2, 327_680), ("Llama-2-7B", _LLAMA2, 2, 524_288),
                                      ("Qwen3-0.6B", _QWEN3, 2, 114_688), ("Llama-3-70B in fp8", _LLAMA3, 1, 163_840)):
         got = count(dict(config), size)
+        if _is(got, want):
+            continue
         heads = config["num_attention_heads"]
+        if _is(got, want / config["num_hidden_layers"]):
+            raise Wrong(f"{name}: that is one layer. Each of its {config['num_hidden_layers']} keeps keys and values of its own.")
         if "head_dim" in config and _is(got, want / config["head_dim"] * (config["hidden_size"] // heads)):
             raise Wrong(f"{name}: its heads are {config['head_dim']} wide, although hidden_size / heads is "
                         f"{config['hidden_size'] // heads}: where head_dim is given, it holds.")
         if _is(got, want / 2):
             raise Wrong(f"{name}: exactly half. Both keys and values are kept.")
-        if _is(got, want * heads / config.get("num_key_value_heads", heads)) and not _is(got, want):
+        if _is(got, want * heads / config.get("num_key_value_heads", heads)):
             raise Wrong(f"{name}: you counted the {heads} query heads. Queries are not kept; only KV heads are.")
         close(got, want, f"bytes per token of {name}")
     got = count(dict(_DEEPSEEK), 2)
@@ -99,8 +103,8 @@ def second_turn(turn):
             model.runs.clear()
             start = cache.length
             got = turn(model, cache, list(conversation), count)
-            require(isinstance(got, list | tuple) and len(got) == count,
-                    f"return a list of the {count} new token ids, without what came before.")
+            require(isinstance(got, list | tuple), f"you returned a {type(got).__name__}; a list is wanted, of {count} token ids.")
+            require(len(got) == count, f"return a list of the {count} new token ids, without what came before.")
             made = [int(token) for token in got]
             require(model.runs and cache.length > start,
                     f"right or not, the cache you were handed still holds {cache.length} of the conversation's "
@@ -110,7 +114,7 @@ def second_turn(turn):
             require(made == want, f"after {conversation} you have {made}; {want} is wanted. Of several rows of logits only the "
                     "last one says what comes next.")
             conversation += made
-    return f"Four turns, {len(conversation)} tokens, and each of them was run once, where it stands."
+    return f"Four turns, {len(conversation)} tokens: {cache.length} of them are in the cache, each run once, where it stands."
 
 
 def _judge_runs(runs: list[tuple[list[int], list[int] | None]], conversation: list[int], start: int) -> None:
@@ -127,8 +131,9 @@ def _judge_runs(runs: list[tuple[list[int], list[int] | None]], conversation: li
             raise Wrong(f"without `positions` the token that stands at {start} was run at position 0. No error, a fluent text, "
                         "and a wrong one: the cache does not tell the model how many came before.")
         if positions is not None and positions != right:
-            raise Wrong(f"{len(tokens)} token(s) that stand at {right[0]}…{right[-1]} were run at {positions[0]}…{positions[-1]}: "
-                        "a token's position is the number of tokens before it.")
+            where = (f"the token that stands at {right[0]} was run at {positions[0]}" if len(right) == 1 else
+                     f"{len(tokens)} tokens that stand at {right[0]}…{right[-1]} were run at {positions[0]}…{positions[-1]}")
+            raise Wrong(f"{where}: a token's position is the number of tokens before it.")
         start += len(tokens)
 
 
@@ -151,15 +156,18 @@ def longest_context(longest):
         close(got, want, f"{users} users, limit {limit:,}")
     got = longest(80_000_000_000, 141_200_000_000, 327_680, 1, 8_192)
     require(_is(got, 0), f"70B parameters in bf16 do not fit into 80 GB at all, and you promise {got:,} tokens; 0 is wanted.")
-    return "Llama-3-8B on one H100: 64 users get 7,622 tokens each. Sixty-four is not many users."
+    return "Llama-3-8B in the 80 GB of an H100's data sheet: 64 users get 7,622 tokens each. Sixty-four is not many users."
 
 
-class _Largest(TorchDispatchMode):
-    """Remembers the largest tensor, in values, that was really made (a view makes none)."""
+class _Made(TorchDispatchMode):
+    """Watches for keys and values: one large tensor, a matrix of `tokens` rows of `size`, or many small vectors of `size`."""
 
-    def __init__(self) -> None:
+    def __init__(self, tokens: int, size: int, latent: int) -> None:
         super().__init__()
-        self.values, self.shape = 0, []
+        self.tokens, self.size, self.latent = tokens, size, latent
+        self.values, self.shape = 0, []          # the largest tensor that stood in memory
+        self.matrix: list[int] = []              # the shape of a head's keys or values, if they were made
+        self.small = 0                           # values in all vectors of a key's length, views of weights left out
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
@@ -168,6 +176,10 @@ class _Largest(TorchDispatchMode):
                 values = tensor.untyped_storage().nbytes() // tensor.element_size()
                 if values > self.values:
                     self.values, self.shape = values, list(tensor.shape)
+                if self.size in tensor.shape and self.tokens in tensor.shape:
+                    self.matrix = list(tensor.shape)
+                if self.size in tensor.shape and self.latent not in tensor.shape:
+                    self.small += tensor.numel()
         return out
 
 
@@ -180,11 +192,11 @@ class _Largest(TorchDispatchMode):
 ))
 def attend_latent(attend):
     random = torch.Generator().manual_seed(4)
-    for H, Dh, R, S in ((8, 16, 12, 300), (3, 8, 24, 200)):
+    for H, Dh, R, S in ((8, 16, 12, 300), (3, 8, 24, 200)):          # all different: a size tells what it counts
         q, c, w_k, w_v = (torch.randn(shape, generator=random, dtype=torch.float64)
                           for shape in ((H, Dh), (S, R), (H, Dh, R), (H, Dh, R)))
-        largest = _Largest()
-        with largest:
+        made = _Made(S, Dh, R)
+        with made:
             got = attend(q, c, w_k / R**0.5, w_v)
         scores = torch.einsum("hd,hdr,sr->hs", q, w_k / R**0.5, c)
         values = torch.einsum("hdr,sr->hsd", w_v, c)
@@ -199,8 +211,13 @@ def attend_latent(attend):
                 raise Wrong(f"scaled by √{R}, the latent's length. The dot product is still one of {Dh} numbers, only written "
                             "differently: divide by √Dh.")
         close(got, want, "the output [H, Dh]")
-        require(largest.values <= 1.5 * S * max(H, R), f"right, but you made a tensor of {largest.values:,} values, shape "
-                f"{largest.shape}: with the keys of all {S} tokens rebuilt, nothing was saved. Move the matrix to the query.")
+        way = "Move the matrix to the query, and for the values behind the mixture."
+        require(made.values <= 1.5 * S * max(H, R), f"right, but you made a tensor of {made.values:,} values, shape {made.shape}: "
+                f"with the keys or the values of all {S} tokens rebuilt, nothing was saved. {way}")
+        require(not made.matrix, f"right, but a tensor of shape {made.matrix} is {S} keys or values of a head. One head at a time, "
+                f"all of them are still made. {way}")
+        require(made.small < S * H * Dh / 2, f"right, but your vectors of {Dh} numbers add up to {made.small:,}: keys or values of "
+                f"{S} tokens, made one by one. {way}")
     return "Exact, and no key or value of an old token was ever made: this is how DeepSeek's decoding reads 576 values a token."
 
 
@@ -217,6 +234,8 @@ def turning_point(turn):
         if size != 2 and _is(got, peak / bandwidth):
             raise Wrong(f"{name}: that is the ridge in FLOPs per byte. Tokens are wanted: how many FLOPs does a token do with a "
                         f"weight, and how many bytes has the weight here ({size:g})?")
+        if not _is(got, want) and any(_is(got, whole) for whole in (math.floor(want), math.ceil(want))):
+            raise Wrong(f"{name}: {got:g} is rounded. The exact limit is wanted, {want:g}.")
         if _is(got, 2 * want):
             raise Wrong(f"{name}: twice too many tokens. A multiply-add is two FLOPs, so a token brings 2 for each weight.")
         if _is(got, 1 / want):
@@ -245,6 +264,8 @@ def tokens_to_run(count):
         same_place = sum(a == b for a, b in zip(cached, prompt))
         if want != got and _is(got, 0):
             raise Wrong(f"{name}: 0 tokens run gives no logits, so no next token. The last one always runs.")
+        if name == cases[0][0] and _is(got, len(prompt) - want):
+            raise Wrong(f"{name}: {got} can be kept, {want} are to be run: of {len(prompt)} tokens you counted the others.")
         if want != got and _is(got, max(1, len(prompt) - same_place)):
             raise Wrong(f"{name}: a token that is equal but stands AFTER the change has other keys and values: in all layers "
                         "but the first it has looked at what changed.")

@@ -59,6 +59,12 @@ def full_batch(bytes_per_weight, flops_per_second, bandwidth):
 
 check("00.full_batch", full_batch)
 
+# %% 00.full_batch | one too many
+def full_batch(bytes_per_weight, flops_per_second, bandwidth):
+    return int(flops_per_second * bytes_per_weight / (2 * bandwidth)) + 1
+
+check("00.full_batch", full_batch)
+
 # %% 00.gpus | no room for the users
 def gpus(weight_bytes, users, context, kv_bytes, gpu_bytes, usable):
     n = 1
@@ -89,6 +95,24 @@ def gpus(weight_bytes, users, context, kv_bytes, gpu_bytes, usable):
     while n * gpu_bytes * usable < weight_bytes + (users > 0) * context * kv_bytes:
         n *= 2
     return n
+
+check("00.gpus", gpus)
+
+# %% 00.gpus | cut as well
+def gpus(weight_bytes, users, context, kv_bytes, gpu_bytes, usable):
+    n = 1                                       # the weights on each GPU, only the caches cut: never enough
+    while n * gpu_bytes * usable < n * weight_bytes + users * context * kv_bytes:
+        n *= 2
+    return n
+
+check("00.gpus", gpus)
+
+# %% 00.gpus | cut as well
+def gpus(weight_bytes, users, context, kv_bytes, gpu_bytes, usable):
+    left, n = gpu_bytes * usable - weight_bytes, 1
+    while left > 0 and n * left < users * context * kv_bytes:
+        n *= 2
+    return n if left > 0 else math.inf
 
 check("00.gpus", gpus)
 
@@ -125,7 +149,16 @@ def diagnose(seconds, nbytes, flops, operations, sheet):
 
 check("00.diagnose", diagnose)
 
-# %% 00.experts | no two tokens ever wanted the same
+# %% 00.diagnose | cannot exceed the measured time
+def diagnose(seconds, nbytes, flops, operations, sheet):
+    floors = {"memory": nbytes / sheet.bandwidth, "compute": flops / sheet.float32,
+              "dispatch": operations * sheet.dispatch_seconds}
+    limit = max(floors, key=floors.get)
+    return limit, floors[limit] / seconds
+
+check("00.diagnose", diagnose)
+
+# %% 00.experts | 3 tokens, 2 of 8 experts: as if no two tokens ever wanted the same
 def expert_bytes_per_token(batch, experts, chosen, expert_bytes):
     return chosen * expert_bytes
 
@@ -143,7 +176,7 @@ def expert_bytes_per_token(batch, experts, chosen, expert_bytes):
 
 check("00.experts", expert_bytes_per_token)
 
-# %% 00.experts | whole step
+# %% 00.experts | 3 tokens, 2 of 8 experts: those are the bytes of the whole step
 def expert_bytes_per_token(batch, experts, chosen, expert_bytes):
     return experts * (1 - (1 - chosen / experts) ** batch) * expert_bytes
 

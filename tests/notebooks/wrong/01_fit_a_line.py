@@ -21,11 +21,27 @@ def fit(x, y, w):
 
 check("01.weighted_fit", fit)
 
-# %% 01.weighted_fit | (a, b)
+# %% 01.weighted_fit | centred by their plain means
 def fit(x, y, w):                               # centred by the plain means, then weighted
     dx, dy = x - x.mean(), y - y.mean()
     a = (w * dx * dy).sum() / (w * dx * dx).sum()
     return a, y.mean() - a * x.mean()
+
+check("01.weighted_fit", fit)
+
+# %% 01.weighted_fit | centred by their plain means
+def fit(x, y, w):                               # the slope centred by plain means, the intercept by weighted ones
+    dx, dy = x - x.mean(), y - y.mean()
+    a = (w * dx * dy).sum() / (w * dx * dx).sum()
+    return a, ((y - a * x) * w).sum() / w.sum()
+
+check("01.weighted_fit", fit)
+
+# %% 01.weighted_fit | swapped
+def fit(x, y, w):
+    root = w.sqrt()
+    design = torch.stack([torch.ones_like(x), x], 1) * root[:, None]
+    return torch.linalg.lstsq(design, (y * root)[:, None]).solution[:, 0]
 
 check("01.weighted_fit", fit)
 
@@ -68,6 +84,19 @@ def rate(x):
 
 check("01.largest_rate", rate)
 
+# %% 01.largest_rate | corner of H
+def rate(x):
+    return 2 / (2 * (x * x).mean())
+
+check("01.largest_rate", rate)
+
+# %% 01.largest_rate | Hessian of the sum
+def rate(x):
+    design = torch.stack([x, torch.ones_like(x)], 1)
+    return 2 / torch.linalg.eigvalsh(2 * design.T @ design).max()
+
+check("01.largest_rate", rate)
+
 # %% 01.unscale | upside down
 def unscale(a_z, b_z, x_mean, x_std, y_mean, y_std):
     a = a_z * x_std / y_std
@@ -106,6 +135,18 @@ def combine(gradients, sizes):                  # weights upside down
 
 check("01.shards", combine)
 
+# %% 01.shards | sum over all examples
+def combine(gradients, sizes):
+    return (gradients * sizes[:, None]).sum(0)
+
+check("01.shards", combine)
+
+# %% 01.shards | number of workers
+def combine(gradients, sizes):
+    return (gradients * sizes[:, None]).mean(0)
+
+check("01.shards", combine)
+
 # %% 01.fewer_steps | still
 def descend(gradient, smallest, largest):       # plain descent at its best rate
     theta = torch.zeros(2, dtype=torch.float64)
@@ -130,6 +171,24 @@ def descend(gradient, smallest, largest):       # momentum that keeps everything
     for _ in range(250):
         velocity = velocity - 1 / largest * gradient(theta)
         theta = theta + velocity
+    return theta
+
+check("01.fewer_steps", descend)
+
+# %% 01.fewer_steps | it exploded
+def descend(gradient, smallest, largest):       # as if 2 / largest could be exceeded
+    theta = torch.zeros(2, dtype=torch.float64)
+    for _ in range(250):
+        theta = theta - 2.5 / largest * gradient(theta)
+    return theta
+
+check("01.fewer_steps", descend)
+
+# %% 01.fewer_steps | it exploded
+def descend(gradient, smallest, largest):       # so much so that nothing finite is left
+    theta = torch.zeros(2, dtype=torch.float64)
+    for _ in range(250):
+        theta = theta - gradient(theta)
     return theta
 
 check("01.fewer_steps", descend)

@@ -61,6 +61,13 @@ def cache_bytes(config, size):
 
 check("11.cache_bytes", cache_bytes)
 
+# %% 11.cache_bytes | that is one layer
+def cache_bytes(config, size):
+    heads = config["num_attention_heads"]
+    return 2 * config.get("num_key_value_heads", heads) * config.get("head_dim", config["hidden_size"] // heads) * size
+
+check("11.cache_bytes", cache_bytes)
+
 # %% 11.second_turn | was run at position 0
 def turn(model, cache, tokens, count):          # positions left to their default
     made = []
@@ -145,6 +152,28 @@ def turn(model, cache, tokens, count):
 
 check("11.second_turn", turn)
 
+# %% 11.second_turn | you returned a Tensor; a list is wanted
+def turn(model, cache, tokens, count):          # the right ids
+    made = []
+    for _ in range(count):
+        new = (tokens + made)[cache.length:]
+        positions = torch.arange(cache.length, cache.length + len(new))
+        made.append(int(model(torch.tensor([new]), positions, cache)[0, -1].argmax()))
+    return torch.tensor(made)
+
+check("11.second_turn", turn)
+
+# %% 11.second_turn | the token that stands at 7 was run at 8
+def turn(model, cache, tokens, count):          # the prompt is placed right, what is made stands one too far
+    made = []
+    for _ in range(count):
+        new = (tokens + made)[cache.length:]
+        positions = torch.arange(cache.length, cache.length + len(new)) + (len(made) > 0)
+        made.append(int(model(torch.tensor([new]), positions, cache)[0, -1].argmax()))
+    return made
+
+check("11.second_turn", turn)
+
 # %% 11.longest_context | the weights live in the same memory
 def longest(memory_bytes, weight_bytes, bytes_per_token, users, limit):
     return min(limit, memory_bytes // (users * bytes_per_token))
@@ -211,6 +240,41 @@ def attend(q, c, w_k, w_v):                     # values taken with the keys' ma
 
 check("11.attend_latent", attend)
 
+# %% 11.attend_latent | behind the mixture
+def attend(q, c, w_k, w_v):                     # only the values rebuilt
+    p = (torch.einsum("hd,hdr->hr", q, w_k) @ c.T / q.shape[1] ** 0.5).softmax(-1)
+    return torch.einsum("hs,hsd->hd", p, torch.einsum("hdr,sr->hsd", w_v, c))
+
+check("11.attend_latent", attend)
+
+# %% 11.attend_latent | One head at a time
+def attend(q, c, w_k, w_v):
+    rows = []
+    for h in range(q.shape[0]):
+        k, v = c @ w_k[h].T, c @ w_v[h].T
+        rows.append((k @ q[h] / q.shape[1] ** 0.5).softmax(-1) @ v)
+    return torch.stack(rows)
+
+check("11.attend_latent", attend)
+
+# %% 11.attend_latent | made one by one
+def attend(q, c, w_k, w_v):                     # key by key and value by value
+    scores = torch.stack([(torch.einsum("hdr,r->hd", w_k, latent) * q).sum(-1) for latent in c], 1)
+    p, out = (scores / q.shape[1] ** 0.5).softmax(-1), 0
+    for s, latent in enumerate(c):
+        out = out + p[:, s, None] * torch.einsum("hdr,r->hd", w_v, latent)
+    return out
+
+check("11.attend_latent", attend)
+
+# %% 11.attend_latent | made one by one
+def attend(q, c, w_k, w_v):                     # the keys only, head by head
+    scores = torch.stack([torch.stack([w_k[h] @ latent @ q[h] for latent in c]) for h in range(q.shape[0])])
+    p = (scores / q.shape[1] ** 0.5).softmax(-1)
+    return torch.einsum("hr,hdr->hd", p @ c, w_v)
+
+check("11.attend_latent", attend)
+
 # %% 11.turning_point | ridge
 def turn(peak, bandwidth, bytes_per_weight):
     return peak / bandwidth
@@ -226,6 +290,12 @@ check("11.turning_point", turn)
 # %% 11.turning_point | upside down
 def turn(peak, bandwidth, bytes_per_weight):
     return 2 * bandwidth / (peak * bytes_per_weight)
+
+check("11.turning_point", turn)
+
+# %% 11.turning_point | is rounded
+def turn(peak, bandwidth, bytes_per_weight):
+    return -(-peak * bytes_per_weight // (2 * bandwidth))
 
 check("11.turning_point", turn)
 
@@ -259,5 +329,14 @@ def tokens_to_run(cached, prompt):              # looks for the cached text anyw
     while kept < min(len(cached), len(prompt) - 1) and cached[kept] == prompt[kept]:
         kept += 1
     return len(prompt) - kept
+
+check("11.tokens_to_run", tokens_to_run)
+
+# %% 11.tokens_to_run | you counted the others
+def tokens_to_run(cached, prompt):
+    kept = 0
+    while kept < min(len(cached), len(prompt)) and cached[kept] == prompt[kept]:
+        kept += 1
+    return kept
 
 check("11.tokens_to_run", tokens_to_run)
