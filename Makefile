@@ -19,7 +19,7 @@ setup: $(READY) model   ## make .venv, install what is pinned, fetch the model; 
 $(READY): requirements.txt pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "error: no $(PYTHON) found; install Python 3.11 or newer, or run: make PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"error: $(PYTHON) is Python {v[0]}.{v[1]}; this workbook needs 3.11 or newer. Run: make PYTHON=/path/to/python3.11")'
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "error: $(PYTHON) cannot make a virtual environment; install its venv package (Debian: apt install python3-venv)."; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV) || { rm -rf $(VENV); echo "error: $(PYTHON) cannot make a virtual environment; install its venv package (Debian: apt install python3-venv)."; exit 1; }
 	@echo "installing what requirements.txt pins into $(VENV) (a few minutes, once)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt || { echo "error: pip could not install the requirements (its message is above); check the network and run the same command again."; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e . || { echo "error: pip could not install this package (its message is above)."; exit 1; }

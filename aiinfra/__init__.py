@@ -5,7 +5,7 @@
     kernels/     ONE OP, WRITTEN TWICE      torch reference, then Triton
     model/       WHAT IS COMPUTED           config, layers, attention, transformer, weights, tokenizer
     train/       HOW IT LEARNS              a small recommender on HSTU attention
-    engine/      MANY REQUESTS, ONE MODEL   sampling, generation, LLM
+    engine/      MANY REQUESTS, ONE MODEL   request, blocks, scheduler, runner, sampler, LLM
     lab/         AT THE BENCH               predict, check, hint, plots; only notebooks import it
 
 Imports go one way, downwards in this list; `aiinfra.errors` is under all. Importing this package runs nothing:

@@ -22,7 +22,8 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:                       # `… | head` closed the pipe: nothing is wrong
         sys.stderr.close()
         return 0
-    except (ValueError, TypeError, OSError, RuntimeError, MemoryError) as error:
+    except (ValueError, TypeError, OSError, RuntimeError, MemoryError, LookupError, ArithmeticError, AttributeError,
+            ImportError) as error:
         if args.debug:
             raise
         print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
@@ -93,6 +94,10 @@ def run_chat(args: argparse.Namespace) -> None:
                 print(piece, end="", flush=True)
         except KeyboardInterrupt:                 # cut short: keep what was said, and go on
             print(" …", end="")
+        except ValueError as error:               # this turn cannot be answered; the conversation stays
+            print(f"error: {error}", file=sys.stderr)
+            messages.pop()
+            continue
         print()
         messages.append({"role": "assistant", "content": answer})
 
@@ -197,11 +202,14 @@ def _sampling_params(args: argparse.Namespace):
 
 def _pieces(outputs):
     """The new text of each growing output."""
+    from aiinfra.engine.sampler import NOT_FINITE
     shown = 0
     for request in outputs:
         text = request.outputs[0].text
         yield text[shown:]
         shown = len(text)
+        if request.outputs[0].finish_reason == "error":
+            raise RuntimeError(NOT_FINITE)
 
 
 def _read_stdin() -> str:

@@ -22,9 +22,15 @@ def default_device() -> torch.device:
 
 def as_device(device: str | torch.device | None) -> torch.device:
     """`device`, or the default for None. Raises ValueError if CUDA is asked for and absent."""
-    device = default_device() if device is None else torch.device(device)
+    if device is None:
+        return default_device()
+    if str(device).split(":")[0] not in ("cpu", "cuda"):
+        raise ValueError(f"device={str(device)!r} is not known. Use 'cpu', 'cuda' or 'cuda:0'.")
+    device = torch.device(device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device={str(device)!r} was asked for. {gpu_report()} Use device='cpu'.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device={str(device)!r}; this machine has {torch.cuda.device_count()} GPU(s), counted from cuda:0.")
     return device
 
 
@@ -32,7 +38,7 @@ def as_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dty
     """`dtype` by name or as it is; None means bfloat16 on a GPU and float32 on a CPU."""
     if dtype is None:
         return torch.bfloat16 if device.type == "cuda" else torch.float32
-    if isinstance(dtype, torch.dtype):
+    if dtype in _DTYPES.values():
         return dtype
     if dtype not in _DTYPES:
         raise ValueError(f"dtype={dtype!r} is not known. Use one of: {', '.join(_DTYPES)}.")
@@ -99,6 +105,11 @@ def cache_dir(override: str | Path | None = None) -> Path:
         return Path(os.environ["AIINFRA_CACHE"]).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "aiinfra"
+
+
+def child_environment(**changes: str) -> dict[str, str]:
+    """This process's environment, with changes, for a program that it starts."""
+    return {**os.environ, **changes}
 
 
 def data_dir() -> Path:

@@ -2,7 +2,8 @@
 
 import difflib
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import dataclass_transform
 
@@ -34,3 +35,16 @@ def config(cls: type) -> type:
 
 class LoadError(ValueError):
     """A model's files are missing, damaged, or of a kind that is not supported. Names the file."""
+
+
+@contextmanager
+def reading(source: str) -> Iterator[None]:
+    """Turn what goes wrong with a stranger's values (a missing key, a string for a number) into a LoadError
+    that names `source`."""
+    try:
+        yield
+    except LoadError:
+        raise
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+        raise LoadError(f"{source} is damaged, or of a form that is not known "
+                        f"({type(error).__name__}: {error}).") from error

@@ -55,13 +55,14 @@ class Row:
 def bench_decode(model_name: str, turns: int = 5) -> Iterator[Row]:
     """Rows C1 (decode, one request) and C5 (prefill) of float32 on the CPU, or bfloat16 on a GPU.
 
-    Raises RuntimeError if the two sides do not return the same tokens.
+    Raises RuntimeError if in float32 the two sides do not return the same tokens (in bfloat16 near-ties may fall
+    either way, so there only their number is the same).
     """
     model, tokenizer = load(model_name)
     prompt = (tokenizer.encode("The sea was calm that morning, and the harbour") * PREFILL_TOKENS)[:PREFILL_TOKENS]
     peer, peer_name = _transformers(model_name, model)
     sides = [_ours(model)] + ([_theirs(peer)] if peer is not None else [])
-    decode, prefill = _take_turns(sides, prompt, turns)
+    decode, prefill = _take_turns(sides, prompt, turns, exact=model.dtype == torch.float32)
     bandwidth = read_bandwidth(model.device)
     per_token = [NEW_TOKENS / seconds for seconds in decode]
     share = per_token[0] * model.weight_bytes() / bandwidth
@@ -80,11 +81,11 @@ class _Side:
     prefill: Callable[[list[int]], list[int]]
 
 
-def _take_turns(sides: list[_Side], prompt: list[int], turns: int) -> tuple[list[float], list[float]]:
+def _take_turns(sides: list[_Side], prompt: list[int], turns: int, exact: bool) -> tuple[list[float], list[float]]:
     """Median seconds of decode alone (prefill of the short prompt taken off) and of the long prefill, a side each."""
     short = prompt[:PROMPT_TOKENS]
     answers = [(side.decode(short), side.prefill(prompt)) for side in sides]            # warm-up, and same work
-    if any(answer != answers[0] for answer in answers):
+    if exact and any(answer != answers[0] for answer in answers):
         raise RuntimeError("the two sides returned different tokens: the comparison would be of different work.")
     seconds: list[dict[str, list[float]]] = [{"all": [], "short": [], "long": []} for _ in sides]
     for _ in tqdm(range(turns), desc="turns", disable=None):
@@ -203,7 +204,7 @@ def bench_load(model_name: str) -> Iterator[Row]:
     resolve(model_name)                                                  # a download is not part of it
     result = subprocess.run([sys.executable, "-c", _LOAD.format(model=model_name)], capture_output=True, text=True)
     if result.returncode:
-        raise RuntimeError(f"the measured process failed: {result.stderr.strip().splitlines()[-1]}")
+        raise RuntimeError(f"the measured process failed: {(result.stderr.strip().splitlines() or [f'exit status {result.returncode}'])[-1]}")
     seconds, grown, weights = json.loads(result.stdout.splitlines()[-1])
     yield Row("load to first token", seconds, "s", note="imports included")
     yield Row("peak memory ÷ float32 weights", grown / weights, "", note=f"{grown / 1e6:.0f} MB over {weights / 1e6:.0f} MB")

@@ -14,6 +14,7 @@ import torch
 
 from aiinfra.device import synchronize
 from aiinfra.engine.blocks import BlockPool
+from aiinfra.engine.generate import check_ids
 from aiinfra.engine.request import Request
 from aiinfra.engine.runner import PagedCache, Runner
 from aiinfra.engine.sampler import Sampler
@@ -62,15 +63,16 @@ class _Job:
 
 class Engine:
     """Serves many requests on one model, over a paged cache of `cache_bytes` (default: 1 GiB, or what one
-    full context needs if that is more). Other arguments as `Scheduler`."""
+    full context of `max_model_len` tokens needs if that is more). Other arguments as `Scheduler`."""
 
-    def __init__(self, model: Transformer, cache_bytes: int | None = None, block_size: int = 16, token_budget: int = 512,
-                 max_running: int = 32, mode: Mode = "continuous", chunked: bool = True, prefix_caching: bool = True) -> None:
+    def __init__(self, model: Transformer, cache_bytes: int | None = None, block_size: int = 16,
+                 max_model_len: int | None = None, token_budget: int = 512, max_running: int = 32, mode: Mode = "continuous", chunked: bool = True, prefix_caching: bool = True) -> None:
         if block_size < 1:
             raise ValueError(f"block_size={block_size}; it must be at least 1 (16 is usual).")
         per_block = PagedCache.block_bytes(model.config, block_size, model.dtype)
         if cache_bytes is None:
-            cache_bytes = max(_DEFAULT_CACHE_BYTES, per_block * -(-model.config.max_position_embeddings // block_size))
+            context = max_model_len or model.config.max_position_embeddings
+            cache_bytes = max(_DEFAULT_CACHE_BYTES, per_block * -(-context // block_size))
         if cache_bytes < per_block:
             raise ValueError(f"cache_bytes={cache_bytes:,}; one block of {block_size} tokens is {per_block:,} bytes. Give it more.")
         self.model = model
@@ -81,14 +83,17 @@ class Engine:
 
     def add(self, request_id: str, prompt: list[int], params: SamplingParams, eos_ids: tuple[int, ...] = (),
             priority: int = 0) -> None:
-        """Queue a request; lower priority numbers go first. Raises ValueError for an id that is in use and
-        for what can never fit."""
+        """Queue a request; lower priority numbers go first. Raises ValueError, and queues nothing, for an id
+        that is in use, a prompt that is empty or has unknown tokens, and what can never fit."""
         if request_id in self._jobs:
             raise ValueError(f"request id {request_id!r} is in use: choose another, or wait until it has finished.")
+        check_ids(prompt, self.model.config.vocab_size)
         request = Request(request_id, list(prompt), params.max_tokens, priority)
+        stop_ids = frozenset(i for i in (*(() if params.ignore_eos else eos_ids), *params.stop_token_ids)
+                             if i < self.model.config.vocab_size)
+        job = _Job(request, params, stop_ids, Sampler(params, self.model.device))
         self.scheduler.add(request)
-        stop_ids = frozenset((*(() if params.ignore_eos else eos_ids), *params.stop_token_ids))
-        self._jobs[request_id] = _Job(request, params, stop_ids, Sampler(params, self.model.device))
+        self._jobs[request_id] = job
 
     def abort(self, request_id: str) -> bool:
         """Drop a request and free its blocks. False if there is none of that id (any more)."""
@@ -127,8 +132,8 @@ class Engine:
         """The next token of each request, from its row of logits [R, V]."""
         if not requests:
             return []
-        greedy = logits.argmax(-1).tolist()                           # all rows at once
-        sound = torch.isfinite(logits.gather(1, logits.argmax(-1, keepdim=True)))[:, 0].tolist()
+        best, ids = logits.max(-1)                                    # all rows at once; NaN counts as the largest
+        greedy, sound = ids.tolist(), torch.isfinite(best).tolist()
         made = []
         for row, request in enumerate(requests):
             job = self._jobs[request.id]

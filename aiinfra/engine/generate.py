@@ -62,8 +62,18 @@ def generate_cached(model: Transformer, prompt: list[int], params: SamplingParam
     yield from _loop(model, prompt, params, eos_ids, forward)
 
 
+def check_ids(prompt: list[int], vocab_size: int) -> None:
+    """Raise ValueError for a prompt without tokens, or with one that the model does not know."""
+    if not prompt:
+        raise ValueError("the prompt is empty: the model needs at least one token to continue from.")
+    for token in prompt:
+        if not 0 <= token < vocab_size:
+            raise ValueError(f"token id {token} is outside the vocabulary of {vocab_size:,}.")
+
+
 def _loop(model: Transformer, prompt: list[int], params: SamplingParams, eos_ids: tuple[int, ...],
           forward: Callable[[list[int]], tuple[Tensor, int]]) -> Iterator[TokenStep]:
+    check_ids(prompt, model.config.vocab_size)
     sampler = Sampler(params, model.device)
     stop_ids = list(dict.fromkeys((*(() if params.ignore_eos else eos_ids), *params.stop_token_ids)))
     tokens = list(prompt)

@@ -8,6 +8,7 @@
 Text lives here and nowhere below. Whatever interrupts a call, its requests leave the engine.
 """
 
+import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -18,7 +19,9 @@ import torch
 from tqdm import tqdm
 
 from aiinfra.engine.engine import Engine, Made
+from aiinfra.engine.generate import check_ids
 from aiinfra.engine.sampling_params import SamplingParams
+from aiinfra.errors import nearest
 from aiinfra.model import DEFAULT_MODEL, StreamDecoder, Tokenizer, load
 
 Prompt = str | list[int]
@@ -27,7 +30,8 @@ Message = dict[str, Any]
 
 @dataclass
 class CompletionOutput:
-    """One answer. finish_reason: "stop" (end of sequence, stop string or id), "length", or None while it grows."""
+    """One answer. finish_reason: "stop" (end of sequence, stop string or id), "length", "error" (the logits were
+    not numbers), or None while it grows."""
 
     index: int
     text: str = ""
@@ -57,12 +61,16 @@ class LLM:
     def __init__(self, model: str | Path = DEFAULT_MODEL, dtype: str | torch.dtype | None = None,
                  device: str | torch.device | None = None, max_model_len: int | None = None,
                  cache: str | Path | None = None, **engine_options: Any) -> None:
+        known = [key for key in inspect.signature(Engine.__init__).parameters if key not in ("self", "model")]
+        for key in engine_options:                           # before the model is loaded
+            if key not in known:
+                raise TypeError(f"LLM has no option {key!r}.{nearest(key, known)} Known: {', '.join(known)}.")
         self.model, self.tokenizer = load(model, dtype, device, cache=cache)
         limit = self.model.config.max_position_embeddings
         if max_model_len is not None and not 1 <= max_model_len <= limit:
             raise ValueError(f"max_model_len={max_model_len}; the model's context is {limit:,} tokens: choose 1 to {limit:,}.")
         self.max_model_len = max_model_len or limit
-        self.engine = Engine(self.model, **engine_options)
+        self.engine = Engine(self.model, max_model_len=self.max_model_len, **engine_options)
         self._request_numbers = count()
         self._answers: dict[str, _Answer] = {}
 
@@ -73,7 +81,7 @@ class LLM:
         sampling_params: one for all, or one each; None: SamplingParams(). use_tqdm: None shows a bar on a
         terminal only. Raises ValueError for an empty prompt or one that leaves no room in the context.
         """
-        prompts = [prompts] if isinstance(prompts, str) or _is_ids(prompts) else list(prompts)
+        prompts = [prompts] if isinstance(prompts, str | dict) or _is_ids(prompts) else list(prompts)
         params = self._params_for(prompts, sampling_params)
         requests = [self._request(prompt) for prompt in prompts]        # all are checked before any is run
         answers = [_Answer(request, one, self.tokenizer) for request, one in zip(requests, params)]
@@ -85,8 +93,9 @@ class LLM:
     def chat(self, messages: list[Message] | Sequence[list[Message]], sampling_params: SamplingParams | None = None,
              use_tqdm: bool | None = None) -> list[RequestOutput]:
         """Answer a conversation `[{"role": "user", "content": "…"}, …]`, or several. Raises as `generate`."""
-        chats = [messages] if messages and isinstance(messages[0], dict) else list(messages)
-        return self.generate([self.tokenizer.encode_chat(chat) for chat in chats] or [[]], sampling_params, use_tqdm)
+        one = isinstance(messages, dict) or not messages or not isinstance(messages[0], list)
+        chats = [messages] if one else list(messages)
+        return self.generate([self.tokenizer.encode_chat(chat) for chat in chats], sampling_params, use_tqdm)
 
     def stream(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> Iterator[RequestOutput]:
         """As `generate` for one prompt, yielding the growing output after every token. Text only grows."""
@@ -95,6 +104,10 @@ class LLM:
         return self._follow(answer)
 
     def _params_for(self, prompts: list[Prompt], params: SamplingParams | Sequence[SamplingParams] | None) -> list[SamplingParams]:
+        given = params if isinstance(params, list | tuple) else [params or SamplingParams()]
+        for one in given:
+            if not isinstance(one, SamplingParams):
+                raise ValueError(f"sampling_params must be SamplingParams, or a list of them; got {one!r}.")
         if params is None or isinstance(params, SamplingParams):
             return [params or SamplingParams()] * len(prompts)
         if len(params) != len(prompts):
@@ -102,19 +115,15 @@ class LLM:
         return list(params)
 
     def _request(self, prompt: Prompt) -> RequestOutput:
+        if isinstance(prompt, dict):                         # vLLM's other form
+            prompt = prompt.get("prompt", prompt.get("prompt_token_ids"))
         if isinstance(prompt, str):
-            if any("\ud800" <= c <= "\udfff" for c in prompt):        # how Python carries bytes that are not UTF-8
-                raise ValueError(f"the prompt is not valid Unicode: {ascii(prompt[:40])}. Convert it to UTF-8 first.")
             text, ids = prompt, self.tokenizer.encode(prompt)
         elif _is_ids(prompt):
             text, ids = None, list(prompt)
         else:
             raise ValueError(f"a prompt must be a string or a list of token ids; got {type(prompt).__name__}.")
-        if not ids:
-            raise ValueError("the prompt is empty: the model needs at least one token to continue from.")
-        bad = [i for i in ids if not 0 <= i < self.model.config.vocab_size]
-        if bad:
-            raise ValueError(f"token id {bad[0]} is outside the vocabulary of {self.model.config.vocab_size:,}.")
+        check_ids(ids, self.model.config.vocab_size)
         if len(ids) >= self.max_model_len:
             raise ValueError(f"the prompt is {len(ids):,} tokens; the context is {self.max_model_len:,}, and one is "
                              "needed for the answer. Shorten the prompt.")
@@ -163,6 +172,7 @@ class _Answer:
         self.decoder = StreamDecoder(tokenizer)
         self.silent: set[int] = set()                        # ids that end an answer and are not shown
         self.decoded = ""                                    # the text shown may lag behind it
+        self.protected = 0                                   # characters of the first min_tokens: no stop string in there
 
     def push(self, made: Made) -> None:
         """Add one token; sets finish_reason at the end."""
@@ -173,11 +183,11 @@ class _Answer:
                 self.decoded += self.decoder.push(made.token_id)
         if made.finish_reason:
             self.decoded += self.decoder.flush()
-        out.text, stopped = cut_at_stop(self.decoded, self.params.stop, final=bool(made.finish_reason))
-        if stopped and len(out.token_ids) >= self.params.min_tokens:
-            out.finish_reason = "stop"
-        else:
-            out.finish_reason = made.finish_reason
+        if len(out.token_ids) <= self.params.min_tokens:
+            self.protected = len(self.decoded)
+        rest, stopped = cut_at_stop(self.decoded[self.protected:], self.params.stop, final=bool(made.finish_reason))
+        out.text = self.decoded[:self.protected] + rest
+        out.finish_reason = "stop" if stopped else made.finish_reason
 
 
 def with_max_tokens(params: SamplingParams, room: int) -> SamplingParams:

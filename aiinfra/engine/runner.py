@@ -25,8 +25,8 @@ class PagedCache:
 
     def __init__(self, config: ModelConfig, blocks: int, block_size: int, dtype: torch.dtype, device: torch.device) -> None:
         shape = (config.num_hidden_layers, blocks, block_size, config.num_key_value_heads, config.head_dim)
-        self.k = torch.zeros(shape, dtype=dtype, device=device)
-        self.v = torch.zeros(shape, dtype=dtype, device=device)
+        self.k = torch.empty(shape, dtype=dtype, device=device)      # not zeros: untouched pages cost no memory
+        self.v = torch.empty(shape, dtype=dtype, device=device)
         self.block_size = block_size
 
     def copy(self, pairs: list[tuple[int, int]]) -> None:

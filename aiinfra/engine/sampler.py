@@ -11,6 +11,10 @@ from torch import Tensor
 from aiinfra.engine.sampling_params import SamplingParams
 
 
+NOT_FINITE = ("the model's logits are not finite numbers: its weights are damaged, or float16 overflowed. "
+              "Load it with dtype='float32' or 'bfloat16'.")
+
+
 class Sampler:
     """Chooses tokens for one request; keeps that request's random state."""
 
@@ -24,19 +28,19 @@ class Sampler:
 
     def __call__(self, logits: Tensor) -> int:
         """logits: [V] -> a token id. Raises ValueError if they are not numbers."""
+        if not torch.isfinite(logits.max()):               # before drawing: on a GPU a draw from NaN ends the process
+            raise ValueError(NOT_FINITE)
         if self.params.greedy:
             token = logits.argmax()
         else:
             token = torch.multinomial(probabilities(logits, self.params), 1, generator=self.generator)
-        if not torch.isfinite(logits[token]).all():
-            raise ValueError("the model's logits are not finite numbers: its weights are damaged, or float16 "
-                             "overflowed. Load it with dtype='float32' or 'bfloat16'.")
         return int(token)
 
 
 def probabilities(logits: Tensor, params: SamplingParams) -> Tensor:
     """The distribution [V] in float32 that a draw is taken from; it sums to 1."""
-    logits = logits.float() / params.temperature
+    logits = logits.float()
+    logits = (logits - logits.max()) / params.temperature    # so that a tiny temperature cannot overflow
     if 0 < params.top_k < len(logits):
         smallest_kept = logits.topk(params.top_k).values[-1]
         logits = logits.masked_fill(logits < smallest_kept, -torch.inf)

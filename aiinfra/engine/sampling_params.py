@@ -24,8 +24,8 @@ class SamplingParams:
     top_p: float = 1.0
     max_tokens: int = 16
     min_tokens: int = 0
-    stop: str | Sequence[str] = ()
-    stop_token_ids: Sequence[int] = ()
+    stop: str | Sequence[str] | None = ()
+    stop_token_ids: Sequence[int] | None = ()
     seed: int | None = None
     ignore_eos: bool = False
 
@@ -39,13 +39,16 @@ class SamplingParams:
                "an integer of at least 1", "ask for at least one token")
         _check(isinstance(self.min_tokens, int) and 0 <= self.min_tokens <= self.max_tokens, "min_tokens",
                self.min_tokens, f"between 0 and max_tokens={self.max_tokens}", "raise max_tokens or lower it")
-        _check(self.seed is None or isinstance(self.seed, int), "seed", self.seed, "an integer or None",
-               "None draws anew each time")
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        _check(self.seed is None or isinstance(self.seed, int) and -2**63 <= self.seed < 2**64, "seed", self.seed,
+               "None or an integer of at most 64 bits", "None draws anew each time")
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        ids = tuple(self.stop_token_ids or ())
+        _check(all(isinstance(i, int) and i >= 0 for i in ids), "stop_token_ids", self.stop_token_ids,
+               "token ids: integers of at least 0", "leave it out to stop only at the end of sequence")
         _check(all(isinstance(s, str) and s for s in stop), "stop", self.stop, "a non-empty string or several",
                "leave it out to stop only at the end of sequence")
         object.__setattr__(self, "stop", stop)                  # one form inside: a tuple of strings
-        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
+        object.__setattr__(self, "stop_token_ids", ids)
 
     @property
     def greedy(self) -> bool:

@@ -132,12 +132,12 @@ def _compile_one(job: tuple[str, int, int]) -> Compiled:
     module, index, arch = job
     case = _module(module).compile_cases(arch)[index]
     compiled = build(case, arch)
-    usage = _resource_usage(compiled.asm["cubin"])
+    usage = resource_usage(compiled.asm["cubin"])
     return Compiled(module, case["name"], arch, compiled.metadata.num_warps,
                     compiled.metadata.num_stages, usage["REG"], compiled.metadata.shared, usage["STACK"])
 
 
-def _resource_usage(cubin: bytes) -> dict[str, int]:
+def resource_usage(cubin: bytes) -> dict[str, int]:
     """What cuobjdump, which comes with Triton, reads from a cubin: {"REG": 64, "STACK": 0, …}."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from aiinfra.kernels.compile import _resource_usage, build
+from aiinfra.kernels.compile import resource_usage, build
 from aiinfra.kernels.lang import triton
 
 _PRELUDE = "import triton\nimport triton.language as tl\n\n\n"
@@ -71,7 +71,7 @@ def listings(kernel: Any, types: dict[str, str], *cases: dict) -> list[Listing]:
 def _listing(job: dict, folder: Path, number: int) -> Listing:
     arch = job.get("arch", 90)
     compiled = build({**job, "kernel": _load(job["source"], job["name"], folder / f"kernel_{number}.py")}, arch)
-    usage = _resource_usage(compiled.asm["cubin"])
+    usage = resource_usage(compiled.asm["cubin"])
     return Listing(job["name"], arch, compiled.metadata.num_warps, usage["REG"], compiled.metadata.shared,
                    usage["STACK"], compiled.asm["ptx"], _disassemble(compiled.asm["cubin"], folder))
 

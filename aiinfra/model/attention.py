@@ -19,7 +19,9 @@ from aiinfra.model.layers import Angles, Linear, RMSNorm, rotate
 
 
 class KV(Protocol):
-    """What attention asks of a cache."""
+    """What attention asks of a cache. `length`: tokens before the next one, where all have the same number."""
+
+    length: int
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Store k, v [..., T, K, Dh] for `layer`; return attention [..., T, H, Dh] of q over all stored."""

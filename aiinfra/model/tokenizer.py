@@ -14,7 +14,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 
-from aiinfra.errors import LoadError
+from aiinfra.errors import LoadError, reading
 from aiinfra.model import chat_template
 from aiinfra.model.weights import read_json
 
@@ -37,7 +37,7 @@ class Tokenizer:
     @classmethod
     def from_folder(cls, folder: str | Path) -> "Tokenizer":
         """From a Hugging Face folder: tokenizer.json, tokenizer_config.json, chat_template.jinja."""
-        folder = Path(folder)
+        folder = Path(folder).resolve()
         path = folder / "tokenizer.json"
         if not path.exists():
             raise LoadError(f"{folder.name} has no tokenizer.json. Save it with the model (transformers: "
@@ -50,7 +50,10 @@ class Tokenizer:
         side = folder / "tokenizer_config.json"
         config = read_json(side) if side.exists() else {}
         template_file = folder / "chat_template.jinja"
-        template = template_file.read_text(encoding="utf-8") if template_file.exists() else config.get("chat_template")
+        with reading(f"{folder.name}/{template_file.name}"):
+            template = template_file.read_text(encoding="utf-8") if template_file.exists() else config.get("chat_template")
+        if isinstance(template, list):                        # several, by name: transformers 4's form
+            template = {one.get("name"): one.get("template") for one in template}.get("default")
         eos = _content(config.get("eos_token"))
         eos_id = backend.token_to_id(eos) if eos else None
         return cls(backend, template, _content(config.get("bos_token")), eos,
@@ -63,8 +66,13 @@ class Tokenizer:
         builders = {"gpt2": _byte_level_bpe, "llama": _sentencepiece_bpe}
         if kind not in builders:
             raise LoadError(f"{source}: tokenizer {kind!r} is not supported. Supported: {', '.join(builders)}.")
-        tokens = meta["tokenizer.ggml.tokens"]
-        backend = builders[kind](meta, source)
+        with reading(source):
+            tokens = meta["tokenizer.ggml.tokens"]
+            try:
+                backend = builders[kind](meta, source)
+            except Exception as error:                        # the Rust side raises bare Exception
+                raise error if isinstance(error, LookupError | LoadError) else LoadError(
+                    f"{source}: its tokenizer cannot be used ({error}).") from error
         types = meta.get("tokenizer.ggml.token_type", [])
         backend.add_special_tokens([AddedToken(t, normalized=False, special=True)
                                     for t, k in zip(tokens, types) if k == _CONTROL])
@@ -78,7 +86,10 @@ class Tokenizer:
                    "" if eos is None else tokens[eos], () if eos is None else (eos,))
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """Token ids of `text`. Special tokens written in it are recognised, as in transformers."""
+        """Token ids of `text`. Special tokens written in it are recognised, as in transformers. Raises
+        ValueError for text that is no Unicode (bytes that were not UTF-8)."""
+        if any("\ud800" <= c <= "\udfff" for c in text):              # how Python carries such bytes
+            raise ValueError(f"the text is not valid Unicode: {ascii(text[:40])}. Convert it to UTF-8 first.")
         return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
 
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:

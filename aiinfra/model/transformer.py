@@ -64,8 +64,8 @@ class Transformer(nn.Module):
     def forward(self, tokens: Tensor, positions: Tensor | None = None, kv: KV | None = None) -> Tensor:
         """Logits of the token that follows each given one.
 
-        tokens: int64 [B, T] or flat [T]. positions: the same shape (None: 0 … T-1), each below the
-        config's max_position_embeddings. kv: what came before; it keeps these tokens' keys and
+        tokens: int64 [B, T] or flat [T]. positions: the same shape; None continues from `kv.length`, or
+        from 0. The caller keeps them below the config's max_position_embeddings. kv: what came before; it keeps these tokens' keys and
         values. Returns [..., T, V] in the weights' dtype.
         """
         return self.lm_head(self.hidden(tokens, positions, kv))
@@ -73,7 +73,8 @@ class Transformer(nn.Module):
     def hidden(self, tokens: Tensor, positions: Tensor | None = None, kv: KV | None = None) -> Tensor:
         """As `forward`, but stops before the vocabulary: [..., T, D]. Prefill needs one row of logits."""
         if positions is None:
-            positions = torch.arange(tokens.shape[-1], device=tokens.device)
+            start = 0 if kv is None else kv.length
+            positions = torch.arange(start, start + tokens.shape[-1], device=tokens.device)
         x = self.embed(tokens)                                    # [..., T, D]
         angles = self.rotary(positions.expand(tokens.shape), x.dtype)
         for layer in self.layers:

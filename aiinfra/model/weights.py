@@ -10,6 +10,7 @@ model and one tensor. Every parameter is filled or an error names it: nothing is
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from aiinfra.errors import LoadError, nearest
+from aiinfra.errors import LoadError, nearest, reading
 from aiinfra.model.config import ModelConfig, RopeScaling
 from aiinfra.model.gguf_file import GGUFFile
 from aiinfra.model.packed import can_pack, pack_one
@@ -64,9 +65,11 @@ class HuggingFaceFolder:
     """config.json and safetensors, in one file or in shards with an index."""
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+        self.folder = Path(folder).resolve()             # "." has no name to put into an error
         raw = read_json(self.folder / "config.json")
-        self.config = ModelConfig.from_hf(raw, f"{self.folder.name}/config.json")
+        source = f"{self.folder.resolve().name}/config.json"
+        with reading(source):
+            self.config = ModelConfig.from_hf(raw, source)
         self._open: dict[str, Any] = {}                     # file name -> open file
         self._shard_of = self._index()                      # tensor name -> file name
 
@@ -94,7 +97,8 @@ class HuggingFaceFolder:
     def _index(self) -> dict[str, str]:
         index = self.folder / "model.safetensors.index.json"
         if index.exists():
-            shards = read_json(index)["weight_map"]
+            with reading(f"{self.folder.name}/{index.name}"):
+                shards = dict(read_json(index)["weight_map"])
             for shard in sorted(set(shards.values())):
                 if not (self.folder / shard).exists():
                     raise LoadError(f"{self.folder.name}: shard {shard} is missing; {index.name} names it. "
@@ -119,7 +123,8 @@ class GGUFWeights:
 
     def __init__(self, path: str | Path) -> None:
         self.file = GGUFFile(path)
-        self.config = ModelConfig.from_gguf(self.file.metadata, set(self.file.tensors), self.file.path.name)
+        with reading(self.file.path.name):
+            self.config = ModelConfig.from_gguf(self.file.metadata, set(self.file.tensors), self.file.path.name)
         if "rope_freqs.weight" in self.file.tensors:          # Llama 3's scaling, stored as its result
             factors = tuple(self.file.tensor("rope_freqs.weight").tolist())
             self.config = ModelConfig(**{**vars(self.config), "rope_scaling": RopeScaling("factors", factors=factors)})
@@ -189,7 +194,7 @@ def _read(source: Source, name: str, out: Tensor) -> None:
     """Our parameter `name`, its parts stacked along the output, into `out`."""
     parts = source.parts(name)
     shapes = [source.shape(part) for part in parts]
-    rows = [shape[0] for shape in shapes]
+    rows = [shape[0] if shape else 0 for shape in shapes]
     if any((sum(rows), *shape[1:]) != out.shape for shape in shapes):
         found = ", ".join(f"{part} {list(shape)}" for part, shape in zip(parts, shapes))
         raise LoadError(f"tensor of the wrong shape: {found}; together the model's config asks for "
@@ -200,6 +205,7 @@ def _read(source: Source, name: str, out: Tensor) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises LoadError naming the file."""
+    path = path.resolve()
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -220,11 +226,12 @@ def _what_is_cut(path: Path) -> str:
             header = json.loads(f.read(header_bytes)) if header_bytes < size else {}
         except ValueError:
             header = {}
-    header.pop("__metadata__", None)
-    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"][1]):
-        end = 8 + header_bytes + entry["data_offsets"][1]
-        if end > size:
-            return f"is cut short: tensor {name} needs bytes up to {end:,}, and the file ends at {size:,}"
+    with suppress(LookupError, TypeError, AttributeError):        # a header of another form says nothing
+        header.pop("__metadata__", None)
+        for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"][1]):
+            end = 8 + header_bytes + entry["data_offsets"][1]
+            if end > size:
+                return f"is cut short: tensor {name} needs bytes up to {end:,}, and the file ends at {size:,}"
     return f"is damaged: its header cannot be read ({size:,} bytes)"
 
 

@@ -11,7 +11,6 @@ Without a GPU only the first line exists, and it shows what PyTorch itself costs
 """
 
 import argparse
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -20,7 +19,7 @@ from pathlib import Path
 import torch
 
 from aiinfra.device import as_device, device_name
-from aiinfra.perf.timing import time_call
+from aiinfra.perf.timing import save_json, time_call
 
 
 @dataclass(frozen=True)
@@ -98,12 +97,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--device", help="cpu or cuda (None: a GPU if there is one)")
     parser.add_argument("--save", type=Path, help="write the result to this JSON file")
     args = parser.parse_args(argv)
-    record = asdict(measure_launches(args.device))
+    row = measure_launches(args.device)
+    record = asdict(row)
     print("\n".join(f"{name:20} {value}" for name, value in record.items()))
     if args.save:
-        args.save.parent.mkdir(parents=True, exist_ok=True)
         settings = {"command": "python -m aiinfra.perf.launches"} | {k: record[k] for k in ("device", "date", "torch")}
-        args.save.write_text(json.dumps({"settings": settings, "rows": [record]}, indent=1) + "\n", encoding="utf-8")
+        save_json([row], settings, args.save)
 
 
 if __name__ == "__main__":

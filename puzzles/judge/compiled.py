@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from aiinfra.kernels.compile import _resource_usage, build
+from aiinfra.kernels.compile import resource_usage, build
 from puzzles.judge.explain import explain
 from puzzles.judge.verdict import Compiled, Finding
 from puzzles.puzzle import Number, Puzzle
@@ -36,7 +36,7 @@ def compile_all(puzzle: Puzzle, kernel: Any, files: dict[str, Piece]) -> tuple[l
 def _compile(puzzle: Puzzle, kernel: Any, target: int) -> Compiled:
     built = build(dict(kernel=kernel, types=_types(puzzle),
                        constexprs={name: puzzle.big.sizes[name] for name in puzzle.blocks}), target)
-    usage = _resource_usage(built.asm["cubin"])
+    usage = resource_usage(built.asm["cubin"])
     return Compiled(f"sm_{target}", usage["REG"], built.metadata.shared, usage["STACK"])
 
 

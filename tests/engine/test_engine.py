@@ -153,3 +153,22 @@ def test_prompt_equal_to_and_above_the_pool(small: Transformer) -> None:
     assert len(run(engine, {"fits": (list(range(16)), SamplingParams(temperature=0, max_tokens=1))})["fits"]) == 1
     with pytest.raises(ValueError, match="may grow to 17 tokens = 5 blocks of 4; the cache has 4"):
         engine.add("above", list(range(17)), SamplingParams(max_tokens=1))
+
+
+@pytest.mark.parametrize("prompt, message", [([], "the prompt is empty"), ([53], "token id 53 is outside the vocabulary of 53")])
+def test_a_refused_request_leaves_no_trace(prompt: list[int], message: str, small: Transformer) -> None:
+    engine = engine_with(small, 20)
+    with pytest.raises(ValueError, match=message):
+        engine.add("bad", prompt, SamplingParams(max_tokens=2))
+    with pytest.raises(ValueError, match=message):
+        list(generate_cached(small, prompt, SamplingParams(max_tokens=2)))
+    assert engine.unfinished == 0 and not engine.scheduler.waiting
+    assert len(run(engine, {"good": ([1], SamplingParams(temperature=0, max_tokens=2))})["good"]) == 2
+
+
+def test_a_second_call_continues_where_the_cache_ends(small: Transformer) -> None:
+    from aiinfra.model import KVCache
+    tokens, cache = torch.randint(0, 53, (1, 9)), KVCache(SMALL, 9)
+    with torch.inference_mode():
+        pieces = torch.cat([small(tokens[:, :4], kv=cache), small(tokens[:, 4:], kv=cache)], 1)
+        torch.testing.assert_close(pieces, small(tokens), rtol=1e-4, atol=1e-4)

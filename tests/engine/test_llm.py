@@ -157,3 +157,36 @@ def test_together_is_as_alone(llm: LLM) -> None:
     for output in together:
         naive = [s.token_id for s in generate_naive(llm.model, output.prompt_token_ids, params)]
         assert output.outputs[0].token_ids == naive, output.prompt
+
+
+def test_stop_strings_wait_for_min_tokens(llm: LLM) -> None:
+    free = llm.generate("Count: 1 2 3 4", SamplingParams(temperature=0, max_tokens=12, ignore_eos=True))[0].outputs[0]
+    stop = free.text[1]
+    out = llm.generate("Count: 1 2 3 4", SamplingParams(temperature=0, max_tokens=12, min_tokens=8, stop=stop, ignore_eos=True))[0].outputs[0]
+    assert out.token_ids[:8] == free.token_ids[:8]
+    assert out.text.startswith(llm.tokenizer.decode(free.token_ids[:8]))
+
+
+def test_vllm_prompt_dicts(llm: LLM) -> None:
+    ids = llm.tokenizer.encode("The capital of France is")
+    texts = [llm.generate(p, GREEDY)[0].outputs[0].text for p in ("The capital of France is", {"prompt": "The capital of France is"},
+                                                                  {"prompt_token_ids": ids})]
+    assert len(set(texts)) == 1
+
+
+@pytest.mark.parametrize("call, message", [
+    (lambda llm: llm.generate("x", {"temperature": 0}), "sampling_params must be SamplingParams"),
+    (lambda llm: llm.chat({"role": "user", "content": "x"}), "messages must be a non-empty list"),
+    (lambda llm: llm.chat([]), "messages must be a non-empty list"),
+    (lambda llm: llm.chat([{"role": "user", "content": None}]), "message 0 must be a dict with the strings"),
+    (lambda llm: llm.chat([{"role": "user", "content": "\ud800"}]), "not valid Unicode"),
+    (lambda llm: llm.generate({"text": "x"}), "a prompt must be a string"),
+])
+def test_calls_of_the_wrong_form(call, message: str, llm: LLM) -> None:
+    with pytest.raises(ValueError, match=message):
+        call(llm)
+
+
+def test_an_unknown_option_is_named_before_anything_is_loaded() -> None:
+    with pytest.raises(TypeError, match="LLM has no option 'max_runing'. Did you mean 'max_running'"):
+        LLM("no such model", max_runing=3)

@@ -126,6 +126,14 @@ def test_missing_tensor_names_the_nearest(folder) -> None:
         our_model(folder)
 
 
+@pytest.mark.parametrize("index", ["{}", '{"weight_map": [1]}', "[]"])
+def test_index_of_another_form(index: str, tmp_path) -> None:
+    reference_model("llama tied").save_pretrained(tmp_path, max_shard_size="40KB")
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(LoadError, match="model.safetensors.index.json"):
+        our_model(tmp_path)
+
+
 def test_missing_shard(tmp_path) -> None:
     reference_model("llama tied").save_pretrained(tmp_path, max_shard_size="40KB")
     sorted(tmp_path.glob("model-*.safetensors"))[1].unlink()
@@ -140,12 +148,18 @@ def test_missing_shard(tmp_path) -> None:
     ({"hidden_act": "gelu"}, "hidden_act='gelu' is not supported"),
     ({"attention_bias": True}, "attention_bias=True is not supported"),
     ({"num_key_value_heads": 4}, "num_attention_heads=6 is not a multiple of num_key_value_heads=4"),
-    ({"num_hidden_layers": 0}, "num_hidden_layers=0; it must be at least 1"),
+    ({"num_hidden_layers": 0}, "num_hidden_layers=0; it must be an integer of at least 1"),
     ({"head_dim": 7}, "head_dim=7 is odd"),
+    ({"num_attention_heads": 0}, "num_attention_heads=0; it must be an integer of at least 1"),
+    ({"hidden_size": "48"}, "hidden_size=.48.; it must be an integer of at least 1"),
+    ({"rope_scaling": "linear"}, "config.json is damaged"),
+    ({"rope_scaling": {"rope_type": "linear"}}, "config.json is damaged, or of a form that is not known .KeyError: 'factor'"),
+    ({"rope_scaling": {"rope_type": "linear", "factor": 0}}, "rope scaling factor 0.0; it must be above 0"),
+    ({"architectures": "MambaForCausalLM"}, "architecture MambaForCausalLM is not supported"),
 ])
 def test_config_that_is_not_supported(changes: dict, message: str, folder) -> None:
     edit_config(folder, **changes)
-    with pytest.raises(LoadError, match=message.replace("(", r"\(")):
+    with pytest.raises(LoadError, match=message):
         our_model(folder)
 
 
@@ -213,6 +227,27 @@ def test_template_that_tries_to_escape(template: str) -> None:
 def test_template_that_is_broken_or_refuses(template: str, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         chat_template.render(template, [{"role": "user", "content": "x"}])
+
+
+@pytest.mark.parametrize("template", ["{{ range(10**6) | list }}", "{{ 1 / 0 }}", "{{ '{0}'.format() }}", "{{ nothing.at.all }}"])
+def test_template_that_fails(template: str) -> None:
+    with pytest.raises(LoadError, match="cannot be rendered"):
+        chat_template.render(template, [{"role": "user", "content": "x"}])
+
+
+@pytest.mark.parametrize("device", ["gpu", "meta", "cuda:99"])
+def test_device_that_is_not_there(device: str, gguf_path) -> None:
+    with pytest.raises(ValueError, match="is not known. Use 'cpu'|No GPU|this machine has"):
+        load(gguf_path, device=device)
+
+
+@pytest.mark.parametrize("missing", ["tokens", "merges"])
+def test_gguf_without_a_vocabulary(missing: str, gguf_path) -> None:
+    from aiinfra.model import Tokenizer
+    meta = GGUFFile(gguf_path).metadata
+    del meta[f"tokenizer.ggml.{missing}"]
+    with pytest.raises(LoadError, match="x.gguf is damaged, or of a form that is not known"):
+        Tokenizer.from_gguf(meta, "x.gguf")
 
 
 @pytest.mark.parametrize("messages", [[], "hi", [{"role": "user"}], ["hi"], None])
