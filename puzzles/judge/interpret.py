@@ -113,9 +113,12 @@ class _Launch:
         return {name: int(evaluate(text, self.case.sizes)) for name, text in self.puzzle.budget.items()}
 
     def _over_budget(self) -> list[Finding]:
-        return [Finding("traffic", f"{t.loaded} elements of {t.tensor} were loaded; {t.budget} are enough",
-                        "loads of the same elements that could be kept in a variable")
-                for t in self.traffic if t.budget is not None and t.loaded > t.budget]
+        loads = [Finding("traffic", f"{t.loaded} loads from {t.tensor}; {t.budget} are enough",
+                         "loads of the same elements that could be kept in a variable")
+                 for t in self.traffic if t.budget is not None and t.loaded > t.budget]
+        return loads + [Finding("traffic", f"{t.stored} stores to {t.tensor}, which has {t.written} elements to write",
+                                "stores to the same elements: keep the value in a variable and store it once")
+                        for t in self.traffic if t.store_budget is not None and t.stored > t.store_budget]
 
 
 def stores_anything(files: Mapping[str, Piece]) -> bool:

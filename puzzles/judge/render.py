@@ -63,7 +63,7 @@ def _finding_html(finding: Finding) -> str:
 
 def _moved(verdict: Verdict) -> list[Traffic]:
     """The traffic worth showing: all of a right answer's, and of a wrong one's what was too much."""
-    return [t for t in verdict.traffic if verdict.passed or t.budget is not None and t.loaded > t.budget]
+    return [t for t in verdict.traffic if verdict.passed or t.too_much]
 
 
 def _machine_lines(verdict: Verdict) -> list[str]:
@@ -77,23 +77,25 @@ def _machine_lines(verdict: Verdict) -> list[str]:
 def _figures_html(verdict: Verdict) -> list[str]:
     """Traffic as a table, then what the compiler and the GPU said."""
     rows = "".join(
-        f"<tr><td>{html.escape(t.tensor)}</td><td>{t.loaded:,}</td><td>{f'{t.times:.1f}' if t.loaded else ''}</td>"
-        f"<td>{t.stored:,}</td></tr>"
+        f"<tr><td>{html.escape(t.tensor)}</td><td>{max(t.distinct, t.written):,}</td>"
+        f"<td>{_times(t.loaded, t.distinct)}</td><td>{_times(t.stored, t.written)}</td></tr>"
         for t in _moved(verdict)
     )
-    head = "<tr><th>tensor</th><th>elements loaded</th><th>times each</th><th>elements stored</th></tr>"
+    head = "<tr><th>tensor</th><th>elements</th><th>loads</th><th>stores</th></tr>"
     lines = "<br>".join(map(html.escape, _machine_lines(verdict)))
     return [f"<table>{head}{rows}</table>"] * bool(rows) + [f'<div style="opacity:0.75">{lines}</div>'] * bool(lines)
 
 
 def _traffic_line(t: Traffic) -> str:
-    parts = []
-    if t.loaded:
-        possible = f"; {t.budget / t.distinct:.1f} is possible" if t.budget is not None and t.loaded > t.budget else ""
-        parts.append(f"{t.loaded} elements loaded, each {t.times:.1f} times{possible}")
-    if t.stored:
-        parts.append(f"{t.stored} elements stored")
-    return f"{t.tensor}: {', '.join(parts)}"
+    """10 elements, 30 loads (3.0 each)"""
+    possible = f"; {t.budget / t.distinct:.1f} is possible" if t.budget is not None and t.loaded > t.budget else ""
+    loads = [f"{t.distinct} elements, {t.loaded} loads ({t.times:.1f} each{possible})"] * bool(t.loaded)
+    stores = [f"{t.written} elements, {t.stored} stores ({t.stored / t.written:.1f} each)"] if t.stored else []
+    return f"{t.tensor}: {'; '.join(loads + stores) or 'not used'}"
+
+
+def _times(moves: int, elements: int) -> str:
+    return f"{moves:,} ({moves / elements:.1f} each)" if moves else ""
 
 
 def _compiled_line(compiled: tuple[Compiled, ...]) -> str:

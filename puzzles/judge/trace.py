@@ -27,6 +27,7 @@ from puzzles.judge.verdict import Finding, Traffic
 from puzzles.source import Piece
 
 _MOST_FINDINGS = 4
+_STORE_SLACK = 1.25               # a few elements may be stored again, not all of them
 
 
 class StopKernel(Exception):
@@ -40,6 +41,7 @@ class _Use:
     races: RaceDetector
     loaded: int = 0
     stored: int = 0
+    atomic: bool = False
     touched: np.ndarray = None
     line_of_write: np.ndarray = None
 
@@ -182,6 +184,7 @@ class Tracer:
             use.touched[unique] = True
         else:
             use.stored += len(unique)
+            use.atomic |= kind == "atomic"
             use.line_of_write[unique] = self._line()[1]
             if not region.is_output and len(unique):
                 self._report(
@@ -258,9 +261,13 @@ class Tracer:
 
     def traffic(self, budgets: dict[str, int]) -> tuple[Traffic, ...]:
         """What was loaded and stored, tensor by tensor."""
-        return tuple(Traffic(region.name, use.loaded, int(use.touched.sum()), use.stored, region.itemsize,
-                             budgets.get(region.name))
-                     for region in self.memory.regions for use in [self.uses[region.name]])
+        return tuple(self._traffic_of(region, budgets.get(region.name)) for region in self.memory.regions)
+
+    def _traffic_of(self, region: Region, budget: int | None) -> Traffic:
+        use = self.uses[region.name]
+        written = int(use.races.written().sum())
+        return Traffic(region.name, use.loaded, int(use.touched.sum()), use.stored, written, region.itemsize, budget,
+                       None if use.atomic else int(_STORE_SLACK * written))
 
 
 def show(program: tuple[int, ...]) -> str:

@@ -32,14 +32,21 @@ class Finding:
 
 @dataclass(frozen=True)
 class Traffic:
-    """Elements of one tensor that a launch moved. `least`: each needed element once."""
+    """Elements of one tensor that a launch moved: `loaded` and `stored` count every time, the others once."""
 
     tensor: str
     loaded: int
     distinct: int
     stored: int
+    written: int                            # different elements stored; for a right answer, all that it must write
     itemsize: int
-    budget: int | None = None
+    budget: int | None = None               # most loads
+    store_budget: int | None = None         # most stores; None where atomics meet
+
+    @property
+    def too_much(self) -> bool:
+        return (self.budget is not None and self.loaded > self.budget
+                or self.store_budget is not None and self.stored > self.store_budget)
 
     @property
     def times(self) -> float:
@@ -103,9 +110,9 @@ class Verdict:
 
     @property
     def traffic_score(self) -> float:
-        """Bytes moved over the least: every element that was touched, once. 1.0 is best; 0.0 if unknown."""
+        """Bytes moved over the least: every element once, however often it moved. 1.0 is best; 0.0 if unknown."""
         moved = sum((t.loaded + t.stored) * t.itemsize for t in self.traffic)
-        least = sum((t.distinct + t.stored) * t.itemsize for t in self.traffic)
+        least = sum((t.distinct + t.written) * t.itemsize for t in self.traffic)
         return moved / least if least else 0.0
 
     @property

@@ -27,6 +27,13 @@ ANSWERS = [
         "tl.store(z_ptr + offsets, x + c)",
         "tl.store(z_ptr + offsets, x + c, mask=offsets < 1)",
     ),
+    wrong(
+        "add_constant",
+        "everything stored twice",
+        "traffic",
+        "tl.store(z_ptr + offsets, x + c)",
+        "tl.store(z_ptr + offsets, x + c)\n    tl.store(z_ptr + offsets, x + c)",
+    ),
     wrong("add_blocks", "no mask in the load", "out_of_bounds_read", "x_ptr + offsets, mask=mask", "x_ptr + offsets"),
     wrong("add_blocks", "no mask in the store", "out_of_bounds_write", "x + c, mask=mask", "x + c"),
     wrong("add_blocks", "hard-coded size", "out_of_bounds_read", "offsets < N", "offsets < 200"),

@@ -281,3 +281,11 @@ class _Tampered:
             for name in self.puzzle.outputs:
                 arguments[f"{name}_ptr"].mul_(1.01)
         return launch
+
+
+def test_stores_count_as_traffic_and_never_lower_the_score(workers):
+    once = _OFFSETS + "tl.store(z_ptr + i, tl.load(x_ptr + i))"
+    good, twice = _probe(workers, once), _probe(workers, once + "\ntl.store(z_ptr + i, tl.load(x_ptr + i))")
+    assert good.traffic_score == 1.0 and "z: 8 elements, 8 stores (1.0 each)" in str(good)
+    assert twice.kinds == ("traffic",) and twice.traffic_score == 2.0
+    assert "z: 8 elements, 16 stores (2.0 each)" in str(twice)
