@@ -4,6 +4,8 @@ A few puzzles leave the grid open. There, `grid` is what Triton itself takes: a 
 of the sizes and blocks: `lambda meta: (triton.cdiv(meta["N"], meta["BLOCK"]),)`.
 """
 
+import traceback
+from collections.abc import Callable
 from typing import Any
 
 from puzzles.puzzle import Puzzle
@@ -20,7 +22,23 @@ def launch_grids(puzzle: Puzzle, grid: Any) -> list[tuple[int, ...]]:
     if grid is None:
         raise BadInput(f"Puzzle {puzzle.name} leaves the grid to you: pass grid=, a function of the sizes such as "
                        "lambda meta: (triton.cdiv(meta['N'], meta['BLOCK']),).")
-    return [_checked(grid(puzzle.meta(case)) if callable(grid) else grid) for case in cases]
+    return [_checked(_called(grid, puzzle.meta(case)) if callable(grid) else grid) for case in cases]
+
+
+def _called(grid: Callable, meta: dict[str, float]) -> Any:
+    """What the learner's grid function returns. Raises BadInput, with its line, for whatever it raises."""
+    try:
+        return grid(dict(meta))
+    except Exception as error:                  # it is the learner's code: anything may come
+        frames = traceback.extract_tb(error.__traceback__)[1:]
+        own = [f.lineno for f in frames if f.filename == grid.__code__.co_filename] if hasattr(grid, "__code__") else []
+        line = f" (line {own[-1]})" if own else ""
+        raise BadInput(f"Your grid function raised {type(error).__name__}: {_first_line(error)}{line}; "
+                       f"meta has {', '.join(meta)}.") from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "no message")[:200]
 
 
 def _checked(grid: Any) -> tuple[int, ...]:

@@ -242,12 +242,14 @@ class Tracer:
             return
         shape = "x".join(map(str, region.tensor.shape))
         at = f"{region.name}_ptr + {positions[0]}"
-        gap = " (a gap between rows)" if 0 <= positions[0] < len(region.owner) else ""
+        padding = 0 <= positions[0] < len(region.owner)
+        where = (f"in the padding of {region.name} ({shape}, strides {region.tensor.stride()})" if padding
+                 else f"outside of {region.name} ({shape}, positions 0 to {len(region.owner) - 1})")
         self._report(
             f"out_of_bounds_{side}",
-            f"program {show(self.program)} {verb} {at}{gap}, outside of {region.name} "
-            f"({shape}, positions 0 to {len(region.owner) - 1}); {len(positions)} such lanes in this operation",
-            "the mask of this line, and the offsets it guards",
+            f"program {show(self.program)} {verb} {at}, {where}; {len(positions)} such lanes in this operation",
+            f"the offsets: are they made of {region.name}'s own strides? Then the mask of this line" if padding
+            else "the mask of this line, and the offsets it guards",
         )
 
     def _report(self, kind: str, message: str, look_at: str) -> None:

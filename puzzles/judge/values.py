@@ -1,5 +1,7 @@
 """The outputs against the answer: which elements differ, by how much, and who wrote them."""
 
+import ast
+
 import numpy as np
 import torch
 
@@ -10,6 +12,7 @@ from puzzles.judge.verdict import Finding, HeatMap
 from puzzles.puzzle import Answer
 
 _MAP_ROWS, _MAP_COLUMNS = 24, 64
+_FOR_BLOCKS = "for blocks, write tl.maximum(a, b), tl.where(cond, a, b) or `&`"
 
 
 def compare(region: Region, answer: Answer, tracer: Tracer) -> tuple[list[Finding], HeatMap | None]:
@@ -82,7 +85,7 @@ def _wrong(region: Region, answer: Answer, ratio: torch.Tensor, wrong: torch.Ten
         else (
             "input_precision='ieee' in tl.dot: without it, float32 is rounded to TF32's 10 bits"
             if tracer.used_tf32
-            else _where_to_look(region, wrong)
+            else _where_to_look(region, wrong, tracer)
         )
     )
     return Finding("not_finite" if bad.any() else "wrong_value", text, look, **_store_line(region, first, tracer))
@@ -93,8 +96,8 @@ def _pattern(region: Region, answer: Answer, wrong: torch.Tensor) -> str:
     got, right = region.tensor[wrong].double(), answer.value[wrong].double()
     if len(got) < 3 or not torch.isfinite(got).all():
         return ""
-    factor, offset = (got / right).nan_to_num(), got - right
-    if _constant(factor):
+    factor, offset = got / right, got - right
+    if (right != 0).all() and _constant(factor):
         return f"; all are {factor.mean():.4g} times the answer"
     return f"; all are off by {offset.mean():.4g}" if _constant(offset) else ""
 
@@ -103,13 +106,31 @@ def _constant(values: torch.Tensor) -> bool:
     return bool(values.abs().min() > 1e-6 and values.std() <= 1e-4 * values.abs().mean())
 
 
-def _where_to_look(region: Region, wrong: torch.Tensor) -> str:
+def _where_to_look(region: Region, wrong: torch.Tensor, tracer: Tracer) -> str:
     """If whole columns are right and then none is, the walk or its mask goes wrong at that column."""
     columns = wrong.reshape(-1, wrong.shape[-1]).any(0) if wrong.dim() else wrong.reshape(1)
     first = int(columns.nonzero()[0])
     if first > 1 and bool(columns[first:].all()):
         return f"what changes at column {first}: all before it is right, nothing from there on is"
-    return "the formula, one step at a time, for the element named above"
+    return _python_on_blocks(tracer) or "the formula, one step at a time, for the element named above"
+
+
+def _python_on_blocks(tracer: Tracer) -> str:
+    """Python's max, if, and, or see one truth value where a block has many; the interpreter lets them pass."""
+    for file, piece in tracer.files.items():
+        for node in ast.walk(ast.parse(piece.text)):
+            word = _single_number_word(node)
+            if word:
+                return f"line {node.lineno}: Python's {word} works on single numbers, not on blocks; {_FOR_BLOCKS}"
+    return ""
+
+
+def _single_number_word(node: ast.AST) -> str:
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("max", "min"):
+        return f"`{node.func.id}()`"
+    if isinstance(node, ast.BoolOp):
+        return "`and`" if isinstance(node.op, ast.And) else "`or`"
+    return "`if`" if isinstance(node, (ast.If, ast.IfExp)) else ""
 
 
 def _launched(tracer: Tracer) -> str:

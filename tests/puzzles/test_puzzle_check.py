@@ -12,6 +12,7 @@ from puzzles import check, hint, picture, progress
 from puzzles.__main__ import main
 from puzzles.judge.worker import shared_worker
 from puzzles.source import BadInput
+from puzzles.wrong import solution_text
 
 ROOT = Path(__file__).parents[2]
 GRID = lambda meta: (-(-meta["N"] // meta["BLOCK_N"]), -(-meta["M"] // meta["BLOCK_M"]))  # noqa: E731
@@ -119,6 +120,19 @@ def test_grids():
     assert "positive integers" in _sentence(check("outer_sum_2d", answers.tiled_outer_sum, grid=lambda meta: (1.5,)))
     assert "not_written" in check("outer_sum_2d", answers.tiled_outer_sum, grid=(1, 1)).kinds
     assert check("outer_sum_2d", answers.tiled_outer_sum, grid=GRID).passed
+
+
+def test_a_grid_function_that_raises_is_one_sentence_with_its_line(tmp_path, capsys):
+    def grid(meta):
+        return meta["n"], 1
+    said = _sentence(check("outer_sum_2d", answers.tiled_outer_sum, grid=grid))
+    line = grid.__code__.co_firstlineno + 1
+    assert f"KeyError: 'n' (line {line}); meta has N, M, BLOCK_N, BLOCK_M." in said
+    mine = tmp_path / "mine.py"
+    mine.write_text(solution_text(1).replace('meta["N"]', 'meta["n"]'))
+    line = next(n for n, text in enumerate(mine.read_text().splitlines(), 1) if 'meta["n"]' in text)
+    assert main(["check", str(mine), "outer_sum_2d"]) == 1
+    assert f"bad input: Your grid function raised KeyError: 'n' (line {line});" in capsys.readouterr().out
 
 
 def test_triton_interpret_set_too_late():

@@ -37,6 +37,14 @@ def _total(x, N):
     return dict(z=Answer(x.sum(0, keepdim=True), terms=N, size=lambda: x.abs().sum(0, keepdim=True)))
 
 
+def _relu(x, N):
+    return dict(z=x.relu())
+
+
+def _zero(x, N):
+    return dict(z=0 * x)
+
+
 def _count(x, N):
     return dict(z=torch.arange(N))
 
@@ -289,3 +297,17 @@ def test_stores_count_as_traffic_and_never_lower_the_score(workers):
     assert good.traffic_score == 1.0 and "z: 8 elements, 8 stores (1.0 each)" in str(good)
     assert twice.kinds == ("traffic",) and twice.traffic_score == 2.0
     assert "z: 8 elements, 16 stores (2.0 each)" in str(twice)
+
+
+def test_advice_for_python_words_zero_answers_and_padding(workers):
+    def advice(value):
+        body = _OFFSETS + f"x = tl.load(x_ptr + i)\ntl.store(z_ptr + i, {value})"
+        return _probe(workers, body, _relu).findings[0].look_at
+    for value, word in (("max(x, 0.0)", "`max()`"), ("x if x > 0 else 0.0", "`if`"), ("x * (x > 0 and N > 0)", "`and`")):
+        assert word in advice(value) and "tl.where" in advice(value) and "line 9" in advice(value)
+    assert "one step at a time" in advice("tl.maximum(x, 0.0) + 1.0")
+    zeros = _probe(workers, _OFFSETS + "tl.store(z_ptr + i, 1.0)", _zero)
+    assert "off by 1" in zeros.findings[0].message and "times the answer" not in zeros.findings[0].message
+    text = solution_text(1).replace("x_ptr + n[:, None] * stride_xn", "x_ptr + n[:, None] * M")
+    finding = judge_source(PUZZLES["mul_relu"], from_text(text, "mul_relu"), full=False, workers=workers).findings[0]
+    assert "in the padding of x" in finding.message and "own strides" in finding.look_at
