@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from puzzles.puzzle import Puzzle
+from puzzles.puzzle import Case, Puzzle
 from puzzles.source import BadInput
 
 
@@ -22,7 +22,7 @@ def launch_grids(puzzle: Puzzle, grid: Any) -> list[tuple[int, ...]]:
     if grid is None:
         raise BadInput(f"Puzzle {puzzle.name} leaves the grid to you: pass grid=, a function of the sizes such as "
                        "lambda meta: (triton.cdiv(meta['N'], meta['BLOCK']),).")
-    return [_checked(_called(grid, puzzle.meta(case)) if callable(grid) else grid) for case in cases]
+    return [_checked(_called(grid, puzzle.meta(case)) if callable(grid) else grid, case) for case in cases]
 
 
 def _called(grid: Callable, meta: dict[str, float]) -> Any:
@@ -41,7 +41,8 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), "no message")[:200]
 
 
-def _checked(grid: Any) -> tuple[int, ...]:
+def _checked(grid: Any, case: Case) -> tuple[int, ...]:
     if not (isinstance(grid, tuple) and 1 <= len(grid) <= 3 and all(isinstance(n, int) and n > 0 for n in grid)):
-        raise BadInput(f"The grid must be a tuple of one to three positive integers, but is {grid!r}.")
+        down = " Was it rounded down? triton.cdiv rounds up." if isinstance(grid, tuple) and 0 in grid else ""
+        raise BadInput(f"The grid must be a tuple of one to three positive integers, but for {case} it is {grid!r}.{down}")
     return grid

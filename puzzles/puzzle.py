@@ -139,6 +139,7 @@ class Puzzle:
     flops: str                              # arithmetic of one launch, as an expression; "0" if only traffic counts
     hints: tuple[str, str, str]
     picture: tuple = field(default=(), repr=False)
+    programs: str = ""                      # where the grid is the learner's: how many programs are enough
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -213,7 +214,7 @@ def axis_names(tensor: Tensor) -> list[str]:
 def puzzle(*, title: str, minutes: int, notebook: str, outputs: Mapping[str, Tensor], cases: list[Case],
            big: Case, hints: tuple[str, str, str], grid: str | None = None, prepare: Callable | None = None,
            budget: Mapping[str, str] | None = None, flops: str = "0",
-           picture: tuple = ()) -> Callable[[Callable], Puzzle]:
+           picture: tuple = (), programs: str = "") -> Callable[[Callable], Puzzle]:
     """Make a Puzzle of a typed torch function. `grid=None`: the learner passes the grid."""
     def make(reference: Callable) -> Puzzle:
         kinds = {name: p.annotation for name, p in signature(reference).parameters.items()}
@@ -224,7 +225,7 @@ def puzzle(*, title: str, minutes: int, notebook: str, outputs: Mapping[str, Ten
             scalars={name: kind for name, kind in kinds.items() if kind in (Size, Number)},
             blocks=tuple(name for name, kind in kinds.items() if kind is Block),
             grid=_axes(grid), cases=tuple(cases), big=big, reference=reference, prepare=prepare,
-            budget=budget or {}, flops=flops, hints=hints, picture=picture)
+            budget=budget or {}, flops=flops, hints=hints, picture=picture, programs=programs)
     return make
 
 

@@ -7,6 +7,7 @@ smallest failure. Runs in the worker process only. Taught in notebook 09.
 """
 
 import ast
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -67,6 +68,7 @@ class _Launch:
             findings += wrong
             heats += [heat] if heat else []
         findings = self._blame_masked_lanes(findings, memory, tracer) + self._over_budget()
+        findings = self._about_the_grid(findings)
         return findings, heats[0] if heats else None
 
     def _execute(self, poison: float) -> tuple[Memory, Tracer, Finding | None]:
@@ -108,6 +110,17 @@ class _Launch:
         """Whether the outputs change if masked lanes hold something else."""
         again, _, _ = self._execute(poison)
         return any(not same_bits(again[name].tensor, memory[name].tensor) for name in self.puzzle.outputs)
+
+    def _about_the_grid(self, findings: list[Finding]) -> list[Finding]:
+        """Where the grid is the learner's: too few programs explain what is missing, too many are a finding."""
+        if not self.puzzle.programs:
+            return findings
+        enough, launched = int(evaluate(self.puzzle.programs, self.case.sizes)), math.prod(self.grid)
+        text = f"grid {self.grid} for {self.case}: {launched} program{'s' * (launched != 1)}, and {enough} would do"
+        if launched > enough:
+            return [*findings, Finding("too_many_programs", text, "the tiles along each axis: one program for each tile")]
+        advice = f"{text}. Did the grid round down? triton.cdiv rounds up"
+        return [replace(f, look_at=advice) if f.kind == "not_written" and launched < enough else f for f in findings]
 
     def _budgets(self) -> dict[str, int]:
         return {name: int(evaluate(text, self.case.sizes)) for name, text in self.puzzle.budget.items()}

@@ -112,6 +112,7 @@ def outer_sum(x: f32("N"), y: f32("M"), N: Size, M: Size, BLOCK_N: Block, BLOCK_
     minutes=20,
     notebook=_NOTEBOOK,
     grid=None,
+    programs="cdiv(N, BLOCK_N) * cdiv(M, BLOCK_M)",
     outputs=dict(z=f32("N", "M")),
     cases=[
         case(N=8, M=16, BLOCK_N=8, BLOCK_M=16),

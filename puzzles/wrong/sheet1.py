@@ -85,6 +85,13 @@ ANSWERS = [
     ),
     wrong(
         "outer_sum_2d",
+        "a program for each element",
+        "too_many_programs",
+        'triton.cdiv(meta["N"], meta["BLOCK_N"]), triton.cdiv(meta["M"], meta["BLOCK_M"])',
+        'meta["N"], meta["M"]',
+    ),
+    wrong(
+        "outer_sum_2d",
         "too many programs own a tile",
         "race",
         "tl.program_id(1) * BLOCK_M",

@@ -118,7 +118,13 @@ def test_grids():
     assert "pass grid=" in _sentence(check("outer_sum_2d", answers.tiled_outer_sum))
     assert "leave out grid=" in _sentence(check("outer_sum", answers.tiled_outer_sum, grid=(1,)))
     assert "positive integers" in _sentence(check("outer_sum_2d", answers.tiled_outer_sum, grid=lambda meta: (1.5,)))
-    assert "not_written" in check("outer_sum_2d", answers.tiled_outer_sum, grid=(1, 1)).kinds
+    few = check("outer_sum_2d", answers.tiled_outer_sum, grid=(1, 1))
+    assert "not_written" in few.kinds
+    assert "grid (1, 1) for N=10, M=45, BLOCK_N=4, BLOCK_M=16: 1 program, and 9 would do" in few.findings[0].look_at
+    many = check("outer_sum_2d", answers.tiled_outer_sum, grid=lambda meta: (meta["N"], meta["M"]))
+    assert many.kinds == ("too_many_programs",) and "128 programs, and 1 would do" in many.findings[0].message
+    down = check("outer_sum_2d", answers.tiled_outer_sum, grid=lambda meta: (meta["N"] // meta["BLOCK_N"], 5))
+    assert "for N=1, M=33, BLOCK_N=4, BLOCK_M=8 it is (0, 5). Was it rounded down?" in _sentence(down)
     assert check("outer_sum_2d", answers.tiled_outer_sum, grid=GRID).passed
 
 
