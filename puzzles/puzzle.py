@@ -15,6 +15,7 @@ Used by all sheets; notebook 09 shows how the judge reads it.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from inspect import cleandoc, signature
+from pathlib import Path
 
 import torch
 
@@ -173,10 +174,15 @@ class Puzzle:
             else f"yours: `grid_of_{self.name}(meta)` returns it"
         )
         return "\n".join([
-            f"**{self.title}** · `{self.name}` · about {self.minutes} minutes · from notebook "
-            f"[{self.notebook[:2]}](../../notebooks/{self.notebook}.ipynb)", "", "```", formula, "```", "", rest, "",
+            f"**{self.title}** · `{self.name}` · about {self.minutes} minutes · from {self._notebook()}", "", "```", formula, "```", "", rest, "",
             "| pointer | | tensor |", "|---|---|---|", *rows, "", f"Grid: {grid}."
             + (f" A launch may load {', '.join(limits)}." if limits else "")])
+
+    def _notebook(self) -> str:
+        """The notebook that prepares for this puzzle; a link, as seen from a sheet, where the file exists."""
+        path, number = f"notebooks/{self.notebook}.ipynb", self.notebook[:2]
+        exists = (Path(__file__).parents[1] / path).is_file()
+        return f"notebook [{number}](../../{path})" if exists else f"notebook {number}"
 
     def _direction(self, name: str) -> str:
         if name in self.inputs:

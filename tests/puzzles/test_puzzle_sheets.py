@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import nbclient
 import nbformat
@@ -16,6 +17,8 @@ from puzzles.wrong import solution_parts, solution_text
 
 each_sheet = pytest.mark.parametrize("sheet", SHEETS)
 _ABSOLUTE = re.compile(r"(?<![\w.:/~<])/(?:home|root|tmp|work|Users|mnt|var|usr|opt)/\S+")
+_LINK = re.compile(r"\[([^\]]*)\]\(([^)]*)\)")
+_CODE = re.compile(r"```.*?```|`[^`]*`", re.DOTALL)
 _ROOT = sheet_path(1).parents[2]
 
 
@@ -26,6 +29,11 @@ def _load(sheet):
 def _exercises(book):
     return {tag.removeprefix("puzzle:"): cell for cell in book.cells
             for tag in cell.metadata.get("tags", []) if tag.startswith("puzzle:")}
+
+
+def _unlinked(text):
+    """A notebook is named in a statement with or without a link: whichever is added first, sheet or notebook."""
+    return _LINK.sub(r"\1", text)
 
 
 def _environment(folder):
@@ -52,10 +60,25 @@ def test_a_sheet_states_what_is_judged(sheet):
     exercises = _exercises(book)
     assert list(exercises) == list(mine)
     for name, puzzle in mine.items():
-        assert puzzle.markdown in prose, f"{name}: the sheet's statement is not the judge's"
+        assert _unlinked(puzzle.markdown) in _unlinked(prose), f"{name}: the sheet's statement is not the judge's"
         assert exercises[name].source.startswith(puzzle.stub.rstrip()), name
         assert exercises[name].source.splitlines()[-1].startswith(f'check("{name}", {name}'), name
         assert any(cell.source == f'picture("{name}")' for cell in book.cells), name
+
+
+@each_sheet
+def test_links_lead_somewhere(sheet):
+    prose = "\n".join(_CODE.sub("", cell.source) for cell in _load(sheet).cells if cell.cell_type == "markdown")
+    targets = [target.partition("#")[0] for _, target in _LINK.findall(prose) if "://" not in target]
+    assert targets or sheet == max(SHEETS), "a sheet links to the next one"
+    missing = [target for target in targets if not (sheet_path(sheet).parent / target).is_file()]
+    assert not missing, missing
+
+
+def test_a_statement_links_only_to_a_notebook_that_exists():
+    puzzle = PUZZLES["add_constant"]
+    assert "[08](../../notebooks/08_gpu_programming.ipynb)" in puzzle.markdown
+    assert "from notebook 99\n" in replace(puzzle, notebook="99_not_written").markdown
 
 
 @each_sheet
