@@ -42,7 +42,7 @@ def generate_naive(model: Transformer, prompt: list[int], params: SamplingParams
     which is the last token yielded. prompt: token ids, at least one."""
     def forward(tokens: list[int]) -> tuple[Tensor, int]:
         hidden = model.hidden(torch.tensor([tokens], device=model.device))            # [1, T, D]
-        return model.lm_head(hidden[0, -1]), len(tokens)
+        return model.lm_head(hidden[:, -1])[0], len(tokens)
 
     yield from _loop(model, prompt, params, eos_ids, forward)
 
@@ -57,7 +57,7 @@ def generate_cached(model: Transformer, prompt: list[int], params: SamplingParam
         new = tokens[cache.length:]                                                    # prompt first, then one
         positions = torch.arange(cache.length, len(tokens), device=model.device)
         hidden = model.hidden(torch.tensor([new], device=model.device), positions, cache)
-        return model.lm_head(hidden[0, -1]), len(new)
+        return model.lm_head(hidden[:, -1])[0], len(new)
 
     yield from _loop(model, prompt, params, eos_ids, forward)
 

@@ -31,7 +31,7 @@ def rms_norm_reference(x: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6,
     if residual is not None:
         x = x + residual                          # rounded to x.dtype, as it is stored
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    y = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight
+    y = torch.nn.functional.rms_norm(wide, weight.shape, weight.to(wide.dtype), eps)
     return y.to(x.dtype) if residual is None else (y.to(x.dtype), x)
 
 

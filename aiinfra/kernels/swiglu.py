@@ -24,7 +24,7 @@ _BLOCK_F = 1024
 def swiglu_reference(x: torch.Tensor) -> torch.Tensor:
     """silu(first half) * second half of the last dimension; float64 stays float64."""
     gate, up = x.to(torch.promote_types(x.dtype, torch.float32)).chunk(2, dim=-1)
-    return (gate * torch.sigmoid(gate) * up).to(x.dtype)
+    return (torch.nn.functional.silu(gate) * up).to(x.dtype)
 
 
 @triton.jit

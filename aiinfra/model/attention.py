@@ -52,10 +52,11 @@ class Attention(nn.Module):
     def project(self, x: Tensor, angles: Angles) -> tuple[Tensor, Tensor, Tensor]:
         """x [..., T, D] -> rotated q [..., T, H, Dh], rotated k and plain v [..., T, K, Dh]."""
         H, K = self.heads, self.kv_heads
-        q, k, v = self.qkv(x).unflatten(-1, (H + 2 * K, self.head_dim)).split([H, K, K], -2)
+        qkv = self.qkv(x)
+        qk, v = qkv.view(*qkv.shape[:-1], H + 2 * K, self.head_dim).split([H + K, K], -2)
         if self.q_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
-        return *rotate(q, k, angles), v
+            qk = torch.cat([self.q_norm(qk[..., :H, :]), self.k_norm(qk[..., H:, :])], -2)
+        return *rotate(qk, H, angles), v          # one turn for both: they stand at the same positions
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -70,17 +71,12 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def attend_heads(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """As `causal_attention`, heads first: q [..., H, T, Dh], k and v [..., K, S, Dh] -> [..., H, T, Dh]."""
-    lead, (H, T, Dh), (K, S) = q.shape[:-3], q.shape[-3:], k.shape[-3:-1]
+    lead, (H, T), (K, S) = q.shape[:-3], q.shape[-3:-1], k.shape[-3:-1]
     if not lead:
         q, k, v = q[None], k[None], v[None]              # PyTorch's fused kernels want four dimensions
-    if T == 1 and H != K:
-        # One query sees everything, so the heads of a group can stand where the queries stand:
-        # no copy of k and v per query head.
-        y = nn.functional.scaled_dot_product_attention(q.reshape(-1, K, H // K, Dh), k, v).reshape(q.shape)
-    else:
-        mask = None
-        if T > 1 and S > T:                              # PyTorch aligns is_causal to the first key, not the last
-            mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
-        y = nn.functional.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=T > 1 and mask is None, enable_gqa=H != K)
+    mask = None
+    if T > 1 and S > T:                                  # PyTorch aligns is_causal to the first key, not the last
+        mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
+    y = nn.functional.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=T > 1 and mask is None, enable_gqa=H != K)
     return y if lead else y[0]

@@ -23,6 +23,7 @@ class KVCache:
         shape = (config.num_hidden_layers, batch, config.num_key_value_heads, capacity, config.head_dim)
         self.k = torch.empty(shape, dtype=dtype, device=device)     # [layers, B, K, S, Dh]
         self.v = torch.empty(shape, dtype=dtype, device=device)
+        self._layers = list(zip(self.k, self.v))                    # views, cut once
         self.length = 0
         self.capacity = capacity
 
@@ -35,9 +36,10 @@ class KVCache:
         if end > self.capacity:
             raise ValueError(f"the KV cache holds {self.capacity} tokens and {end} are needed: "
                              "make it with a larger capacity.")
-        self.k[layer, :, :, start:end] = k.transpose(1, 2)
-        self.v[layer, :, :, start:end] = v.transpose(1, 2)
-        y = attend_heads(q.transpose(1, 2), self.k[layer, :, :, :end], self.v[layer, :, :, :end])
+        keys, values = self._layers[layer]                          # [B, K, S, Dh]
+        keys.narrow(2, start, end - start).copy_(k.transpose(1, 2))
+        values.narrow(2, start, end - start).copy_(v.transpose(1, 2))
+        y = attend_heads(q.transpose(1, 2), keys.narrow(2, 0, end), values.narrow(2, 0, end))
         if layer == len(self.k) - 1:
             self.length = end
         return y.transpose(1, 2)

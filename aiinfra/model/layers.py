@@ -60,7 +60,7 @@ class RotaryEmbedding(nn.Module):
 
     Value j of a head turns together with value j + Dh/2 ("rotate half", Hugging Face's layout).
     The sign of the second term is folded into the sine, so that a rotation is
-    x·cos + roll(x, Dh/2)·sin: three operations instead of seven.
+    x·cos + swapped(x)·sin, with the halves of x swapped: four operations instead of seven.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -78,14 +78,18 @@ class RotaryEmbedding(nn.Module):
         return Angles(torch.cat([cos, cos], -1).to(dtype), torch.cat([-sin, sin], -1).to(dtype), rows)
 
 
-def rotate(q: Tensor, k: Tensor, angles: Angles) -> tuple[Tensor, Tensor]:
-    """Turn q [..., T, H, Dh] and k [..., T, K, Dh] by their tokens' angles; see kernels/rope.py."""
-    if pick_backend(q, None) == "torch":
-        return tuple(torch.addcmul(x * angles.cos, x.roll(x.shape[-1] // 2, -1), angles.sin) for x in (q, k))
-    N, Dh = len(angles.rows), q.shape[-1]
+def rotate(qk: Tensor, heads: int, angles: Angles) -> tuple[Tensor, Tensor]:
+    """Turn qk [..., T, H + K, Dh], query heads first, by its tokens' angles; returns q and k apart.
+    See kernels/rope.py."""
+    sizes = [heads, qk.shape[-2] - heads]
+    if pick_backend(qk, None) == "torch":
+        first, second = qk.chunk(2, -1)
+        turned = torch.addcmul(qk * angles.cos, torch.cat([second, first], -1), angles.sin)
+        return turned.split(sizes, -2)
+    N, Dh = len(angles.rows), qk.shape[-1]
     cos, sin = angles.cos.view(N, Dh)[:, :Dh // 2], angles.sin.view(N, Dh)[:, Dh // 2:]
-    flat = rope(q.reshape(N, -1, Dh), k.reshape(N, -1, Dh), angles.rows, cos, sin)
-    return flat[0].view(q.shape), flat[1].view(k.shape)
+    q, k = rope(*qk.reshape(N, -1, Dh).split(sizes, 1), angles.rows, cos, sin)
+    return q.view(*qk.shape[:-2], *q.shape[1:]), k.view(*qk.shape[:-2], *k.shape[1:])
 
 
 def scale_frequencies(frequency: Tensor, scaling: RopeScaling | None) -> Tensor:

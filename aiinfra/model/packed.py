@@ -12,6 +12,9 @@ import torch
 from torch import Tensor, nn
 
 
+_ROWS = 6        # what oneDNN's AVX2 kernel works on at a time
+
+
 class PackedLinear(nn.Module):
     """y = x·Wᵀ + b on a packed float32 weight; for inference only."""
 
@@ -25,6 +28,12 @@ class PackedLinear(nn.Module):
         """x: [..., in_features] -> [..., out_features], float32."""
         if x.requires_grad:
             raise RuntimeError("packed weights cannot be trained: load the model with packed=False.")
+        if x.dim() > 1 and x.numel() == self.in_features:
+            # One row alone waits for every load of the weights; six rows of registers keep the memory busy.
+            return self._multiply(x.expand(_ROWS, *x.shape[1:]).contiguous())[:1]
+        return self._multiply(x)
+
+    def _multiply(self, x: Tensor) -> Tensor:
         return torch.ops.mkldnn._linear_pointwise(x, self.packed_weight, self.bias, "none", [], "")
 
     def unpacked_weight(self) -> Tensor:
