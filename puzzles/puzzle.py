@@ -174,7 +174,8 @@ class Puzzle:
             else f"yours: `grid_of_{self.name}(meta)` returns it"
         )
         return "\n".join([
-            f"**{self.title}** · `{self.name}` · about {self.minutes} minutes · from {self._notebook()}", "", "```", formula, "```", "", rest, "",
+            f"**{self.title}** · `{self.name}` · about {self.minutes} minutes · from {self._notebook()}", "",
+            "```", formula, "```", "", rest, "",
             "| pointer | | tensor |", "|---|---|---|", *rows, "", f"Grid: {grid}."
             + (f" A launch may load {', '.join(limits)}." if limits else "")])
 

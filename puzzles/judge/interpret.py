@@ -68,8 +68,7 @@ class _Launch:
             findings += wrong
             heats += [heat] if heat else []
         findings = self._blame_masked_lanes(findings, memory, tracer) + self._over_budget()
-        findings = self._about_the_grid(findings)
-        return findings, heats[0] if heats else None
+        return self._about_the_grid(findings), heats[0] if heats else None
 
     def _execute(self, poison: float) -> tuple[Memory, Tracer, Finding | None]:
         """Launch once. Returns the memory afterwards, the trace, and a finding if the kernel raised."""

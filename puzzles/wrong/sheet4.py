@@ -172,7 +172,7 @@ ANSWERS = [
     wrong(
         "flash_dkdv",
         "by query, with plain stores",
-        "race",
+        "traffic",
         "    tl.store(dk_ptr + mine",
         "    tl.store(dv_ptr + h * T * D + tl.arange(0, BLOCK)[:, None] * D + d, dv, "
         "mask=tl.arange(0, BLOCK)[:, None] < T)\n    tl.store(dk_ptr + mine",
