@@ -18,6 +18,7 @@ from puzzles.tiling import panel
         case(N=20, S=70, BLOCK_N=16, BLOCK_S=32),
         case(N=1, S=1, BLOCK_N=8, BLOCK_S=8),
         case(N=33, S=21, BLOCK_N=16, BLOCK_S=16, scale=20.0),
+        case(N=9, S=130, BLOCK_N=8, BLOCK_S=8),
     ],
     big=case(N=4096, S=8191, BLOCK_N=64, BLOCK_S=64),
     budget=dict(q="N", k="S * cdiv(N, BLOCK_N)", v="S * cdiv(N, BLOCK_N)"),
