@@ -11,6 +11,8 @@ uses the same two operators. Notebook 00 shows the effect.
 import torch
 from torch import Tensor, nn
 
+from aiinfra.device import use_huge_pages
+
 
 _ROWS = 6        # what oneDNN's AVX2 kernel works on at a time
 
@@ -22,6 +24,7 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.packed_weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
+        use_huge_pages(torch.ops.mkldnn.data_ptr(self.packed_weight), self.nbytes)
         self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach(), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -54,6 +54,17 @@ def test_percentiles_are_numpys() -> None:
         percentile([], 50)
 
 
+def test_huge_pages_keep_the_content() -> None:
+    import sys
+
+    from aiinfra.device import use_huge_pages
+    x = torch.arange(4 << 20, dtype=torch.float32)
+    moved = use_huge_pages(x.data_ptr(), x.nbytes)
+    assert moved in (True, False) and torch.equal(x, torch.arange(4 << 20, dtype=torch.float32))
+    assert not use_huge_pages(x.data_ptr(), 1000), "less than a page: nothing to move"
+    assert sys.platform == "linux" or not moved
+
+
 def test_timing_measures_time() -> None:
     timing = time_call(lambda: time.sleep(0.01), budget_seconds=0, at_least=3, warmup=0)
     assert len(timing.seconds) == 3 and timing.median_seconds >= 0.01 and timing.spread >= 0
