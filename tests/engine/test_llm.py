@@ -1,7 +1,5 @@
 """The interface of `LLM`, and that remembering changes nothing but the bill."""
 
-import statistics
-
 import pytest
 
 from aiinfra import LLM, SamplingParams
@@ -28,9 +26,9 @@ def test_cost_per_token_grows_only_without_a_cache(llm: LLM) -> None:
 
     def growth(generator) -> float:
         seconds = [step.step_seconds for step in generator(llm.model, ids, params)][1:]
-        return statistics.median(seconds[-30:]) / statistics.median(seconds[:30])
-    assert growth(generate_naive) > 1.25         # 35 tokens in the first third, 105 in the last
-    assert growth(generate_cached) < 1.25
+        return min(seconds[-30:]) / min(seconds[:30])             # the least of thirty: interruptions only add
+    assert growth(generate_naive) > 1.3          # 50 tokens in the first third, 120 in the last
+    assert growth(generate_cached) < 1.3
 
 
 def test_outputs_have_vllm_shapes(llm: LLM) -> None:
