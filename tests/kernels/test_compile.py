@@ -32,7 +32,7 @@ SPILLS = """
 from aiinfra.kernels import compile, flash_attention
 case = flash_attention.compile_cases(90)[0]
 case["constexprs"] |= {"BM": 128, "BN": 256}
-usage = compile._resource_usage(compile.build(case, 90).asm["cubin"])
+usage = compile.resource_usage(compile.build(case, 90).asm["cubin"])
 print(usage["REG"], usage["STACK"])
 """
 
