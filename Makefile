@@ -38,7 +38,8 @@ unit: setup     ## unit tests only
 	@$(BIN)/python -m pytest
 
 notebooks: setup   ## run every notebook and puzzle sheet through nbval
-	@$(BIN)/python -m pytest --nbval-lax --nbval-cell-timeout=300 -p no:cacheprovider notebooks puzzles/sheets
+	@data=$$(mktemp -d) && trap 'rm -rf "$$data"' EXIT && \
+	AIINFRA_DATA=$$data $(BIN)/python -m pytest --nbval-lax --nbval-cell-timeout=300 -p no:cacheprovider notebooks puzzles/sheets
 
 clean:          ## remove .venv; models stay in the cache folder
 	rm -rf $(VENV)
