@@ -98,7 +98,7 @@ def stubborn(x):
 
 @pytest.fixture
 def impatient(monkeypatch):
-    """The limit is 0.2 s instead of 10."""
+    """The limit is 0.2 s instead of a minute."""
     monkeypatch.setattr(time_limit, "SECONDS", 0.2)
 
 
