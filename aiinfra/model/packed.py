@@ -1,20 +1,29 @@
-"""Linear layers whose weights are laid out once for the CPU's matrix kernels.
+"""Linear layers whose weights are laid out once for the CPU, and read the fastest way for one row or for many.
 
 `nn.Linear` hands oneDNN a row-major weight, which it re-arranges or does without at every call.
-Here it is re-arranged once. `python -m aiinfra bench decode` measures what that wins: same weights, same sums, other order.
+Here it is re-arranged once, into panels of 64 outputs:
+
+    W [out, in]  ──>  panels [out/64, in, 64]      y[panel] = Σ_k x[k] · panel[k]
+
+Many rows go through oneDNN's matrix product. One row has nothing to reuse: it is a weighted sum of the
+64-wide rows of each panel, which is what recommenders call an embedding bag, and PyTorch's kernel for that
+fetches ahead, so it reads memory nearly as fast as memory can be read. Both read the same bytes.
+`python -m aiinfra bench decode` measures what that wins: same weights, same sums, other order.
 
 Applied from outside to a finished model, like parallelism and quantisation. Where it does not
 apply (a GPU, bfloat16, a PyTorch without oneDNN) the model stays as it is. Inductor's freezing
-uses the same two operators. Notebook 00 shows the effect.
+uses the same two oneDNN operators. Notebook 00 shows the effect.
 """
+
+import ctypes
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 
 from aiinfra.device import use_huge_pages
 
-
-_ROWS = 6        # what oneDNN's AVX2 kernel works on at a time
+_PANEL = 64      # outputs side by side in oneDNN's layout
 
 
 class PackedLinear(nn.Module):
@@ -26,18 +35,36 @@ class PackedLinear(nn.Module):
         self.packed_weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
         use_huge_pages(torch.ops.mkldnn.data_ptr(self.packed_weight), self.nbytes)
         self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach(), requires_grad=False)
+        self.panels = self._see_panels()
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [..., in_features] -> [..., out_features], float32."""
         if x.requires_grad:
             raise RuntimeError("packed weights cannot be trained: load the model with packed=False.")
-        if x.dim() > 1 and x.numel() == self.in_features:
-            # One row alone waits for every load of the weights; six rows of registers keep the memory busy.
-            return self._multiply(x.expand(_ROWS, *x.shape[1:]).contiguous())[:1]
+        if self.panels is not None and x.numel() == self.in_features:
+            return self._sum_panels(x)
         return self._multiply(x)
 
     def _multiply(self, x: Tensor) -> Tensor:
         return torch.ops.mkldnn._linear_pointwise(x, self.packed_weight, self.bias, "none", [], "")
+
+    def _sum_panels(self, x: Tensor) -> Tensor:
+        bags = self.out_features // _PANEL
+        weights = x.reshape(1, -1).expand(bags, -1).reshape(-1)                  # the same x for every panel
+        y = torch.embedding_bag(self.panels, *_panel_rows(bags, self.in_features), False, 0, False, weights)[0]
+        y = y.view(*x.shape[:-1], self.out_features)
+        return y if self.bias is None else y + self.bias
+
+    def _see_panels(self) -> Tensor | None:
+        """The packed weight as rows [out/64 · in, 64], in place; None if this oneDNN laid it out otherwise."""
+        if self.out_features % _PANEL:
+            return None
+        memory = (ctypes.c_float * (self.nbytes // 4)).from_address(torch.ops.mkldnn.data_ptr(self.packed_weight))
+        self.panels = torch.frombuffer(memory, dtype=torch.float32).view(-1, _PANEL)
+        # The layout is oneDNN's own affair, so it is not believed: both ways must give one answer.
+        x = torch.linspace(-1, 1, self.in_features)[None]
+        known, seen = self._multiply(x), self._sum_panels(x)
+        return self.panels if (seen - known).abs().max() <= 1e-4 * known.abs().max() else None
 
     def unpacked_weight(self) -> Tensor:
         """The plain weight [out_features, in_features], bit for bit."""
@@ -47,6 +74,12 @@ class PackedLinear(nn.Module):
     def nbytes(self) -> int:
         """Bytes of the packed weight."""
         return self.in_features * self.out_features * 4
+
+
+@lru_cache(maxsize=64)
+def _panel_rows(bags: int, rows: int) -> tuple[Tensor, Tensor]:
+    """Which rows make up each bag: all of them in order, and where each bag starts."""
+    return torch.arange(bags * rows, dtype=torch.int32), torch.arange(0, bags * rows, rows, dtype=torch.int32)
 
 
 def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
