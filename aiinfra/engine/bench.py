@@ -143,11 +143,8 @@ def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 before = peak()
 llm = LLM({model!r}, dtype="float32", device="cpu")
 llm.generate("The sea is", SamplingParams(max_tokens=1, temperature=0))
-weights = sum(t.numel() for t in llm.model.parameters()) + sum(
-    m.in_features * m.out_features for m in llm.model.modules() if hasattr(m, "packed_weight"))
-if llm.model.config.tie_word_embeddings and hasattr(llm.model.lm_head, "packed_weight"):
-    weights -= llm.model.embed.weight.numel()
-print(json.dumps([time.perf_counter() - start, peak() - before, 4 * weights]))
+weights = llm.model.weight_bytes() + (0 if llm.model.config.tie_word_embeddings else llm.model.embed.weight.nbytes)
+print(json.dumps([time.perf_counter() - start, peak() - before, weights]))
 """
 
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from aiinfra.device import use_huge_pages
 
 _PANEL = 64      # outputs side by side in oneDNN's layout
+_BAGS = 64       # panels in one call: the list of rows stays small enough for the cache
 
 
 class PackedLinear(nn.Module):
@@ -49,22 +50,26 @@ class PackedLinear(nn.Module):
         return torch.ops.mkldnn._linear_pointwise(x, self.packed_weight, self.bias, "none", [], "")
 
     def _sum_panels(self, x: Tensor) -> Tensor:
-        bags = self.out_features // _PANEL
-        weights = x.reshape(1, -1).expand(bags, -1).reshape(-1)                  # the same x for every panel
-        y = torch.embedding_bag(self.panels, *_panel_rows(bags, self.in_features), False, 0, False, weights)[0]
-        y = y.view(*x.shape[:-1], self.out_features)
+        x_again = x.reshape(1, -1).expand(_BAGS, -1).reshape(-1)                 # the same x for every panel
+        y = [torch.embedding_bag(rows, *_bags(rows.shape[0], self.in_features), False, 0, False, x_again[:rows.shape[0]])[0]
+             for rows in self.panels]
+        y = (torch.cat(y) if len(y) > 1 else y[0]).view(*x.shape[:-1], self.out_features)
         return y if self.bias is None else y + self.bias
 
-    def _see_panels(self) -> Tensor | None:
-        """The packed weight as rows [out/64 · in, 64], in place; None if this oneDNN laid it out otherwise."""
+    def _see_panels(self) -> tuple[Tensor, ...] | None:
+        """The packed weight where it lies, as rows [out/64 · in, 64]; None if this oneDNN laid it out otherwise."""
         if self.out_features % _PANEL:
             return None
-        memory = (ctypes.c_float * (self.nbytes // 4)).from_address(torch.ops.mkldnn.data_ptr(self.packed_weight))
-        self.panels = torch.frombuffer(memory, dtype=torch.float32).view(-1, _PANEL)
+        self.panels = self.weight_rows().split(_BAGS * self.in_features)
         # The layout is oneDNN's own affair, so it is not believed: both ways must give one answer.
         x = torch.linspace(-1, 1, self.in_features)[None]
         known, seen = self._multiply(x), self._sum_panels(x)
         return self.panels if (seen - known).abs().max() <= 1e-4 * known.abs().max() else None
+
+    def weight_rows(self) -> Tensor:
+        """The memory of the packed weight as [out/64 · in, 64]; good as long as this layer lives."""
+        memory = (ctypes.c_float * (self.nbytes // 4)).from_address(torch.ops.mkldnn.data_ptr(self.packed_weight))
+        return torch.frombuffer(memory, dtype=torch.float32).view(-1, _PANEL)
 
     def unpacked_weight(self) -> Tensor:
         """The plain weight [out_features, in_features], bit for bit."""
@@ -76,10 +81,23 @@ class PackedLinear(nn.Module):
         return self.in_features * self.out_features * 4
 
 
+class PackedEmbedding(nn.Module):
+    """Looks tokens up in the packed table that a tied model's last layer multiplies with."""
+
+    def __init__(self, head: PackedLinear) -> None:
+        super().__init__()
+        self.table = head.weight_rows().view(-1, head.in_features, _PANEL)           # [V/64, D, 64], where it lies
+        self.keep_alive = head.packed_weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """tokens: int64 [...] -> [..., D]."""
+        return self.table[tokens // _PANEL, :, tokens % _PANEL]
+
+
 @lru_cache(maxsize=64)
-def _panel_rows(bags: int, rows: int) -> tuple[Tensor, Tensor]:
-    """Which rows make up each bag: all of them in order, and where each bag starts."""
-    return torch.arange(bags * rows, dtype=torch.int32), torch.arange(0, bags * rows, rows, dtype=torch.int32)
+def _bags(rows: int, size: int) -> tuple[Tensor, Tensor]:
+    """Which rows go into which bag: all of them in order, and where each bag of `size` rows starts."""
+    return torch.arange(rows, dtype=torch.int32), torch.arange(0, rows, size, dtype=torch.int32)
 
 
 def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
@@ -89,10 +107,7 @@ def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
 
 
 def pack(model: nn.Module) -> nn.Module:
-    """Replace, in place, every linear layer that can be packed; returns the same model.
-
-    A tied embedding table stays, for look-ups, beside the packed copy that the last layer reads.
-    """
+    """Replace, in place, every linear layer that can be packed; returns the same model."""
     for name in [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]:
         pack_one(model, name)
     return model
@@ -103,4 +118,7 @@ def pack_one(model: nn.Module, name: str) -> None:
     layer = model.get_submodule(name)
     if isinstance(layer, nn.Linear) and can_pack(layer.weight.dtype, layer.weight.device):
         parent, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(parent), leaf, PackedLinear(layer))
+        setattr(model.get_submodule(parent), leaf, packed := PackedLinear(layer))
+        embed = getattr(model, "embed", None)
+        if isinstance(embed, nn.Embedding) and embed.weight is layer.weight and packed.panels is not None:
+            model.embed = PackedEmbedding(packed)            # a tied table is kept once

@@ -84,21 +84,20 @@ class Transformer(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.embed.weight.device
+        return self.norm.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The weights' type."""
-        return self.embed.weight.dtype
+        """The type of the activations, and of weights that are not quantised."""
+        return self.norm.weight.dtype
 
     def weight_bytes(self) -> int:
         """Bytes of weights that one forward pass reads: all but an embedding table of its own.
 
         A tied table is read whole, by the last layer; an untied one gives up one row a token.
         """
-        table = 0 if self.config.tie_word_embeddings else self.embed.weight.nbytes
-        packed = sum(m.nbytes for m in self.modules() if hasattr(m, "packed_weight"))
-        plain = sum(p.nbytes for p in self.parameters())          # a shared table counts once
-        if packed and self.config.tie_word_embeddings:
-            plain -= self.embed.weight.nbytes                     # lm_head holds a packed copy of it
-        return plain + packed - table
+        packed = sum(module.nbytes for module in self.modules() if hasattr(module, "packed_weight"))
+        plain = sum(parameter.nbytes for parameter in self.parameters())       # a shared table counts once
+        table = getattr(self.embed, "weight", None)
+        looked_up = table is not None and table is not getattr(self.lm_head, "weight", None)
+        return plain + packed - (table.nbytes if looked_up else 0)

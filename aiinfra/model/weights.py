@@ -174,13 +174,11 @@ def fill(model: Transformer, source: Source, dtype: torch.dtype, device: torch.d
                     torch.empty(shape, dtype=dtype, device=device)
                 _read(source, f"{name}.{leaf}", value)
                 setattr(module, leaf, torch.nn.Parameter(value, requires_grad=False))
+        if tied and name == "embed":
+            model.lm_head.weight = module.weight
+            pack_this, name = packed, "lm_head"         # at once, while little else is in memory
         if pack_this:
             pack_one(model, name)
-    del plain, module
-    if tied:
-        model.lm_head.weight = model.embed.weight
-        if packed:
-            pack_one(model, "lm_head")
 
 
 def _largest_linear(model: Transformer) -> int:

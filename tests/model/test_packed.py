@@ -31,7 +31,7 @@ def test_equals_the_plain_layer(shape, bias, lead):
 def test_one_row_reads_the_same_bytes():
     layer_ = PackedLinear(layer(192, 576))
     assert layer_.panels is not None, "this oneDNN has another layout: the fast path for one row is off"
-    assert layer_.panels.data_ptr() == torch.ops.mkldnn.data_ptr(layer_.packed_weight)
+    assert layer_.panels[0].data_ptr() == torch.ops.mkldnn.data_ptr(layer_.packed_weight)
     assert torch.equal(layer_.unpacked_weight(), layer(192, 576).weight)
 
 
@@ -48,3 +48,16 @@ def test_another_layout_is_noticed(monkeypatch):
 def test_training_is_refused():
     with pytest.raises(RuntimeError, match="packed=False"):
         PackedLinear(layer(64, 16))(torch.randn(1, 16, requires_grad=True))
+
+
+def test_a_tied_table_is_kept_once(tmp_path):
+    from aiinfra.model import ModelConfig, Transformer, pack
+    model = Transformer(ModelConfig(vocab_size=192, hidden_size=32, intermediate_size=64, num_hidden_layers=1,
+                                    num_attention_heads=2, num_key_value_heads=1, head_dim=16, tie_word_embeddings=True)).eval()
+    tokens = torch.tensor([[0, 63, 64], [65, 191, 5]])
+    expected, table, size = model(tokens), model.embed(tokens), model.weight_bytes()
+    with torch.inference_mode():
+        pack(model)
+        assert torch.equal(model.embed(tokens), table)
+        torch.testing.assert_close(model(tokens), expected.detach(), rtol=1e-4, atol=1e-5)
+    assert model.weight_bytes() == size and not any(p.numel() >= 192 * 32 for p in model.parameters())
