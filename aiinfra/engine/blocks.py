@@ -53,6 +53,10 @@ class BlockPool:
         """How many requests hold this block."""
         return self._owners[block]
 
+    def keeps(self, block: int) -> bool:
+        """True if nobody owns this block and its content is kept."""
+        return block in self._cached
+
     def can_allocate(self, n: int) -> bool:
         """True if `allocate(n)` would succeed."""
         return n <= self.free + self.cached
