@@ -10,6 +10,7 @@ Notebooks 12 and 13.
 """
 
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from torch import Tensor
 from aiinfra.engine.scheduler import Plan, Work
 from aiinfra.kernels.kv_write import kv_write
 from aiinfra.kernels.paged_attention import paged_attention
+from aiinfra.kernels.paged_gather import Fetch, attend_fetched, plan_fetches
 from aiinfra.model import ModelConfig, Transformer
 
 
@@ -58,6 +60,22 @@ class StepKV:
         return paged_attention(q, keys, values, self.block_tables, self.context_lens, self.cu_seqlens)
 
 
+@dataclass(frozen=True)
+class GatheredKV:
+    """The same on a CPU, where there is no kernel: what to fetch is worked out once for all layers."""
+
+    cache: PagedCache
+    slots: Tensor                  # int64 [N]
+    fetches: list[Fetch]
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """As `StepKV.attend`."""
+        keys, values = self.cache.k[layer], self.cache.v[layer]
+        for rows, new in ((keys, k), (values, v)):
+            rows.flatten(0, 1).index_copy_(0, self.slots, new)
+        return attend_fetched(q, keys, values, self.fetches, q.shape[-1] ** -0.5)
+
+
 class Runner:
     """Runs plans on a model and its paged cache."""
 
@@ -74,19 +92,19 @@ class Runner:
         rows = last_rows(plan.work)
         return self.model.lm_head(hidden[rows] if len(rows) < len(hidden) else hidden)
 
-    def _step_kv(self, work: list[Work]) -> StepKV:
+    def _step_kv(self, work: list[Work]) -> StepKV | GatheredKV:
         size = self.cache.block_size
-        slots = [w.request.blocks[i // size] * size + i % size for w in work for i in range(w.start, w.start + w.count)]
-        widest = max(len(w.request.blocks) for w in work)
-        tables = [w.request.blocks + [0] * (widest - len(w.request.blocks)) for w in work]
-        ends = [w.start + w.count for w in work]
-        starts = None
-        if any(w.count > 1 for w in work):
-            starts = [0]
-            for w in work:
-                starts.append(starts[-1] + w.count)
-        return StepKV(self.cache, self._tensor(slots), self._tensor(tables, torch.int32), self._tensor(ends, torch.int32),
-                      None if starts is None else self._tensor(starts, torch.int32))
+        slots = self._tensor([w.request.blocks[i // size] * size + i % size
+                              for w in work for i in range(w.start, w.start + w.count)])
+        tables, ends = [w.request.blocks for w in work], [w.start + w.count for w in work]
+        starts = list(accumulate((w.count for w in work), initial=0))
+        if self.model.device.type == "cpu":
+            return GatheredKV(self.cache, slots, plan_fetches(tables, ends, starts, size, self.model.device))
+        widest = max(len(table) for table in tables)
+        padded = [table + [0] * (widest - len(table)) for table in tables]
+        decode = len(work) == starts[-1]
+        return StepKV(self.cache, slots, self._tensor(padded, torch.int32), self._tensor(ends, torch.int32),
+                      None if decode else self._tensor(starts, torch.int32))
 
     def _tensor(self, values: list, dtype: torch.dtype = torch.int64) -> Tensor:
         return torch.tensor(values, dtype=dtype, device=self.model.device)

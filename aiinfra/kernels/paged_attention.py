@@ -20,11 +20,11 @@ request with context length 0 gives 0. Kwon et al. 2023, arXiv 2309.06180; Dao e
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from aiinfra.kernels.chip import arch_of, large_shared, multiprocessors_of
 from aiinfra.kernels.lang import pick_backend, tl, triton
+from aiinfra.kernels.paged_gather import attend_fetched, plan_fetches
 from aiinfra.perf.cost import Cost
 
 _MAX_HEAD_SIZE, _MAX_SPLITS = 128, 64
@@ -33,54 +33,11 @@ _MAX_HEAD_SIZE, _MAX_SPLITS = 128, 64
 def paged_attention_reference(q: Tensor, k_cache: Tensor, v_cache: Tensor, block_tables: Tensor,
                               context_lens: Tensor, cu_seqlens_q: Tensor | None = None,
                               scale: float | None = None) -> Tensor:
-    """What `paged_attention` computes, by PyTorch's fused attention on gathered keys.
-
-    Requests with one new token go together, padded to the longest; others go one by one.
-    """
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    """What `paged_attention` computes, on gathered keys."""
     keys = context_lens.tolist()
     starts = list(range(len(keys) + 1)) if cu_seqlens_q is None else cu_seqlens_q.tolist()
-    single = [b for b in range(len(keys)) if starts[b + 1] - starts[b] == 1 and keys[b] > 0]
-    if len(single) == len(keys) == len(q) > 0:
-        return _decode(q, k_cache, v_cache, block_tables, keys, scale)
-    out = torch.zeros_like(q)
-    if single:
-        rows = [starts[b] for b in single]
-        out[rows] = _decode(q[rows], k_cache, v_cache, block_tables[single], [keys[b] for b in single], scale)
-    for b in range(len(keys)):
-        rows = slice(starts[b], starts[b + 1])
-        if starts[b + 1] - starts[b] > 1 and keys[b] > 0:
-            out[rows] = _prefill(q[rows], *_gather(k_cache, v_cache, block_tables[b:b + 1], keys[b:b + 1]), scale)
-    return out
-
-
-def _gather(k_cache: Tensor, v_cache: Tensor, tables: Tensor, keys: list[int]) -> tuple[Tensor, Tensor]:
-    """Keys and values of each row of `tables` [B, …], as [B, K, max(keys), Dh]; a shorter row repeats its last."""
-    P, shape = k_cache.shape[1], (len(keys), max(keys), *k_cache.shape[2:])
-    last = torch.tensor(keys, device=tables.device)[:, None] - 1
-    key = torch.minimum(torch.arange(max(keys), device=tables.device), last)              # [B, S]
-    slot = (tables.gather(1, key // P).long() * P + key % P).flatten()
-    return tuple(cache.flatten(0, 1).index_select(0, slot).view(shape).transpose(1, 2)
-                 for cache in (k_cache, v_cache))
-
-
-def _decode(q: Tensor, k_cache: Tensor, v_cache: Tensor, tables: Tensor, keys: list[int], scale) -> Tensor:
-    """One row each: q [B, H, Dh]. The heads of a group stand where the rows of a sequence would."""
-    k, v = _gather(k_cache, v_cache, tables, keys)                                        # [B, K, S, Dh]
-    rows, mask = q.unflatten(1, (k.shape[1], -1)), None                                   # [B, K, G, Dh]
-    if min(keys) < max(keys):
-        mask = torch.arange(max(keys), device=q.device) < torch.tensor(keys, device=q.device)[:, None]
-        mask = mask[:, None, None]                                                        # [B, 1, 1, S]
-    return F.scaled_dot_product_attention(rows, k, v, attn_mask=mask, scale=scale).flatten(1, 2)
-
-
-def _prefill(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """One request: q [T, H, Dh], k and v [1, K, S, Dh], causal from the end."""
-    (rows, heads, _), (kv_heads, keys) = q.shape, k.shape[1:3]
-    mask = torch.ones(rows, keys, dtype=torch.bool, device=q.device).tril(keys - rows) if rows != keys else None
-    y = F.scaled_dot_product_attention(q.transpose(0, 1)[None], k, v, attn_mask=mask, scale=scale,
-                                       is_causal=mask is None, enable_gqa=heads != kv_heads)
-    return y[0].transpose(0, 1)
+    fetches = plan_fetches(block_tables.tolist(), keys, starts, k_cache.shape[1], q.device)
+    return attend_fetched(q, k_cache, v_cache, fetches, q.shape[-1] ** -0.5 if scale is None else scale)
 
 
 @triton.jit
