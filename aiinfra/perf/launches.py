@@ -57,15 +57,16 @@ def measure_launches(device: torch.device | str | None = None, kernels: int = 20
     return LaunchTimes(*about, eager, replay, serial, overlapped)
 
 
-def capture(work: Callable[[], None]) -> "torch.cuda.CUDAGraph":
-    """`work()` recorded as a CUDA graph: `replay()` repeats it on the same memory, without its Python."""
+def capture(work: Callable[[], None], pool: tuple[int, int] | None = None) -> "torch.cuda.CUDAGraph":
+    """`work()` recorded as a CUDA graph: `replay()` repeats it on the same memory, without its Python.
+    Graphs that never run at the same time may share a `pool`, from `torch.cuda.graph_pool_handle()`."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):                # a first run outside the recording, as libraries want
         work()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, pool=pool):
         work()
     return graph
 

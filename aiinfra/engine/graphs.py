@@ -1,0 +1,115 @@
+"""One decode step, recorded once for each batch size: the CPU asks once for what were some hundred kernels.
+
+    5 requests ─> bucket 8    tokens     [a b c d e 0 0 0]     buffers that never move: a graph reads and
+                              slots      [9 4 7 2 8 ─ ─ ─]     writes the same memory at every replay
+                              context    [3 9 1 6 5 0 0 0]
+                                         replay
+                              logits     [8, V] ─> the first 5 rows
+
+A graph has one batch size, so steps are padded to the next bucket. A padding row has slot -1 and a context of
+no keys: it is computed, read by nobody, and written nowhere. Only `_forward` is recorded; it reads nothing back.
+Invariant: the requests' rows are those of the same step run without padding. Notebook 14.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from aiinfra.engine.runner import PagedCache, StepKV
+from aiinfra.engine.scheduler import Work
+from aiinfra.model import Transformer
+from aiinfra.perf import launches
+
+Replay = Callable[[], None]
+
+
+def batch_sizes(largest: int) -> list[int]:
+    """The buckets for batches of 1 … largest: 1, 2, 4, 8 and then every multiple of 8, the last at least `largest`.
+
+    Below 8 rows a padding row is a large share; above, 8 rows are a tile of the matrix units that is paid for anyway.
+    """
+    powers = [n for n in (1, 2, 4) if n < largest]
+    return [*powers, *range(8, largest + 8, 8)] if largest > 4 else [*powers, largest]
+
+
+class DecodeGraphs:
+    """Runs steps in which every request has one token to run: up to `max_batch` requests of up to `max_blocks` blocks.
+
+    `capture(work)` runs `work()` at least once and returns what repeats it on the same memory; `recorder` makes one
+    that records CUDA graphs, `run_again` is one for any device. Everything is captured here, once.
+    """
+
+    def __init__(self, model: Transformer, cache: PagedCache, max_batch: int, max_blocks: int,
+                 capture: Callable[[Replay], Replay]) -> None:
+        self.model, self.cache, self.max_blocks = model, cache, max_blocks
+        self.buckets = batch_sizes(max_batch)
+        most, device = self.buckets[-1], model.device
+        self.numbers = torch.zeros(3 * most, dtype=torch.int64, device=device)      # tokens, positions, slots
+        self.context_lens = torch.zeros(most, dtype=torch.int32, device=device)
+        self.block_tables = torch.zeros(most, max_blocks, dtype=torch.int32, device=device)
+        self.logits = torch.empty(most, model.config.vocab_size, dtype=model.dtype, device=device)
+        # Largest first: the smaller ones then fit into the memory that it has left in the pool.
+        self._replay = {}
+        with torch.inference_mode():
+            for bucket in reversed(self.buckets):
+                self._fill([], bucket)                             # padding only: recording writes to no block
+                self._replay[bucket] = capture(partial(self._forward, bucket))
+
+    @torch.inference_mode()
+    def __call__(self, work: list[Work]) -> Tensor | None:
+        """Logits [B, V] after each request's one token, good until the next call; None if the step does not fit:
+        more than one token of a request, more requests than `max_batch`, or one with more than `max_blocks`."""
+        bucket = self.bucket(len(work))
+        if not work or bucket is None or any(w.count > 1 or len(w.request.blocks) > self.max_blocks for w in work):
+            return None
+        self._fill(work, bucket)
+        self._replay[bucket]()
+        return self.logits[:len(work)]
+
+    def bucket(self, requests: int) -> int | None:
+        """The smallest bucket that holds so many requests; None if there is none."""
+        at = bisect_left(self.buckets, requests)
+        return self.buckets[at] if at < len(self.buckets) else None
+
+    def _fill(self, work: list[Work], bucket: int) -> None:
+        """Write the step's integers, and padding, to where the graph of this bucket reads them."""
+        size, pad, tables = self.cache.block_size, bucket - len(work), [w.request.blocks for w in work]
+        tokens = [w.request.tokens[w.start] for w in work]
+        slots = [table[w.start // size] * size + w.start % size for w, table in zip(work, tables)]
+        _put(self.numbers, [*tokens, *[0] * pad, *(w.start for w in work), *[0] * pad, *slots, *[-1] * pad])
+        _put(self.context_lens, [*(w.start + 1 for w in work), *[0] * pad])
+        if work:
+            widest = max(map(len, tables))                         # what a row had beyond is past its context
+            _put(self.block_tables[:, :widest], [table + [0] * (widest - len(table)) for table in tables])
+
+    def _forward(self, bucket: int) -> None:
+        """The recorded part: from the buffers to `logits`."""
+        tokens, positions, slots = self.numbers[:3 * bucket].view(3, bucket)
+        kv = StepKV(self.cache, slots, self.block_tables[:bucket], self.context_lens[:bucket], None)
+        self.logits[:bucket].copy_(self.model(tokens, positions, kv))
+
+
+def _put(buffer: Tensor, rows: list) -> None:
+    """Copy `rows` to the first rows of the buffer. The CPU does not wait: pinned memory is given back, by
+    PyTorch's host allocator, when the copy is done."""
+    values = torch.tensor(rows, dtype=buffer.dtype, pin_memory=buffer.is_cuda)
+    buffer[:len(rows)].copy_(values, non_blocking=True)
+
+
+def recorder(device: torch.device) -> Callable[[Replay], Replay]:
+    """A `capture` that records CUDA graphs, all in one pool of memory: they never run at the same time."""
+    pool = torch.cuda.graph_pool_handle()
+
+    def capture(work: Replay) -> Replay:
+        with torch.cuda.device(device):
+            return launches.capture(work, pool).replay
+    return capture
+
+
+def run_again(work: Replay) -> Replay:
+    """A `capture` that records nothing: the same padded step, its operations asked for one by one."""
+    work()
+    return work

@@ -1,0 +1,148 @@
+"""Decode steps padded to a bucket, recorded or not, are the same steps. What needs a GPU says so."""
+
+import pytest
+import torch
+
+from aiinfra.device import triton_interpreted
+from aiinfra.engine.graphs import DecodeGraphs, batch_sizes, run_again
+from aiinfra.engine.request import Request
+from aiinfra.engine.runner import PagedCache, Runner
+from aiinfra.engine.scheduler import Plan, Work
+from aiinfra.kernels import kv_write, paged_attention, rmsnorm, rope, swiglu
+from aiinfra.kernels.dry_run import dry_run
+from aiinfra.model import ModelConfig, Transformer, layers
+
+SMALL = ModelConfig(vocab_size=53, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+                    head_dim=8, intermediate_size=48, max_position_embeddings=128)
+P = 4
+
+
+@pytest.fixture(scope="module")
+def small() -> Transformer:
+    torch.manual_seed(1)
+    model = Transformer(SMALL).eval().requires_grad_(False)
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            torch.nn.init.normal_(parameter, std=0.35)               # sharp logits: no near-ties
+    return model
+
+
+def cache_for(model: Transformer, blocks: int) -> PagedCache:
+    return PagedCache(SMALL, blocks, P, model.dtype, model.device)
+
+
+def decoding(lengths: list[int]) -> list[Work]:
+    """One request a length, that many tokens already in blocks of its own and one to run."""
+    work, block = [], 0
+    for i, n in enumerate(lengths):
+        request = Request(str(i), [(7 * i + j) % 53 for j in range(n + 1)], max_tokens=1)
+        request.computed, count = n, n // P + 1
+        request.blocks = list(range(block, block + count))
+        block += count
+        work.append(Work(request, n, 1))
+    return work
+
+
+def test_buckets_cover_every_batch() -> None:
+    assert batch_sizes(32) == [1, 2, 4, 8, 16, 24, 32] and batch_sizes(1) == [1] and batch_sizes(3) == [1, 2, 3]
+    for largest in range(1, 70):
+        sizes = batch_sizes(largest)
+        assert sizes == sorted(set(sizes)) and sizes[0] == 1 and largest <= sizes[-1] < largest + 8
+        for n in range(1, largest + 1):
+            bucket = min(size for size in sizes if size >= n)
+            assert bucket < n + 8 and (n > 4 or bucket <= 2 * n)
+
+
+@pytest.mark.parametrize("lengths", [[0], [3], [5, 4], [9, 0, 17], [1, 2, 3, 4, 5], list(range(8)), list(range(3, 12))])
+def test_padded_logits_are_the_plain_ones(lengths: list[int], small: Transformer) -> None:
+    work, cache = decoding(lengths), cache_for(small, 60)
+    torch.manual_seed(0)
+    cache.k.normal_()
+    cache.v.normal_()
+    before = cache.k.clone(), cache.v.clone()
+    padded = DecodeGraphs(small, cache, 16, 8, run_again)(work).clone()
+    after = cache.k.clone(), cache.v.clone()
+    cache.k.copy_(before[0])
+    cache.v.copy_(before[1])
+    plain = Runner(small, cache).run(Plan(work, [], [], []))
+    torch.testing.assert_close(padded, plain, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(after, (cache.k, cache.v), rtol=1e-4, atol=1e-4)
+
+
+def test_nobody_else_is_written_to(small: Transformer) -> None:
+    cache = cache_for(small, 40)
+    cache.k.fill_(7.0)
+    cache.v.fill_(7.0)
+    graphs = DecodeGraphs(small, cache, 32, 8, run_again)
+    assert bool((cache.k == 7).all())                                # recording has written nothing
+    graphs(decoding([4, 9, 2]))                                      # 3 rows in a bucket of 4
+    graphs(decoding([0, 5, 3, 3, 7]))                                # 5 in 8: three rows of padding
+    touched = (cache.k != 7).flatten(3).any(-1).any(0).flatten().nonzero().flatten().tolist()      # slots
+    wanted = {w.request.blocks[w.start // P] * P + w.start % P for lengths in ([4, 9, 2], [0, 5, 3, 3, 7]) for w in decoding(lengths)}
+    assert set(touched) == wanted
+
+
+def test_a_batch_after_a_larger_one_sees_none_of_it(small: Transformer) -> None:
+    cache = cache_for(small, 60)
+    cache.k.normal_()
+    cache.v.normal_()
+    graphs = DecodeGraphs(small, cache, 8, 8, run_again)
+    alone = graphs(decoding([5])).clone()
+    graphs(decoding([20, 30, 9, 11, 2]))
+    again = graphs(decoding([5]))
+    assert torch.equal(alone, again)
+
+
+@pytest.mark.parametrize("work", [
+    decoding([1] * 9), decoding([40]), [Work(Request("a", [1, 2, 3], 1), 0, 3)], [], decoding([1, 2]) + [Work(Request("a", [1, 2], 1), 0, 2)],
+], ids=["above the largest bucket", "more blocks than a row of the table", "a prompt", "nothing", "decodes and a prompt"])
+def test_what_does_not_fit_is_left_to_the_plain_way(work: list[Work], small: Transformer) -> None:
+    graphs = DecodeGraphs(small, cache_for(small, 20), 8, 8, lambda work: lambda: pytest.fail("replayed"))
+    assert graphs(work) is None
+
+
+def test_captured_largest_first_each_once(small: Transformer) -> None:
+    order = []
+    DecodeGraphs(small, cache_for(small, 4), 20, 4, lambda work: order.append(work.args[0]))
+    assert order == [24, 16, 8, 4, 2, 1]
+
+
+def gpu_step(bucket: int, cfg: ModelConfig = SMALL, max_blocks: int = 4) -> list:
+    """The kernels of the recorded part, on a model without numbers."""
+    with torch.device("meta"):
+        model = Transformer(cfg).to("meta", torch.bfloat16)
+    graphs = DecodeGraphs(model, PagedCache(cfg, 8, P, torch.bfloat16, model.device), bucket, max_blocks, lambda work: work)
+    with dry_run() as asked, torch.inference_mode():
+        graphs._replay[bucket]()
+    return asked
+
+
+@pytest.mark.parametrize("bucket", [1, 8])
+def test_the_recorded_part_reads_nothing_back(bucket: int) -> None:
+    """A look at any number would raise: there are none. And a layer is eleven kernels, twelve where contexts are split."""
+    names = [launch.name for launch in gpu_step(bucket)]
+    deeper = [launch.name for launch in gpu_step(bucket, ModelConfig(**{**vars(SMALL), "num_hidden_layers": 5}))]
+    assert len(deeper) - len(names) == 3 * 11 and "kv_write._kernel" in names and names[-1] == "copy_"
+    assert "paged_attention._merge_kernel" in [launch.name for launch in gpu_step(bucket, max_blocks=64)]
+
+
+def test_a_model_that_reads_back_is_found_out(monkeypatch) -> None:
+    hidden = Transformer.hidden
+    monkeypatch.setattr(Transformer, "hidden", lambda self, tokens, *rest: hidden(self, tokens, *rest) * int(tokens[0] >= 0))
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        gpu_step(2)
+
+
+@pytest.mark.skipif(not triton_interpreted(), reason="runs in Triton's interpreter")
+def test_padding_through_the_real_kernels(small: Transformer, monkeypatch) -> None:
+    """The GPU's way, in Triton's interpreter: slot -1 writes nothing, a context of 0 is not read."""
+    work, cache = decoding([5, 9, 2]), cache_for(small, 20)
+    cache.k.normal_()
+    cache.v.normal_()
+    plain = Runner(small, cache).run(Plan(work, [], [], []))
+    graphs = DecodeGraphs(small, cache, 4, 8, lambda work: work)
+    kept = cache.k.clone()
+    for module in (kv_write, paged_attention, rmsnorm, rope, swiglu, layers):
+        monkeypatch.setattr(module, "pick_backend", lambda tensor, backend: "triton")
+    torch.testing.assert_close(graphs(work), plain, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(cache.k, kept, rtol=1e-3, atol=1e-3)          # rewritten with the same keys
