@@ -122,13 +122,17 @@ def from_q4_1(raw: np.ndarray) -> PackedWeight:
                         scale.contiguous(), minimum.contiguous(), 4)
 
 
-def dequantize(weight: PackedWeight, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """The plain weight [F, D]: scale · q + minimum in float32, then rounded to `dtype`."""
+def unpack(weight: PackedWeight) -> torch.Tensor:
+    """The numbers q, int32 [F, D], that scale and minimum turn into weights."""
     bits = weight.bits
     shifts = torch.arange(0, 32, bits, device=weight.words.device, dtype=torch.int32)[:, None]
-    words = weight.words.view(weight.shape[0], -1, 1, bits)
-    q = (words >> shifts) & (2**bits - 1)                                          # [F, blocks, fields, words]
-    q = q.float().view(weight.shape[0], -1, weight.group_size)                     # [F, G, group]
+    words = weight.words.unflatten(1, (-1, 1, bits))
+    return ((words >> shifts) & (2**bits - 1)).flatten(1)                          # was [F, blocks, fields, words]
+
+
+def dequantize(weight: PackedWeight, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """The plain weight [F, D]: scale · q + minimum in float32, then rounded to `dtype`."""
+    q = unpack(weight).float().unflatten(1, (-1, weight.group_size))               # [F, G, group]
     return (q * weight.scale.float()[..., None] + weight.minimum.float()[..., None]).flatten(1).to(dtype)
 
 

@@ -4,6 +4,7 @@
     logits = model(torch.tensor([tokenizer.encode("The sea is")]))      # [1, T, V]
 
 Reading order: config, layers, attention, transformer, kv_cache; then weights, gguf_file, tokenizer, hub.
+Applied from outside to a finished model: packed, quantized.
 """
 
 from pathlib import Path
@@ -16,24 +17,28 @@ from aiinfra.model.config import ModelConfig, RopeScaling
 from aiinfra.model.hub import DEFAULT_MODEL, resolve
 from aiinfra.model.kv_cache import KVCache
 from aiinfra.model.packed import pack
+from aiinfra.model.quantized import check_scheme, quantize
 from aiinfra.model.tokenizer import StreamDecoder, Tokenizer
 from aiinfra.model.transformer import Transformer
 from aiinfra.model.weights import GGUFWeights, HuggingFaceFolder, fill
 
 __all__ = ["load", "ModelConfig", "RopeScaling", "KVCache", "Tokenizer", "StreamDecoder", "Transformer", "pack",
-           "DEFAULT_MODEL"]
+           "quantize", "DEFAULT_MODEL"]
 
 
 def load(name_or_path: str | Path = DEFAULT_MODEL, dtype: str | torch.dtype | None = None,
          device: str | torch.device | None = None, packed: bool = True,
-         cache: str | Path | None = None) -> tuple[Transformer, Tokenizer]:
+         cache: str | Path | None = None, quantize: str | None = None) -> tuple[Transformer, Tokenizer]:
     """A pretrained model, ready for inference, and its tokenizer.
 
     name_or_path: a catalogue name (fetched once), a Hugging Face folder (config.json, safetensors,
     tokenizer.json) or a .gguf file. dtype: None is float32 on a CPU and bfloat16 on a GPU. packed:
     lay out float32 CPU weights once for oneDNN; False keeps plain parameters, as training needs.
+    quantize: "int8" or "int4" weights, one layer after another as they are read; see model/quantized.py.
     Raises LoadError naming the file (and tensor) for what is missing, damaged or not supported.
     """
+    if quantize is not None:
+        check_scheme(quantize)
     path = resolve(name_or_path, cache)
     device = as_device(device)
     dtype = as_dtype(dtype, device)
@@ -51,5 +56,5 @@ def load(name_or_path: str | Path = DEFAULT_MODEL, dtype: str | torch.dtype | No
     with torch.device("meta"):                    # shapes only: no random numbers, no memory
         model = Transformer(source.config)
     model.rotary.to(device)
-    fill(model, source, dtype, device, packed)
+    fill(model, source, dtype, device, packed, quantize)
     return model.eval(), tokenizer

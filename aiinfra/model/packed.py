@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from aiinfra.device import use_huge_pages
 
-_PANEL = 64      # outputs side by side in oneDNN's layout
-_BAGS = 64       # panels in one call: the list of rows stays small enough for the cache
+PANEL = 64      # outputs side by side in oneDNN's layout
+BAGS = 64       # sums in one call: the list of what to add stays small enough for the cache
 
 
 class PackedLinear(nn.Module):
@@ -50,17 +50,17 @@ class PackedLinear(nn.Module):
         return torch.ops.mkldnn._linear_pointwise(x, self.packed_weight, self.bias, "none", [], "")
 
     def _sum_panels(self, x: Tensor) -> Tensor:
-        x_again = x.reshape(1, -1).expand(_BAGS, -1).reshape(-1)                 # the same x for every panel
-        y = [torch.embedding_bag(rows, *_bags(rows.shape[0], self.in_features), False, 0, False, x_again[:rows.shape[0]])[0]
+        x_again = x.reshape(1, -1).expand(BAGS, -1).reshape(-1)                 # the same x for every panel
+        y = [torch.embedding_bag(rows, *bags(len(rows) // self.in_features, 1, self.in_features), False, 0, False, x_again[:rows.shape[0]])[0]
              for rows in self.panels]
         y = (torch.cat(y) if len(y) > 1 else y[0]).view(*x.shape[:-1], self.out_features)
         return y if self.bias is None else y + self.bias
 
     def _see_panels(self) -> tuple[Tensor, ...] | None:
         """The packed weight where it lies, as rows [out/64 · in, 64]; None if this oneDNN laid it out otherwise."""
-        if self.out_features % _PANEL:
+        if self.out_features % PANEL:
             return None
-        self.panels = self.weight_rows().split(_BAGS * self.in_features)
+        self.panels = self.weight_rows().split(BAGS * self.in_features)
         # The layout is oneDNN's own affair, so it is not believed: both ways must give one answer.
         x = torch.linspace(-1, 1, self.in_features)[None]
         known, seen = self._multiply(x), self._sum_panels(x)
@@ -69,7 +69,7 @@ class PackedLinear(nn.Module):
     def weight_rows(self) -> Tensor:
         """The memory of the packed weight as [out/64 · in, 64]; good as long as this layer lives."""
         memory = (ctypes.c_float * (self.nbytes // 4)).from_address(torch.ops.mkldnn.data_ptr(self.packed_weight))
-        return torch.frombuffer(memory, dtype=torch.float32).view(-1, _PANEL)
+        return torch.frombuffer(memory, dtype=torch.float32).view(-1, PANEL)
 
     def unpacked_weight(self) -> Tensor:
         """The plain weight [out_features, in_features], bit for bit."""
@@ -86,18 +86,19 @@ class PackedEmbedding(nn.Module):
 
     def __init__(self, head: PackedLinear) -> None:
         super().__init__()
-        self.table = head.weight_rows().view(-1, head.in_features, _PANEL)           # [V/64, D, 64], where it lies
+        self.table = head.weight_rows().view(-1, head.in_features, PANEL)           # [V/64, D, 64], where it lies
         self.keep_alive = head.packed_weight
 
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens: int64 [...] -> [..., D]."""
-        return self.table[tokens // _PANEL, :, tokens % _PANEL]
+        return self.table[tokens // PANEL, :, tokens % PANEL]
 
 
 @lru_cache(maxsize=64)
-def _bags(rows: int, size: int) -> tuple[Tensor, Tensor]:
-    """Which rows go into which bag: all of them in order, and where each bag of `size` rows starts."""
-    return torch.arange(rows, dtype=torch.int32), torch.arange(0, rows, size, dtype=torch.int32)
+def bags(panels: int, rows: int, inputs: int) -> tuple[Tensor, Tensor]:
+    """What to add up, int32: for each panel and each row of x all `inputs` rows of the panel; and where each sum starts."""
+    once = torch.arange(panels * inputs, dtype=torch.int32).view(panels, 1, inputs)
+    return once.expand(panels, rows, inputs).reshape(-1), torch.arange(0, panels * rows * inputs, inputs, dtype=torch.int32)
 
 
 def can_pack(dtype: torch.dtype, device: torch.device) -> bool:

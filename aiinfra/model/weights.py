@@ -5,7 +5,8 @@
     layers.3.mlp.gate_up     <──  gate_proj + up_proj          <──  ffn_gate + ffn_up
 
 One tensor at a time is read, checked, converted and put in place, so the peak in memory is the
-model and one tensor. Every parameter is filled or an error names it: nothing is left random.
+model and one tensor. Every parameter is filled or an error names it: nothing is left random. A layer
+that will be packed or quantised is, as soon as it is read; 4-bit blocks in a file are taken as they are.
 """
 
 import json
@@ -14,14 +15,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+import gguf
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from aiinfra.errors import LoadError, nearest, reading
+from aiinfra.kernels.quant_matmul import PackedWeight, from_q4_1
 from aiinfra.model.config import ModelConfig, RopeScaling
 from aiinfra.model.gguf_file import GGUFFile
 from aiinfra.model.packed import can_pack, pack_one
+from aiinfra.model.quantized import bits_for, check_any_quantized, quantize_one
 from aiinfra.model.transformer import Transformer
 
 # ours: (Hugging Face's parts, GGUF's parts). `{}` is the layer's number. Parts stack along the output.
@@ -60,6 +64,10 @@ class Source(Protocol):
         """Copy one tensor into `out`, converting type and device."""
         ...
 
+    def blocks(self, ours: str) -> PackedWeight | None:
+        """Our parameter in 4 bits, if the file stores it so."""
+        ...
+
 
 class HuggingFaceFolder:
     """config.json and safetensors, in one file or in shards with an index."""
@@ -84,6 +92,10 @@ class HuggingFaceFolder:
     def read_into(self, name: str, out: Tensor) -> None:
         """See Source. Raises LoadError naming tensor and file."""
         out.copy_(self._tensor(name, lambda file: file.get_tensor(name)))
+
+    def blocks(self, ours: str) -> PackedWeight | None:
+        """See Source: these folders hold floats."""
+        return None
 
     def _tensor(self, name: str, read: Callable[[Any], Any]) -> Any:
         if name not in self._shard_of:
@@ -140,65 +152,93 @@ class GGUFWeights:
 
     def read_into(self, name: str, out: Tensor) -> None:
         """See Source. Llama's q and k rows are put back into Hugging Face's order."""
-        heads = {"attn_q": self.config.num_attention_heads, "attn_k": self.config.num_key_value_heads}
-        part = name.split(".")[-2]
-        if self._paired_rope and part in heads:
-            # llama.cpp turns neighbours (0,1), (2,3), …; we turn (0, Dh/2), (1, Dh/2 + 1), …
-            pairs = self.file.tensor(name).view(heads[part], self.config.head_dim // 2, 2, *out.shape[1:])
-            out.copy_(pairs.transpose(1, 2).reshape(out.shape))
+        if self._paired(name):
+            out.copy_(self._unpair(self.file.tensor(name)))
         else:
             self.file.read_into(name, out)
 
+    def blocks(self, ours: str) -> PackedWeight | None:
+        """See Source: where all parts are Q4_1. Rows change places as in `read_into`, whole, so blocks stay blocks."""
+        parts = self.parts(ours)
+        if any(self.file.info(part).kind != gguf.GGMLQuantizationType.Q4_1 for part in parts):
+            return None
+        raw = [torch.from_numpy(self.file.raw(part)) for part in parts]                        # uint8 [out, in/32 · 20]
+        return from_q4_1(torch.cat([self._unpair(rows) if self._paired(part) else rows
+                                    for part, rows in zip(parts, raw)]).numpy())
 
-def fill(model: Transformer, source: Source, dtype: torch.dtype, device: torch.device, packed: bool = False) -> None:
+    def _paired(self, name: str) -> bool:
+        return self._paired_rope and name.split(".")[-2] in ("attn_q", "attn_k")
+
+    def _unpair(self, rows: Tensor) -> Tensor:
+        # llama.cpp turns neighbours (0,1), (2,3), …; we turn (0, Dh/2), (1, Dh/2 + 1), …
+        pairs = rows.view(-1, self.config.head_dim // 2, 2, *rows.shape[1:])                   # [heads, Dh/2, 2, …]
+        return pairs.transpose(1, 2).reshape(rows.shape)
+
+
+def fill(model: Transformer, source: Source, dtype: torch.dtype, device: torch.device, packed: bool = False,
+         scheme: str | None = None) -> None:
     """Give every parameter of `model` (which may be on the meta device) its values from `source`.
 
-    packed: lay out each linear layer for oneDNN, where that is possible, as soon as it is filled.
-    Raises LoadError if a tensor is missing or has another shape than the config says; `model` is
-    then not fit for use.
+    packed: lay out each linear layer for oneDNN, where that is possible, as soon as it is filled. scheme: or
+    quantise it, where that is possible; see model/quantized.py. Raises LoadError if a tensor is missing or has
+    another shape than the config says, ValueError if no layer can be quantised; `model` is then not fit for use.
     """
     packed = packed and can_pack(dtype, device)
     tied = model.config.tie_word_embeddings
-    # One buffer for every plain weight that will be packed: freeing each would riddle the heap with holes.
-    plain = torch.empty(_largest_linear(model) if packed else 0)
+    linear = {name: bits_for(name, module, scheme) for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    passing = {name for name, bits in linear.items() if packed or bits}          # those whose plain weight will not stay
+    # One buffer for all of them: freeing each would riddle the heap with holes.
+    plain = torch.empty(_largest(model, passing - {"lm_head"} if tied else passing), device=device)
     # Names, not modules: a list of modules would keep every plain weight alive until its end.
     for name in [name for name, module in model.named_modules() if module._parameters]:
-        module = model.get_submodule(name)
         if tied and name == "lm_head":
             continue
-        pack_this = packed and isinstance(module, torch.nn.Linear)
-        for leaf, parameter in list(module._parameters.items()):
-            if parameter is not None:
-                shape = parameter.shape
-                value = plain[:shape.numel()].view(shape) if pack_this and leaf == "weight" else \
-                    torch.empty(shape, dtype=dtype, device=device)
+        blocks = _blocks(source, f"{name}.weight", model.get_submodule(name).weight.shape) if linear.get(name) == 4 else None
+        for leaf, parameter in list(model.get_submodule(name)._parameters.items()):
+            if parameter is not None and (blocks is None or leaf != "weight"):
+                value = plain[:parameter.numel()].view(parameter.shape) if name in passing and leaf == "weight" else \
+                    torch.empty(parameter.shape, dtype=dtype, device=device)
                 _read(source, f"{name}.{leaf}", value)
-                setattr(module, leaf, torch.nn.Parameter(value, requires_grad=False))
+                setattr(model.get_submodule(name), leaf, torch.nn.Parameter(value, requires_grad=False))
         if tied and name == "embed":
-            model.lm_head.weight = module.weight
-            pack_this, name = packed, "lm_head"         # at once, while little else is in memory
-        if pack_this:
+            model.lm_head.weight, name = model.embed.weight, "lm_head"           # at once, while little else is in memory
+        if linear.get(name):
+            quantize_one(model, name, linear[name], blocks and blocks.to(device))
+        elif name in passing:
             pack_one(model, name)
+    if scheme:
+        check_any_quantized(model, scheme)
 
 
-def _largest_linear(model: Transformer) -> int:
-    """Values of the largest weight that will be packed. A tied lm_head is packed from the table itself."""
-    sizes = [module.weight.numel() for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)
-             and not (name == "lm_head" and model.config.tie_word_embeddings)]
-    return max(sizes)
+def _largest(model: Transformer, names: set[str]) -> int:
+    """Values of the largest weight among these layers."""
+    return max((model.get_submodule(name).weight.numel() for name in names), default=0)
 
 
 def _read(source: Source, name: str, out: Tensor) -> None:
     """Our parameter `name`, its parts stacked along the output, into `out`."""
     parts = source.parts(name)
-    shapes = [source.shape(part) for part in parts]
-    rows = [shape[0] if shape else 0 for shape in shapes]
-    if any((sum(rows), *shape[1:]) != out.shape for shape in shapes):
-        found = ", ".join(f"{part} {list(shape)}" for part, shape in zip(parts, shapes))
-        raise LoadError(f"tensor of the wrong shape: {found}; together the model's config asks for "
-                        f"{list(out.shape)}. The config belongs to other weights.")
+    rows = _rows(source, name, out.shape)
     for part, slot in zip(parts, out.split(rows)):
         source.read_into(part, slot)
+
+
+def _blocks(source: Source, name: str, shape: torch.Size) -> PackedWeight | None:
+    """Our parameter in 4 bits, if the file stores it so."""
+    _rows(source, name, shape)
+    return source.blocks(name)
+
+
+def _rows(source: Source, name: str, shape: torch.Size) -> list[int]:
+    """Rows of each part of our parameter. Raises LoadError unless together they have this shape."""
+    parts = source.parts(name)
+    shapes = [source.shape(part) for part in parts]
+    rows = [found[0] if found else 0 for found in shapes]
+    if any((sum(rows), *found[1:]) != shape for found in shapes):
+        found = ", ".join(f"{part} {list(shape)}" for part, shape in zip(parts, shapes))
+        raise LoadError(f"tensor of the wrong shape: {found}; together the model's config asks for "
+                        f"{list(shape)}. The config belongs to other weights.")
+    return rows
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def test_one_row_reads_the_same_bytes():
 
 def test_another_layout_is_noticed(monkeypatch):
     """A oneDNN with panels of another width still gives right answers, by its own product."""
-    monkeypatch.setattr(packed, "_PANEL", 32)
+    monkeypatch.setattr(packed, "PANEL", 32)
     plain = layer(192, 576)
     layer_ = PackedLinear(plain)
     assert layer_.panels is None
