@@ -67,8 +67,9 @@ class Scheduler:
         self.running: list[Request] = []
         self._arrivals = 0
 
-    def add(self, request: Request) -> None:
-        """Queue a request. Raises ValueError, with the figures, if it can never fit."""
+    def add(self, request: Request, places: int = 1) -> None:
+        """Queue a request. places: so many arrivals are kept for it and those that will be forked off it. Raises
+        ValueError, with the figures, if it can never fit."""
         most = len(request.prompt) + request.max_tokens - 1               # the last token made is never run
         need, have = self._blocks_for(most), self.pool.total
         if need > have:
@@ -79,7 +80,7 @@ class Scheduler:
             raise ValueError(f"request {request.id} may grow to {most:,} tokens and prompts are not chunked; a step "
                              f"runs {self.token_budget:,}. Raise token_budget or allow chunks.")
         request.arrival = self._arrivals
-        self._arrivals += 1
+        self._arrivals += places
         self.waiting.append(request)
 
     def plan(self) -> Plan:
