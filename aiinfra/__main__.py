@@ -5,6 +5,7 @@ An error is one line on stderr and exit status 1 (2 for a wrong argument), never
 
 import argparse
 import sys
+from ast import literal_eval
 from datetime import date
 from pathlib import Path
 
@@ -47,19 +48,7 @@ def parser() -> argparse.ArgumentParser:
     _sampling_arguments(chat, max_tokens=512, temperature=0.7)
 
     bench = _command(commands, "bench", None, "measure, against others where there are any")
-    what = bench.add_subparsers(metavar="what", required=True)
-    for name, text in {"decode": "one request: decode and prefill, against transformers",
-                       "throughput": "64 mixed requests at once: the engine, against transformers' static batches",
-                       "load": "a fresh process: seconds to the first token, peak memory"}.items():
-        one = _command(what, name, run_bench, text)
-        one.set_defaults(what=name)
-        _model_arguments(one, placing=False)
-        one.add_argument("--save", type=Path, metavar="FILE", help="also write the rows and their settings as JSON")
-
-    kernels = _command(what, "kernels", run_bench_kernels, "every Triton kernel: against PyTorch on a GPU; correctness and GPU code without one")
-    kernels.add_argument("--only", nargs="+", metavar="NAME", help="some of them (None: all)")
-    kernels.add_argument("--compile", action="store_true", help="also compile for sm_80, sm_90, sm_100: registers, shared memory, spills")
-    kernels.add_argument("--save", type=Path, metavar="FILE", help="also write the rows and their settings as JSON")
+    _bench_commands(bench.add_subparsers(metavar="what", required=True))
 
     fetch = _command(commands, "fetch", run_fetch, "download a known model into the cache folder, unless it is there")
     fetch.add_argument("name", nargs="?", default="smollm2-135m", help="its name")
@@ -107,18 +96,20 @@ def run_bench(args: argparse.Namespace) -> None:
     import torch
 
     from aiinfra import device
-    from aiinfra.engine import bench
+    from aiinfra.engine import bench, bench_serving, bench_steps
     from aiinfra.perf.timing import save_json
-    measure = {"decode": bench.bench_decode, "load": bench.bench_load,
-               "throughput": bench.bench_throughput}[args.what]
+    measure = {"decode": bench.bench_decode, "load": bench.bench_load, "engine": bench_steps.bench_engine,
+               "throughput": bench_serving.bench_throughput, "latency": bench_serving.bench_latency}[args.what]
+    options = {name: getattr(args, name) for name in args.options} | dict(getattr(args, "set", []))
     print(f"{args.model} on {device.device_name()}, torch {torch.__version__}")
     rows = []
-    for row in measure(args.model):
+    for row in measure(args.model, **options):
         rows.append(row)
         print(row, flush=True)
     if args.save:
         settings = {"command": f"bench {args.what}", "model": str(args.model), "device": device.device_name(),
-                    "torch": torch.__version__, "threads": torch.get_num_threads(), "date": str(date.today())}
+                    "torch": torch.__version__, "threads": torch.get_num_threads(), "date": str(date.today()),
+                    **{name: value.name if isinstance(value, Path) else value for name, value in options.items()}}
         save_json(rows, settings, args.save)
 
 
@@ -175,6 +166,62 @@ def _command(commands: argparse._SubParsersAction, name: str, run, text: str) ->
     sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
     sub.set_defaults(run=run)
     return sub
+
+
+def _bench_commands(what: argparse._SubParsersAction) -> None:
+    """What can be measured, each with its own options."""
+    requests = ("trace", "requests", "seed")
+    for name, text, options in (
+            ("decode", "one request: decode and prefill, against transformers; int4 against llama.cpp", ()),
+            ("throughput", "64 mixed requests at once: the engine, against transformers' static batches and llama.cpp", (*requests, "turns")),
+            ("latency", "the same requests by and by: what users wait for, and what they notice of a long prompt", (*requests, "rate")),
+            ("engine", "where a decode step's time goes, at 1, 8 and 32 requests", ("seed",)),
+            ("load", "a fresh process: seconds to the first token, peak memory", ())):
+        one = _command(what, name, run_bench, text)
+        one.set_defaults(what=name, options=options)
+        _model_arguments(one, placing=False)
+        _trace_arguments(one, options)
+        _save_argument(one)
+
+    kernels = _command(what, "kernels", run_bench_kernels, "every Triton kernel: against PyTorch on a GPU; correctness and GPU code without one")
+    kernels.add_argument("--only", nargs="+", metavar="NAME", help="some of them (None: all)")
+    kernels.add_argument("--compile", action="store_true", help="also compile for sm_80, sm_90, sm_100: registers, shared memory, spills")
+    _save_argument(kernels)
+
+
+def _trace_arguments(sub: argparse.ArgumentParser, options: tuple[str, ...]) -> None:
+    """Those of `options`; and, where there is an engine, its own settings."""
+    if "trace" in options:
+        sub.add_argument("--trace", type=Path, metavar="FILE", help='JSON lines such as {"prompt_tokens": 57, "output_tokens": 80, '
+                         '"arrival_seconds": 0.4}, or with the ids as "prompt" (None: random, seeded)')
+        sub.add_argument("--requests", type=int, default=64, help="without a file: how many, prompts of 16 to 256 tokens, answers of 16 to 128")
+    if "turns" in options:
+        sub.add_argument("--turns", type=int, default=1, help="serve the trace so many times, and take the median")
+    if "rate" in options:
+        sub.add_argument("--rate", type=float, default=1.0, help="requests a second, on average, where the file has no times")
+    if "seed" in options:
+        sub.add_argument("--seed", type=int, default=0, help="of the trace")
+        sub.add_argument("--set", type=_engine_option, action="append", default=[], metavar="OPTION=VALUE",
+                         help="a setting of the engine, such as mode=static or token_budget=128; may be given several times")
+
+
+def _engine_option(text: str) -> tuple[str, object]:
+    """`name=value` for the engine; the value is a number, True, False, or a word."""
+    from inspect import signature
+
+    from aiinfra.engine.engine import Engine
+    name, equals, value = text.partition("=")
+    known = [key for key in signature(Engine).parameters if key != "model"]
+    if not equals or name not in known:
+        raise argparse.ArgumentTypeError(f"{text!r} is not OPTION=VALUE.{nearest(name, known)} Known: {', '.join(known)}.")
+    try:
+        return name, literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
+def _save_argument(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--save", type=Path, metavar="FILE", help="also write the rows and their settings as JSON")
 
 
 def _model_arguments(sub: argparse.ArgumentParser, placing: bool = True) -> None:
