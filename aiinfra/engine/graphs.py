@@ -18,7 +18,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from aiinfra.engine.runner import PagedCache, StepKV
+from aiinfra.engine.runner import PagedCache, StepKV, to_device
 from aiinfra.engine.scheduler import Work
 from aiinfra.model import Transformer
 from aiinfra.perf import launches
@@ -93,10 +93,8 @@ class DecodeGraphs:
 
 
 def _put(buffer: Tensor, rows: list) -> None:
-    """Copy `rows` to the first rows of the buffer. The CPU does not wait: pinned memory is given back, by
-    PyTorch's host allocator, when the copy is done."""
-    values = torch.tensor(rows, dtype=buffer.dtype, pin_memory=buffer.is_cuda)
-    buffer[:len(rows)].copy_(values, non_blocking=True)
+    """Copy `rows` to the first rows of the buffer."""
+    buffer[:len(rows)].copy_(to_device(rows, buffer.dtype, buffer.device))
 
 
 def recorder(device: torch.device) -> Callable[[Replay], Replay]:

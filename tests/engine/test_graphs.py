@@ -146,3 +146,16 @@ def test_padding_through_the_real_kernels(small: Transformer, monkeypatch) -> No
         monkeypatch.setattr(module, "pick_backend", lambda tensor, backend: "triton")
     torch.testing.assert_close(graphs(work), plain, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(cache.k, kept, rtol=1e-3, atol=1e-3)          # rewritten with the same keys
+
+
+def test_a_step_of_decodes_goes_through_the_graph_and_only_that(small: Transformer) -> None:
+    graphs = DecodeGraphs(small, cache_for(small, 40), 4, 8, run_again)
+    used = []
+    runner = Runner(small, graphs.cache, lambda work: used.append(logits := graphs(work)) or logits)
+    half_read = Work(Request("half", [1, 2, 3, 4, 5], 1), 0, 1)             # one token of a prompt, not its last
+    half_read.request.blocks = [30, 31]
+    logits = runner.run(Plan([*decoding([3, 6]), half_read], [], [], []))
+    assert len(logits) == 2 and used[0] is not None and len(used[0]) == 3
+    prompt = Work(Request("all", [1, 2, 3], 1), 0, 3)
+    prompt.request.blocks = [32]
+    assert len(runner.run(Plan([prompt], [], [], []))) == 1 and used[1] is None
