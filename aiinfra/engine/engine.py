@@ -3,12 +3,20 @@
     add ──> waiting ──> │ plan ─> run ─> sample ─> commit │ ──> StepRecord: who ran, what was made, what it cost
     abort ──────────────┴──────────────────────────────────┘
 
+A request for n answers runs its prompt once. Its last row of logits is then drawn from n times, and every
+answer goes on by itself, on the same blocks until it writes into one:
+
+    prompt ──> │ row of logits ├─> a        a#1, a#2 in the records
+                               ├─> a#1
+                               └─> a#2
+
 Token ids in, token ids out: text, stop strings and chat templates are `llm.py`'s. A request that fails
 (logits that are not numbers) ends with finish_reason "error"; the engine goes on. Notebook 12.
 """
 
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 
@@ -17,9 +25,9 @@ from aiinfra.engine.blocks import BlockPool
 from aiinfra.engine.generate import check_ids
 from aiinfra.engine.request import Request
 from aiinfra.engine.runner import PagedCache, Runner
-from aiinfra.engine.sampler import Sampler
+from aiinfra.engine.sampler import Logprob, Sampler, choose
 from aiinfra.engine.sampling_params import SamplingParams
-from aiinfra.engine.scheduler import Mode, Scheduler
+from aiinfra.engine.scheduler import Mode, Plan, Scheduler
 from aiinfra.model import Transformer
 
 _DEFAULT_CACHE_BYTES = 1 << 30
@@ -27,11 +35,14 @@ _DEFAULT_CACHE_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class Made:
-    """A token made for a request, and why it was the last one, if it was: "stop", "length" or "error"."""
+    """A token made for answer `index` of a request, and why it was its last, if it was: "stop", "length" or
+    "error". logprobs: as `Choice` has them, if asked for."""
 
     request_id: str
     token_id: int | None
     finish_reason: str | None
+    index: int = 0
+    logprobs: dict[int, Logprob] | None = None
 
 
 @dataclass(frozen=True)
@@ -51,14 +62,24 @@ class StepRecord:
     sample_seconds: float
 
 
-@dataclass
+@dataclass(eq=False)
 class _Job:
-    """What the engine knows of a request beside what the scheduler does."""
+    """What the engine knows of a request beside what the scheduler does, and its unfinished answers."""
 
-    request: Request
+    id: str
     params: SamplingParams
     stop_ids: frozenset[int]
-    sampler: Sampler = field(repr=False)
+    answers: "dict[int, _Answer]"
+
+
+@dataclass(eq=False)
+class _Answer:
+    """One of the n: a request of its own to the scheduler."""
+
+    job: _Job
+    index: int
+    request: Request
+    sampler: Sampler
 
 
 class Engine:
@@ -80,33 +101,48 @@ class Engine:
         self.scheduler = Scheduler(self.pool, token_budget, max_running, mode, chunked)
         self.runner = Runner(model, PagedCache(model.config, self.pool.total, block_size, model.dtype, model.device))
         self._jobs: dict[str, _Job] = {}
+        self._answers: dict[Request, _Answer] = {}           # those that the scheduler has
 
     def add(self, request_id: str, prompt: list[int], params: SamplingParams, eos_ids: tuple[int, ...] = (),
             priority: int = 0) -> None:
         """Queue a request; lower priority numbers go first. Raises ValueError, and queues nothing, for an id
-        that is in use, a prompt that is empty or has unknown tokens, and what can never fit."""
+        that is in use, a prompt that is empty or has unknown tokens, and what can never fit. Any n fits if one
+        answer does: with few blocks or places, the answers take turns."""
         if request_id in self._jobs:
             raise ValueError(f"request id {request_id!r} is in use: choose another, or wait until it has finished.")
         check_ids(prompt, self.model.config.vocab_size)
-        request = Request(request_id, list(prompt), params.max_tokens, priority)
         stop_ids = frozenset(i for i in (*(() if params.ignore_eos else eos_ids), *params.stop_token_ids)
                              if i < self.model.config.vocab_size)
-        job = _Job(request, params, stop_ids, Sampler(params, self.model.device))
-        self.scheduler.add(request)
+        job = _Job(request_id, params, stop_ids, {})
+        first = self._answer(job, 0, Request(request_id, list(prompt), params.max_tokens, priority))
+        self.scheduler.add(first.request, places=params.n)
+        self._answers[first.request] = first
         self._jobs[request_id] = job
 
-    def abort(self, request_id: str) -> bool:
-        """Drop a request and free its blocks. False if there is none of that id (any more)."""
-        job = self._jobs.pop(request_id, None)
+    def abort(self, request_id: str, index: int | None = None) -> bool:
+        """Drop a request and free its blocks; with `index`, only this answer of it, once it has a token. False if
+        there is none such (any more)."""
+        job = self._jobs.get(request_id)
         if job is None:
             return False
-        self.scheduler.finish(job.request)
-        return True
+        if index is None:
+            dropped = list(job.answers.values())
+        else:
+            dropped = [a for a in job.answers.values() if a.index == index and a.request.made]
+        for answer in dropped:
+            self._finish(answer)
+        return bool(dropped)
 
     @property
     def unfinished(self) -> int:
         """Requests that are waiting or running."""
         return len(self._jobs)
+
+    def stream(self) -> Iterator[StepRecord]:
+        """Step, yielding every record with what was `made`, until nothing is unfinished. Requests may be added and
+        aborted between steps."""
+        while self.unfinished:
+            yield self.step()
 
     def step(self) -> StepRecord:
         """Run one step over whoever is there."""
@@ -117,38 +153,79 @@ class Engine:
         synchronize(self.model.device)
         ran = time.perf_counter()
         made = self._sample(logits, [w.request for w in plan.work if w.last])
-        self.scheduler.commit(plan, {self._jobs[m.request_id].request: m.token_id for m in made if m.token_id is not None})
-        for m in made:
-            if m.finish_reason:
-                self.abort(m.request_id)
+        self._settle(plan, made)
         end = time.perf_counter()
         return StepRecord(
-            tuple((w.request.id, w.start, w.count) for w in plan.work), tuple(made), tuple(r.id for r in plan.admitted),
+            tuple((w.request.id, w.start, w.count) for w in plan.work), tuple(m for _, m in made), tuple(r.id for r in plan.admitted),
             tuple(r.id for r in plan.preempted), len(self.scheduler.waiting), self.pool.free, self.pool.cached, self.pool.used,
             planned - start, ran - planned, end - ran)
 
-    @torch.inference_mode()
-    def _sample(self, logits: torch.Tensor | None, requests: list[Request]) -> list[Made]:
-        """The next token of each request, from its row of logits [R, V]."""
+    def _sample(self, logits: torch.Tensor | None, requests: list[Request]) -> list[tuple[_Answer, Made]]:
+        """The next token of each request, from its row of logits [R, V]; n first tokens if its prompt was just read."""
         if not requests:
             return []
-        best, ids = logits.max(-1)                                    # all rows at once; NaN counts as the largest
-        greedy, sound = ids.tolist(), torch.isfinite(best).tolist()
-        made = []
+        takers, rows_of = [], []
         for row, request in enumerate(requests):
-            job = self._jobs[request.id]
-            if not sound[row]:
-                made.append(Made(request.id, None, "error"))
-                continue
-            held = job.stop_ids if request.made < job.params.min_tokens else ()
-            if job.params.greedy and greedy[row] not in held:
-                token = greedy[row]
-            else:
-                allowed = logits[row]
-                if held:
-                    allowed = allowed.clone()
-                    allowed[list(held)] = -torch.inf
-                token = job.sampler(allowed)
-            reason = "stop" if token in job.stop_ids else "length" if request.made + 1 == request.max_tokens else None
-            made.append(Made(request.id, token, reason))
+            sharing = self._sharing(self._answers[request])
+            takers += sharing
+            rows_of += [row] * len(sharing)
+        if len(takers) > len(requests):
+            logits = logits[rows_of]
+        choices = choose(logits, [a.sampler.row(a.job.stop_ids if a.request.made < a.job.params.min_tokens else ()) for a in takers])
+        made = []
+        for answer, (token, logprobs) in zip(takers, choices):
+            if token is not None:
+                answer.sampler.took(token)
+            made.append((answer, Made(answer.job.id, token, _ending(answer, token), answer.index, logprobs)))
         return made
+
+    def _sharing(self, answer: _Answer) -> list[_Answer]:
+        """Whose next token comes from this answer's logits: its own, or all n when their prompt has just been read."""
+        job, request = answer.job, answer.request
+        if request.made or job.params.n == 1:
+            return [answer]
+        for index in range(1, job.params.n):
+            self._answer(job, index, Request(f"{job.id}#{index}", request.prompt, request.max_tokens, request.priority))
+        return list(job.answers.values())
+
+    def _settle(self, plan: Plan, made: list[tuple[_Answer, Made]]) -> None:
+        """Append the tokens, let the answers that have just begun run by themselves, and those that ended go."""
+        self.scheduler.commit(plan, {a.request: m.token_id for a, m in made if a.request in self._answers and m.token_id is not None})
+        for answer, m in made:
+            if answer.request not in self._answers and not m.finish_reason:
+                self._branch(answer, m.token_id)
+        for answer, m in made:
+            if m.finish_reason:
+                self._finish(answer)
+
+    def _branch(self, answer: _Answer, token: int) -> None:
+        """Start an answer beside the first one: on its blocks if there is a place to run in, else in the queue."""
+        parent, child = answer.job.answers[0].request, answer.request
+        if len(self.scheduler.running) < self.scheduler.max_running:
+            self.scheduler.fork(parent, child)
+        else:
+            self.scheduler.add(child)
+        child.tokens = [*child.prompt, token]
+        child.arrival = parent.arrival + answer.index        # before all who came later
+        self._answers[child] = answer
+
+    def _answer(self, job: _Job, index: int, request: Request) -> _Answer:
+        job.answers[index] = _Answer(job, index, request, Sampler(job.params, request.prompt, index))
+        return job.answers[index]
+
+    def _finish(self, answer: _Answer) -> None:
+        job = answer.job
+        del job.answers[answer.index]
+        if self._answers.pop(answer.request, None):
+            self.scheduler.finish(answer.request)
+        if not job.answers:
+            del self._jobs[job.id]
+
+
+def _ending(answer: _Answer, token: int | None) -> str | None:
+    """Why an answer ends with this token, its next; None if it goes on."""
+    if token is None:
+        return "error"
+    if token in answer.job.stop_ids:
+        return "stop"
+    return "length" if answer.request.made + 1 == answer.request.max_tokens else None

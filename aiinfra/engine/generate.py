@@ -14,41 +14,35 @@ import torch
 from torch import Tensor
 
 from aiinfra.device import synchronize
-from aiinfra.engine.sampler import Sampler
+from aiinfra.engine.sampler import Logprob, Sampler
 from aiinfra.engine.sampling_params import SamplingParams
 from aiinfra.model import KVCache, Transformer
 
 
 @dataclass(frozen=True)
 class TokenStep:
-    """One token made: its id, how many tokens the model had to run for it, and how long that took."""
+    """One token made: its id, how many tokens the model had to run for it, and how long that took; and, if
+    `params.logprobs` asked for it, how likely it and others were."""
 
     token_id: int
     tokens_run: int
     step_seconds: float
-
-
-def next_token(logits: Tensor, sampler: Sampler, banned: list[int]) -> int:
-    """The sampler's choice from logits [V], with some ids ruled out."""
-    if banned:
-        logits = logits.clone()
-        logits[banned] = -torch.inf
-    return sampler(logits)
+    logprobs: dict[int, Logprob] | None = None
 
 
 def generate_naive(model: Transformer, prompt: list[int], params: SamplingParams,
-                   eos_ids: tuple[int, ...] = ()) -> Iterator[TokenStep]:
+                   eos_ids: tuple[int, ...] = (), answer: int = 0) -> Iterator[TokenStep]:
     """Recompute the whole sequence for every token. Ends after max_tokens or at an end of sequence,
-    which is the last token yielded. prompt: token ids, at least one."""
+    which is the last token yielded. prompt: token ids, at least one. answer: which of `params.n` is made."""
     def forward(tokens: list[int]) -> tuple[Tensor, int]:
         hidden = model.hidden(torch.tensor([tokens], device=model.device))            # [1, T, D]
         return model.lm_head(hidden[:, -1])[0], len(tokens)
 
-    yield from _loop(model, prompt, params, eos_ids, forward)
+    yield from _loop(model, prompt, params, eos_ids, answer, forward)
 
 
 def generate_cached(model: Transformer, prompt: list[int], params: SamplingParams,
-                    eos_ids: tuple[int, ...] = ()) -> Iterator[TokenStep]:
+                    eos_ids: tuple[int, ...] = (), answer: int = 0) -> Iterator[TokenStep]:
     """As `generate_naive`, keeping keys and values: after the prompt, one token is run per token made."""
     # The last token made is never run, so it needs no slot.
     cache = KVCache(model.config, len(prompt) + params.max_tokens - 1, dtype=model.dtype, device=model.device)
@@ -59,7 +53,7 @@ def generate_cached(model: Transformer, prompt: list[int], params: SamplingParam
         hidden = model.hidden(torch.tensor([new], device=model.device), positions, cache)
         return model.lm_head(hidden[:, -1])[0], len(new)
 
-    yield from _loop(model, prompt, params, eos_ids, forward)
+    yield from _loop(model, prompt, params, eos_ids, answer, forward)
 
 
 def check_ids(prompt: list[int], vocab_size: int) -> None:
@@ -71,19 +65,19 @@ def check_ids(prompt: list[int], vocab_size: int) -> None:
             raise ValueError(f"token id {token} is outside the vocabulary of {vocab_size:,}.")
 
 
-def _loop(model: Transformer, prompt: list[int], params: SamplingParams, eos_ids: tuple[int, ...],
+def _loop(model: Transformer, prompt: list[int], params: SamplingParams, eos_ids: tuple[int, ...], answer: int,
           forward: Callable[[list[int]], tuple[Tensor, int]]) -> Iterator[TokenStep]:
     check_ids(prompt, model.config.vocab_size)
-    sampler = Sampler(params, model.device)
+    sampler = Sampler(params, prompt, answer)
     stop_ids = list(dict.fromkeys((*(() if params.ignore_eos else eos_ids), *params.stop_token_ids)))
     tokens = list(prompt)
     for made in range(params.max_tokens):
         start = time.perf_counter()
         with torch.inference_mode():
             logits, tokens_run = forward(tokens)
-            token = next_token(logits, sampler, stop_ids if made < params.min_tokens else [])
+            choice = sampler.choose(logits, stop_ids if made < params.min_tokens else ())
         synchronize(model.device)
-        tokens.append(token)
-        yield TokenStep(token, tokens_run, time.perf_counter() - start)
-        if token in stop_ids:
+        tokens.append(choice.token_id)
+        yield TokenStep(choice.token_id, tokens_run, time.perf_counter() - start, choice.logprobs)
+        if choice.token_id in stop_ids:
             return

@@ -10,7 +10,7 @@ Text lives here and nowhere below. Whatever interrupts a call, its requests leav
 
 import inspect
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from aiinfra.engine.engine import Engine, Made
 from aiinfra.engine.generate import check_ids
+from aiinfra.engine.sampler import Logprob
 from aiinfra.engine.sampling_params import SamplingParams
 from aiinfra.errors import nearest
 from aiinfra.model import DEFAULT_MODEL, StreamDecoder, Tokenizer, load
@@ -30,12 +31,15 @@ Message = dict[str, Any]
 
 @dataclass
 class CompletionOutput:
-    """One answer. finish_reason: "stop" (end of sequence, stop string or id), "length", "error" (the logits were
-    not numbers), or None while it grows."""
+    """One answer of a request's n. finish_reason: "stop" (end of sequence, stop string or id), "length", "error"
+    (the logits were not numbers), or None while it grows. logprobs: for each token, {token id: Logprob} of itself
+    and of the likeliest; cumulative_logprob: the sum over the tokens made; both None unless asked for."""
 
     index: int
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
+    cumulative_logprob: float | None = None
+    logprobs: list[dict[int, Logprob]] | None = None
     finish_reason: str | None = None
 
 
@@ -72,7 +76,7 @@ class LLM:
         self.max_model_len = max_model_len or limit
         self.engine = Engine(self.model, max_model_len=self.max_model_len, **engine_options)
         self._request_numbers = count()
-        self._answers: dict[str, _Answer] = {}
+        self._answers: dict[tuple[str, int], _Answer] = {}       # by request id and index
 
     def generate(self, prompts: Prompt | Sequence[Prompt], sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
                  use_tqdm: bool | None = None) -> list[RequestOutput]:
@@ -83,10 +87,9 @@ class LLM:
         """
         prompts = [prompts] if isinstance(prompts, str | dict) or _is_ids(prompts) else list(prompts)
         params = self._params_for(prompts, sampling_params)
-        requests = [self._request(prompt) for prompt in prompts]        # all are checked before any is run
-        answers = [_Answer(request, one, self.tokenizer) for request, one in zip(requests, params)]
+        requests = [self._request(prompt, one) for prompt, one in zip(prompts, params)]     # all are checked before any is run
         with tqdm(total=len(requests), desc="requests", disable=None if use_tqdm is None else not use_tqdm) as bar:
-            for _ in self._serve(answers):
+            for _ in self._serve(requests, params):
                 bar.update(sum(request.finished for request in requests) - bar.n)
         return requests
 
@@ -100,8 +103,7 @@ class LLM:
     def stream(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> Iterator[RequestOutput]:
         """As `generate` for one prompt, yielding the growing output after every token. Text only grows."""
         params = sampling_params or SamplingParams()
-        answer = _Answer(self._request(prompt), params, self.tokenizer)
-        return self._follow(answer)
+        return self._follow(self._request(prompt, params), params)
 
     def _params_for(self, prompts: list[Prompt], params: SamplingParams | Sequence[SamplingParams] | None) -> list[SamplingParams]:
         given = params if isinstance(params, list | tuple) else [params or SamplingParams()]
@@ -114,7 +116,7 @@ class LLM:
             raise ValueError(f"{len(params)} sampling_params for {len(prompts)} prompts: give one for all, or one each.")
         return list(params)
 
-    def _request(self, prompt: Prompt) -> RequestOutput:
+    def _request(self, prompt: Prompt, params: SamplingParams) -> RequestOutput:
         if isinstance(prompt, dict):                         # vLLM's other form
             prompt = prompt.get("prompt", prompt.get("prompt_token_ids"))
         if isinstance(prompt, str):
@@ -127,60 +129,68 @@ class LLM:
         if len(ids) >= self.max_model_len:
             raise ValueError(f"the prompt is {len(ids):,} tokens; the context is {self.max_model_len:,}, and one is "
                              "needed for the answer. Shorten the prompt.")
-        return RequestOutput(str(next(self._request_numbers)), text, ids, [CompletionOutput(0)])
+        return RequestOutput(str(next(self._request_numbers)), text, ids, [CompletionOutput(i) for i in range(params.n)])
 
-    def _follow(self, answer: "_Answer") -> Iterator[RequestOutput]:
+    def _follow(self, request: RequestOutput, params: SamplingParams) -> Iterator[RequestOutput]:
         """Yield a request whenever it has grown, by this call's steps or by another's."""
-        shown, out = 0, answer.request.outputs[0]
-        for _ in self._serve([answer]):
-            if len(out.token_ids) > shown:
-                shown = len(out.token_ids)
-                yield answer.request
-        if len(out.token_ids) > shown:
-            yield answer.request
+        shown, ended = 0, False
+        for _ in self._serve([request], [params]):
+            made = sum(len(out.token_ids) for out in request.outputs)
+            if made > shown or request.finished:
+                shown, ended = made, request.finished
+                yield request
+        if not ended:                                        # another's step made its last token
+            yield request
 
-    def _serve(self, answers: list["_Answer"]) -> Iterator[list["_Answer"]]:
-        """Run `answers` to their ends; after each engine step, yield those that grew."""
+    def _serve(self, requests: list[RequestOutput], params: list[SamplingParams]) -> Iterator[None]:
+        """Run `requests` to their ends, yielding after each engine step."""
         try:
-            for answer in answers:
-                prompt = answer.request.prompt_token_ids
-                params = with_max_tokens(answer.params, self.max_model_len - len(prompt))
-                eos = () if params.ignore_eos else self.tokenizer.eos_ids
-                answer.silent = {*eos, *params.stop_token_ids}
-                self._answers[answer.request.request_id] = answer
-                self.engine.add(answer.request.request_id, prompt, params, eos)
-            while not all(answer.request.finished for answer in answers):
-                yield [self._hand_out(made) for made in self.engine.step().made]
+            for request, one in zip(requests, params):
+                one = with_max_tokens(one, self.max_model_len - len(request.prompt_token_ids))
+                eos = () if one.ignore_eos else self.tokenizer.eos_ids
+                for out in request.outputs:
+                    self._answers[request.request_id, out.index] = _Answer(out, one, {*eos, *one.stop_token_ids}, self.tokenizer)
+                self.engine.add(request.request_id, request.prompt_token_ids, one, eos)
+            while not all(request.finished for request in requests):
+                for made in self.engine.step().made:
+                    self._hand_out(made)
+                yield
         finally:                                             # also on Ctrl-C, or when a stream is dropped half-way
-            for answer in answers:
-                self.engine.abort(answer.request.request_id)
-                self._answers.pop(answer.request.request_id, None)
+            for request in requests:
+                self.engine.abort(request.request_id)
+                for out in request.outputs:
+                    self._answers.pop((request.request_id, out.index), None)
 
-    def _hand_out(self, made: Made) -> "_Answer":
-        answer = self._answers[made.request_id]
+    def _hand_out(self, made: Made) -> None:
+        answer = self._answers[made.request_id, made.index]
         answer.push(made)
-        if answer.request.finished:
-            self.engine.abort(made.request_id)               # a stop string: the engine knows no text
-        return answer
+        if answer.out.finish_reason and not made.finish_reason:
+            self.engine.abort(made.request_id, made.index)   # a stop string: the engine knows no text
 
 
 class _Answer:
-    """One request's text, as its tokens come in."""
+    """One answer's text, as its tokens come in."""
 
-    def __init__(self, request: RequestOutput, params: SamplingParams, tokenizer: Tokenizer) -> None:
-        self.request, self.params = request, params
+    def __init__(self, out: CompletionOutput, params: SamplingParams, silent: set[int], tokenizer: Tokenizer) -> None:
+        self.out, self.params, self.tokenizer = out, params, tokenizer
+        self.silent = silent                                 # ids that end an answer and are not shown
         self.decoder = StreamDecoder(tokenizer)
-        self.silent: set[int] = set()                        # ids that end an answer and are not shown
         self.decoded = ""                                    # the text shown may lag behind it
         self.protected = 0                                   # characters of the first min_tokens: no stop string in there
+        if params.logprobs is not None:
+            out.logprobs, out.cumulative_logprob = [], 0.0
 
     def push(self, made: Made) -> None:
         """Add one token; sets finish_reason at the end."""
-        out = self.request.outputs[0]
+        out = self.out
         if made.token_id is not None:
             out.token_ids.append(made.token_id)
             if made.token_id not in self.silent:
                 self.decoded += self.decoder.push(made.token_id)
+        if made.logprobs is not None:
+            out.logprobs.append({i: replace(one, decoded_token=self.tokenizer.decode([i], skip_special_tokens=False))
+                                 for i, one in made.logprobs.items()})
+            out.cumulative_logprob += made.logprobs[made.token_id].logprob
         if made.finish_reason:
             self.decoded += self.decoder.flush()
         if len(out.token_ids) <= self.params.min_tokens:

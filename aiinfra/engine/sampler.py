@@ -1,53 +1,234 @@
-"""From logits to the next token: temperature, then top-k, then top-p, then one draw.
+"""From logits to the next token: all rows of a step at once, and one wait for the device.
 
-    logits [V] ─ /temperature ─ keep k ─ keep mass p ─ softmax ─ draw ─> id
+    logits [R, V] ─ repetition penalty, bans ─┬─ greedy rows: argmax ──────────────────────────────────┐
+                                              └─ others: temperature ─ top-k ─ top-p ─ min-p ─ one draw ┴─> ids [R]
 
-Each request draws from a generator of its own, so its tokens do not depend on who else is being served.
+    likelihood   exp((logit - best) / temperature): 1 for the likeliest token of the row
+    floor        top-k, top-p and min-p each say how likely a token must at least be; the strictest counts
+    weight       likelihood · 2^40 as an integer, 0 below the floor
+    draw         the first token at which the running sum of the weights exceeds u · their total
+
+Invariant: a token depends on its own row of logits, its request's seed and its place in the answer, and on
+nothing else in the batch. A sum of floats depends on the order of its terms, and that on the shape of the batch;
+a sum of integers does not. And u comes from no generator that others could advance: it is a hash of (seed, answer,
+place). So a preempted request has no state to save, and any place can be drawn again. The order of the four is
+transformers'. Notebook 12.
 """
+
+import hashlib
+import secrets
+import struct
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from aiinfra.engine.sampling_params import SamplingParams
 
-
 NOT_FINITE = ("the model's logits are not finite numbers: its weights are damaged, or float16 overflowed. "
               "Load it with dtype='float32' or 'bfloat16'.")
 
+_ONE = 1 << 40              # weight of the likeliest token; a vocabulary of 2^23 such still fits in 64 bits
+_COLDEST = 1e-30            # a temperature below is not told from 0 by float32
+_CANDIDATES = (64, 4096)    # tokens in which top-p is looked for before all are sorted
+
+
+class Row(NamedTuple):
+    """How one row of logits becomes a token."""
+
+    params: SamplingParams
+    u: float = 0.0                          # what is drawn with, from `uniform`; greedy rows need none
+    seen: Collection[int] = ()              # prompt and made so far: what repetition_penalty bears on
+    banned: Collection[int] = ()            # ids that must not be chosen
+
+
+@dataclass(frozen=True)
+class Logprob:
+    """A token's log-probability under the model alone (before penalties, temperature and cuts, as in vLLM), and
+    its rank: 1 is the likeliest."""
+
+    logprob: float
+    rank: int
+    decoded_token: str | None = None
+
+
+class Choice(NamedTuple):
+    """The token of a row, None if its logits were not numbers; and, if asked for, the log-probabilities of this
+    token (first) and of the `params.logprobs` likeliest."""
+
+    token_id: int | None
+    logprobs: dict[int, Logprob] | None = None
+
 
 class Sampler:
-    """Chooses tokens for one request; keeps that request's random state."""
+    """One answer's part in it: the parameters, how many tokens it has and, for the penalty, which. Nothing random
+    is kept."""
 
-    def __init__(self, params: SamplingParams, device: torch.device) -> None:
-        self.params = params
-        self.generator = torch.Generator(device)
-        if params.seed is not None:
-            self.generator.manual_seed(params.seed)
-        elif not params.greedy:
-            self.generator.seed()
+    def __init__(self, params: SamplingParams, prompt: Sequence[int] = (), answer: int = 0) -> None:
+        self.params, self.answer, self.place = params, answer, 0
+        self.seed = secrets.randbits(64) if params.seed is None else params.seed
+        self._prompt, self._seen = prompt, None                          # a set only once it is needed: many may wait
+
+    def row(self, banned: Collection[int] = (), ahead: Sequence[int] = ()) -> Row:
+        """How to choose the next token; or the one after `ahead`, if the tokens there are guesses yet to be made."""
+        u = 0.0 if self.params.greedy else uniform(self.seed, self.answer, self.place + len(ahead))
+        if self.params.repetition_penalty == 1:
+            return Row(self.params, u, (), banned)
+        if self._seen is None:
+            self._seen = set(self._prompt)
+        return Row(self.params, u, self._seen.union(ahead) if ahead else self._seen, banned)
+
+    def took(self, token: int) -> None:
+        """The answer has grown by this token."""
+        self.place += 1
+        if self._seen is not None:
+            self._seen.add(token)
+
+    def choose(self, logits: Tensor, banned: Collection[int] = ()) -> Choice:
+        """The next token, from logits [V]. Raises ValueError if they are not numbers."""
+        [choice] = choose(logits[None], [self.row(banned)])
+        if choice.token_id is None:
+            raise ValueError(NOT_FINITE)
+        self.took(choice.token_id)
+        return choice
 
     def __call__(self, logits: Tensor) -> int:
-        """logits: [V] -> a token id. Raises ValueError if they are not numbers."""
-        if not torch.isfinite(logits.max()):               # before drawing: on a GPU a draw from NaN ends the process
-            raise ValueError(NOT_FINITE)
-        if self.params.greedy:
-            token = logits.argmax()
-        else:
-            token = torch.multinomial(probabilities(logits, self.params), 1, generator=self.generator)
-        return int(token)
+        """As `choose`, the token id alone."""
+        return self.choose(logits).token_id
+
+
+def uniform(seed: int, answer: int, place: int) -> float:
+    """The number in [0, 1) that draws token `place` of answer number `answer` to a request with this seed."""
+    key = struct.pack("<QQQ", seed & (1 << 64) - 1, answer, place)
+    return (int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 11) / (1 << 53)
+
+
+@torch.inference_mode()
+def choose(logits: Tensor, rows: Sequence[Row]) -> list[Choice]:
+    """logits [R, V], on any device, and how to read each row -> a choice each. The logits are not changed."""
+    edited = _edit(logits, rows)
+    best, ids = edited.max(-1)                                           # NaN counts as the largest
+    drawn = [i for i, row in enumerate(rows) if not row.params.greedy]
+    for group in _groups(drawn, logits):
+        at, some = _upload(group, torch.int64, logits), [rows[i] for i in group]
+        ids.index_copy_(0, at, draw(token_weights(edited[at], [row.params for row in some]), [row.u for row in some]))
+    told = [i for i, row in enumerate(rows) if row.params.logprobs is not None]
+    most = min(max((rows[i].params.logprobs for i in told), default=0), logits.shape[-1])
+    parts = [best.double(), ids.double()]                                # a double holds every id
+    parts += [_report(logits, ids, _upload(group, torch.int64, logits), most).flatten() for group in _groups(told, logits)]
+    flat = torch.cat(parts).tolist()                                     # the one wait
+    tokens = [int(i) if abs(top) < torch.inf else None for top, i in zip(flat, flat[len(rows):2 * len(rows)])]
+    choices = [Choice(token) for token in tokens]
+    for n, i in enumerate(told):
+        if tokens[i] is not None:
+            start = 2 * len(rows) + n * (2 + 2 * most)
+            choices[i] = Choice(tokens[i], _read(tokens[i], flat[start:start + 2 + 2 * most], rows[i].params.logprobs))
+    return choices
+
+
+def token_weights(logits: Tensor, params: Sequence[SamplingParams]) -> Tensor:
+    """logits [R, V], temperatures above 0 -> int64 [R, V]: divided by its sum, a row is the distribution that
+    is drawn from. Tokens as likely as the last one kept are kept too."""
+    settings = _upload([(max(p.temperature, _COLDEST), p.top_p, p.min_p) for p in params], torch.float64, logits)
+    temperature, top_p, min_p = settings.unsqueeze(-1).unbind(1)         # [R, 1] each
+    logits = logits.float()
+    likelihood = (logits - logits.amax(-1, keepdim=True)).div_(temperature.float()).exp_()
+    top_k = [p.top_k if 0 < p.top_k < logits.shape[-1] else 0 for p in params]
+    if any(top_k):
+        likelihood.mul_(likelihood >= _kth(likelihood, top_k))
+    if any(p.top_p < 1 for p in params):
+        likelihood.mul_(likelihood >= _nucleus(likelihood, top_p, [i for i, p in enumerate(params) if p.top_p < 1]))
+    if any(p.min_p > 0 for p in params):
+        likelihood.mul_(likelihood >= min_p.float())
+    return likelihood.mul_(_ONE).long()
 
 
 def probabilities(logits: Tensor, params: SamplingParams) -> Tensor:
-    """The distribution [V] in float32 that a draw is taken from; it sums to 1."""
-    logits = logits.float()
-    logits = (logits - logits.max()) / params.temperature    # so that a tiny temperature cannot overflow
-    if 0 < params.top_k < len(logits):
-        smallest_kept = logits.topk(params.top_k).values[-1]
-        logits = logits.masked_fill(logits < smallest_kept, -torch.inf)
-    probs = logits.softmax(-1)
-    if params.top_p < 1:
-        ordered, ids = probs.sort(descending=True)
-        before = ordered.cumsum(-1) - ordered                # mass of the likelier ones; the first is always kept
-        probs = probs.index_fill(-1, ids[before >= params.top_p], 0.0)
-        probs = probs / probs.sum()
-    return probs
+    """The distribution [V] in float32 that one request's token is drawn from, from logits [V]."""
+    weights = token_weights(logits[None], [params])[0].double()
+    return (weights / weights.sum()).float()
+
+
+def draw(weights: Tensor, u: Sequence[float]) -> Tensor:
+    """weights [R, V] and R numbers in [0, 1) -> ids [R]. A weight of 0 is never drawn."""
+    sums = weights.cumsum(-1)
+    total = sums[:, -1:]
+    goal = (_upload(u, torch.float64, weights)[:, None] * total).long().minimum(total - 1)
+    return torch.searchsorted(sums, goal, right=True).squeeze(-1).clamp(max=weights.shape[-1] - 1)   # NaN: any id
+
+
+def _groups(rows: list[int], logits: Tensor) -> list[list[int]]:
+    """Rows that are worked on together: a GPU takes all at once; a CPU's cache holds one row, not a batch of them."""
+    return [rows] if logits.is_cuda and rows else [[row] for row in rows]
+
+
+def _kth(likelihood: Tensor, top_k: list[int]) -> Tensor:
+    """The top_k-th largest of each row [R, 1]; 0 where top_k is 0."""
+    k = _upload(top_k, torch.int64, likelihood)[:, None]
+    return likelihood.topk(max(top_k)).values.gather(-1, (k - 1).clamp(min=0)).mul_(k > 0)
+
+
+def _nucleus(likelihood: Tensor, top_p: Tensor, limited: list[int]) -> Tensor:
+    """The likelihood [R, 1] of the last token that rows `limited` need to reach top_p [R, 1]; 0 in the others."""
+    vocabulary = likelihood.shape[-1]
+    goal = (likelihood * _ONE).long().sum(-1, keepdim=True) * top_p
+    floor = torch.zeros_like(likelihood[:, :1])
+    rows = _upload(limited, torch.int64, likelihood)
+    # A CPU sorts slowly and asks cheaply whether it can stop; a GPU the other way round.
+    sizes = () if likelihood.is_cuda else [size for size in _CANDIDATES if size < vocabulary]
+    for size in (*sizes, vocabulary):
+        some = likelihood[rows]
+        ordered = some.topk(size).values if size < vocabulary else some.sort(-1, descending=True).values
+        weight = (ordered * _ONE).long()
+        inside = weight.cumsum(-1) - weight < goal[rows]                 # the likelier ones alone do not reach it
+        floor[rows] = ordered.gather(-1, (inside.sum(-1, keepdim=True) - 1).clamp(min=0))
+        if size < vocabulary:
+            rows = rows[inside[:, -1]]                                   # not reached yet: look further
+            if not len(rows):
+                break
+    return floor
+
+
+def _edit(logits: Tensor, rows: Sequence[Row]) -> Tensor:
+    """The logits after repetition penalties and bans; themselves, if no row has any."""
+    penalised = [i for i, row in enumerate(rows) if row.params.repetition_penalty != 1 and row.seen]
+    banned = [(i, token) for i, row in enumerate(rows) for token in row.banned]
+    if not penalised and not banned:
+        return logits
+    logits = logits.to(torch.float32, copy=True)
+    if penalised:
+        lengths = torch.tensor([len(rows[i].seen) for i in penalised])
+        at = _upload(torch.tensor(penalised).repeat_interleave(lengths), torch.int64, logits)
+        seen = _upload(list(chain.from_iterable(rows[i].seen for i in penalised)), torch.int64, logits)
+        penalty = torch.tensor([rows[i].params.repetition_penalty for i in penalised]).repeat_interleave(lengths)
+        penalty, values = _upload(penalty, torch.float32, logits), logits[at, seen]
+        logits[at, seen] = torch.where(values < 0, values * penalty, values / penalty)   # twice seen: written twice, the same
+    if banned:
+        logits[tuple(_upload(list(zip(*banned)), torch.int64, logits))] = -torch.inf
+    return logits
+
+
+def _report(logits: Tensor, ids: Tensor, told: Tensor, most: int) -> Tensor:
+    """[rows told, 2 + 2·most]: the choice's log-probability and rank; ids and log-probabilities of the likeliest."""
+    logprobs = logits[told].float().log_softmax(-1)
+    chosen = logprobs.gather(-1, ids[told, None])
+    rank = (logprobs > chosen).sum(-1, keepdim=True) + 1
+    top = logprobs.topk(most)
+    return torch.cat([part.double() for part in (chosen, rank, top.indices, top.values)], -1)
+
+
+def _read(token: int, row: list[float], wanted: int) -> dict[int, Logprob]:
+    """A row of `_report` as a dictionary, the chosen token first."""
+    (logprob, rank), most = row[:2], (len(row) - 2) // 2
+    found = {token: Logprob(logprob, int(rank))}
+    for place in range(min(wanted, most)):
+        found.setdefault(int(row[2 + place]), Logprob(row[2 + most + place], place + 1))
+    return found
+
+
+def _upload(values: Sequence | Tensor, dtype: torch.dtype, like: Tensor) -> Tensor:
+    """A small tensor on the device of `like`, without waiting for it."""
+    return torch.as_tensor(values, dtype=dtype).to(like.device, non_blocking=True)
