@@ -1,7 +1,7 @@
 """Who runs in the next step? Pure Python over integers: no tensor, no model, no clock.
 
     step:   │ decode │ decode │ decode │ chunk of a prompt ······ │   at most `token_budget` tokens
-              every running request first,   then prompts, in pieces
+              every running request first,   then prompts, in pieces: beside decodes at most `chunk_tokens`
 
 Rules: first come first served within a priority. A running request that needs a block when none can be
 had pushes out the youngest, which starts again later (recomputation; its full blocks stay in the cache as
@@ -55,13 +55,16 @@ class Scheduler:
     """Plans steps over the requests added to it. `plan`, run it, `commit`; again."""
 
     def __init__(self, pool: BlockPool, token_budget: int = 512, max_running: int = 32,
-                 mode: Mode = "continuous", chunked: bool = True) -> None:
+                 mode: Mode = "continuous", chunked: bool = True, chunk_tokens: int | None = None) -> None:
         if mode not in ("one", "static", "continuous"):
             raise ValueError(f"mode={mode!r} is not known. Use 'one', 'static' or 'continuous'.")
         if max_running < 1 or token_budget < max_running:
             raise ValueError(f"token_budget={token_budget}, max_running={max_running}; a step must have room for one "
                              "token of every running request: token_budget >= max_running >= 1.")
+        if chunk_tokens is not None and chunk_tokens < 1:
+            raise ValueError(f"chunk_tokens={chunk_tokens}; a prompt must move by at least 1 token a step. None: by token_budget.")
         self.pool, self.token_budget, self.mode, self.chunked = pool, token_budget, mode, chunked
+        self.chunk_tokens = token_budget if chunk_tokens is None or not chunked else min(chunk_tokens, token_budget)
         self.max_running = 1 if mode == "one" else max_running
         self.waiting: list[Request] = []
         self.running: list[Request] = []
@@ -90,7 +93,7 @@ class Scheduler:
         preempted: list[Request] = []
         # Decodes before chunks: a long prompt must not delay those who are being served.
         for request in sorted(self.running, key=lambda r: (r.pending > 1, r.age)):
-            count = self._piece(request, self.token_budget - sum(work.values()))
+            count = self._piece(request, self._budget(request, work))
             if request.status == "running" and count:
                 if self._make_room(request, count, work, preempted):
                     copies += self._reserve(request, count)
@@ -129,6 +132,15 @@ class Scheduler:
         child.status = "running"
         self.running.append(child)
 
+    def _budget(self, request: Request, work: dict[Request, int]) -> int:
+        """Tokens that are left to `request` in a step that has this `work` already. The chunk is shared by all
+        prompts of the step: those who decode wait for their sum. With nobody to wait, it is not used."""
+        left = self.token_budget - sum(work.values())
+        decodes = sum(r.pending == 1 for r in work)
+        if decodes == 0 or request.pending == 1:
+            return left
+        return max(0, min(left, self.chunk_tokens - (sum(work.values()) - decodes)))
+
     def _piece(self, request: Request, budget: int) -> int:
         """How many of its pending tokens may run now."""
         if request.pending <= budget:
@@ -152,7 +164,7 @@ class Scheduler:
         if self.mode != "continuous" and self.running:
             return admitted
         for request in sorted(self.waiting, key=lambda r: r.age):
-            budget = self.token_budget - sum(work.values())
+            budget = self._budget(request, work)
             if len(self.running) >= self.max_running or budget == 0:
                 break
             found = self.pool.match(request.tokens)

@@ -42,10 +42,11 @@ class Traffic(RuleBasedStateMachine):
     """Requests arrive, fork, are aborted and finish, in any order, on pools of any size."""
 
     @initialize(total=st.integers(2, 12), size=st.integers(1, 5), budget=st.integers(4, 24), running=st.integers(1, 4),
-                mode=st.sampled_from(["one", "static", "continuous"]), caching=st.booleans(), chunked=st.booleans())
-    def begin(self, total, size, budget, running, mode, caching, chunked) -> None:
+                mode=st.sampled_from(["one", "static", "continuous"]), caching=st.booleans(), chunked=st.booleans(),
+                chunk=st.none() | st.integers(1, 12))
+    def begin(self, total, size, budget, running, mode, caching, chunked, chunk) -> None:
         self.pool = BlockPool(total, size, caching)
-        self.scheduler = Scheduler(self.pool, max(budget, running), running, mode, chunked)
+        self.scheduler = Scheduler(self.pool, max(budget, running), running, mode, chunked, chunk)
         self.cache, self.requests, self.count = Cache(self.pool), [], 0
         self.stalled = 0
 
@@ -167,6 +168,16 @@ def test_decodes_go_before_a_long_prompt() -> None:
         scheduler.commit(plan, {w.request: 7 for w in plan.work if w.last})
 
 
+def test_prompts_share_a_chunk_beside_decodes_and_the_whole_budget_alone() -> None:
+    scheduler = Scheduler(BlockPool(100, 4, prefix_caching=False), token_budget=64, max_running=4, chunk_tokens=8)
+    for name, length in [("a", 12), ("b", 70), ("c", 30)]:
+        scheduler.add(Request(name, list(range(length)), 9))
+    steps = [[(w.request.id, w.count) for w in plan.work] for plan in run(scheduler)]
+    assert steps[0] == [("a", 12), ("b", 52)], "nobody decodes: nobody has to wait"
+    assert steps[1:4] == [[("a", 1), ("b", 8)], [("a", 1), ("b", 8)], [("a", 1), ("b", 2), ("c", 6)]]
+    assert all(sum(count for _, count in step if count > 1) <= 8 for step in steps[1:])
+
+
 def test_modes_differ_in_who_may_enter() -> None:
     def lengths(mode: str) -> list[int]:
         scheduler = Scheduler(BlockPool(100, 4), token_budget=64, max_running=3, mode=mode)
@@ -223,7 +234,7 @@ def test_what_can_never_fit_is_refused_with_the_figures() -> None:
 
 @pytest.mark.parametrize("settings_, message", [
     ({"mode": "batch"}, "mode='batch' is not known"), ({"max_running": 0}, "max_running=0"),
-    ({"token_budget": 3, "max_running": 4}, "token_budget=3, max_running=4"),
+    ({"token_budget": 3, "max_running": 4}, "token_budget=3, max_running=4"), ({"chunk_tokens": 0}, "chunk_tokens=0"),
 ])
 def test_settings_that_cannot_work(settings_: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
