@@ -6,6 +6,7 @@ An error is one line on stderr and exit status 1 (2 for a wrong argument), never
 import argparse
 import sys
 from ast import literal_eval
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 
@@ -41,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     _model_arguments(generate)
     generate.add_argument("--prompt", required=True, help="the text to continue; - reads it from standard input")
     _sampling_arguments(generate, max_tokens=64)
+    generate.add_argument("--n", type=int, default=1, help="so many answers, one after another; needs a temperature")
 
     chat = _command(commands, "chat", run_chat, "talk to the model; an empty line or Ctrl-D ends, Ctrl-C cuts an answer short")
     _model_arguments(chat)
@@ -58,14 +60,19 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run_generate(args: argparse.Namespace) -> None:
-    """Print the completion as it is made."""
+    """Print the completion as it is made; several, once they are complete."""
     from aiinfra.engine import LLM
     params = _sampling_params(args)
     prompt = _read_stdin() if args.prompt == "-" else args.prompt
     llm = LLM(args.model, args.dtype, args.device)
-    for piece in _pieces(llm.stream(prompt, params)):
-        print(piece, end="", flush=True)
-    print()
+    if params.n == 1:
+        for piece in _pieces(llm.stream(prompt, params)):
+            print(piece, end="", flush=True)
+        print()
+        return
+    for out in llm.generate(prompt, params)[0].outputs:
+        _check_numbers(out)
+        print(f"--- {out.index + 1} of {params.n}\n{out.text}")
 
 
 def run_chat(args: argparse.Namespace) -> None:
@@ -156,8 +163,18 @@ class _Parser(argparse.ArgumentParser):
         if "invalid choice: '" in message:
             wrong, _, rest = message.split("invalid choice: '")[1].partition("'")
             message += nearest(wrong, [word.strip(" '()") for word in rest.split("choose from")[-1].split(",")])
+        if "unrecognized arguments: -" in message:
+            message += "." + nearest(message.split(": ")[1].split()[0].split("=")[0], _options(self))
         print(f"error: {message} See {self.prog} --help.", file=sys.stderr)
         sys.exit(2)
+
+
+def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """All that begin with a dash, those of the commands below too."""
+    for action in parser._actions:
+        yield from action.option_strings
+        for below in action.choices.values() if isinstance(action, argparse._SubParsersAction) else ():
+            yield from _options(below)
 
 
 def _command(commands: argparse._SubParsersAction, name: str, run, text: str) -> argparse.ArgumentParser:
@@ -236,6 +253,8 @@ def _sampling_arguments(sub: argparse.ArgumentParser, max_tokens: int, temperatu
     sub.add_argument("--temperature", type=float, default=temperature, help="0: always the likeliest token")
     sub.add_argument("--top-k", type=int, default=0, help="sample from the k likeliest; 0: from all")
     sub.add_argument("--top-p", type=float, default=1.0, help="sample from the likeliest that reach this probability")
+    sub.add_argument("--min-p", type=float, default=0.0, help="sample from those at least so likely as this times the likeliest")
+    sub.add_argument("--repetition-penalty", type=float, default=1.0, help="above 1: tokens seen before become less likely")
     sub.add_argument("--stop", action="append", default=[], help="end before this text; may be given several times")
     sub.add_argument("--seed", type=int, help="same seed, same tokens")
     sub.add_argument("--ignore-eos", action="store_true", help="go on past the end of sequence")
@@ -243,20 +262,25 @@ def _sampling_arguments(sub: argparse.ArgumentParser, max_tokens: int, temperatu
 
 def _sampling_params(args: argparse.Namespace):
     from aiinfra.engine import SamplingParams
-    return SamplingParams(temperature=args.temperature, top_k=args.top_k, top_p=args.top_p, stop=args.stop,
+    return SamplingParams(n=getattr(args, "n", 1), repetition_penalty=args.repetition_penalty, temperature=args.temperature,
+                          top_k=args.top_k, top_p=args.top_p, min_p=args.min_p, stop=args.stop,
                           max_tokens=args.max_tokens, seed=args.seed, ignore_eos=args.ignore_eos)
 
 
 def _pieces(outputs):
     """The new text of each growing output."""
-    from aiinfra.engine.sampler import NOT_FINITE
     shown = 0
     for request in outputs:
         text = request.outputs[0].text
         yield text[shown:]
         shown = len(text)
-        if request.outputs[0].finish_reason == "error":
-            raise RuntimeError(NOT_FINITE)
+        _check_numbers(request.outputs[0])
+
+
+def _check_numbers(out) -> None:
+    from aiinfra.engine.sampler import NOT_FINITE
+    if out.finish_reason == "error":
+        raise RuntimeError(NOT_FINITE)
 
 
 def _read_stdin() -> str:
