@@ -31,6 +31,7 @@ from aiinfra.engine.scheduler import Mode, Plan, Scheduler
 from aiinfra.model import Transformer
 
 _DEFAULT_CACHE_BYTES = 1 << 30
+_CHUNK_ON_CPU = 128
 
 
 @dataclass(frozen=True)
@@ -84,10 +85,12 @@ class _Answer:
 
 class Engine:
     """Serves many requests on one model, over a paged cache of `cache_bytes` (default: 1 GiB, or what one
-    full context of `max_model_len` tokens needs if that is more). Other arguments as `Scheduler`."""
+    full context of `max_model_len` tokens needs if that is more). chunk_tokens: None is 128 on a CPU, where more
+    would delay those who decode, and all of `token_budget` on a GPU. Other arguments as `Scheduler`."""
 
     def __init__(self, model: Transformer, cache_bytes: int | None = None, block_size: int = 16,
-                 max_model_len: int | None = None, token_budget: int = 512, max_running: int = 32, mode: Mode = "continuous", chunked: bool = True, prefix_caching: bool = True) -> None:
+                 max_model_len: int | None = None, token_budget: int = 512, max_running: int = 32, mode: Mode = "continuous",
+                 chunked: bool = True, chunk_tokens: int | None = None, prefix_caching: bool = True) -> None:
         if block_size < 1:
             raise ValueError(f"block_size={block_size}; it must be at least 1 (16 is usual).")
         per_block = PagedCache.block_bytes(model.config, block_size, model.dtype)
@@ -98,7 +101,9 @@ class Engine:
             raise ValueError(f"cache_bytes={cache_bytes:,}; one block of {block_size} tokens is {per_block:,} bytes. Give it more.")
         self.model = model
         self.pool = BlockPool(cache_bytes // per_block, block_size, prefix_caching)
-        self.scheduler = Scheduler(self.pool, token_budget, max_running, mode, chunked)
+        if chunk_tokens is None and model.device.type == "cpu":
+            chunk_tokens = _CHUNK_ON_CPU
+        self.scheduler = Scheduler(self.pool, token_budget, max_running, mode, chunked, chunk_tokens)
         self.runner = Runner(model, PagedCache(model.config, self.pool.total, block_size, model.dtype, model.device))
         self._jobs: dict[str, _Job] = {}
         self._answers: dict[Request, _Answer] = {}           # those that the scheduler has
