@@ -1,14 +1,15 @@
 """SamplingParams refuse what makes no sense; the sampler draws from the distribution that they describe."""
 
+import random
+
 import pytest
 import torch
-from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import (MinPLogitsWarper, RepetitionPenaltyLogitsProcessor, TemperatureLogitsWarper, TopKLogitsWarper,
+                          TopPLogitsWarper)
 
 from aiinfra import SamplingParams
 from aiinfra.engine.llm import cut_at_stop
-from aiinfra.engine.sampler import Sampler, probabilities
-
-CPU = torch.device("cpu")
+from aiinfra.engine.sampler import Row, Sampler, choose, draw, probabilities, token_weights, uniform
 
 
 @pytest.mark.parametrize("key, value, limit", [
@@ -16,6 +17,9 @@ CPU = torch.device("cpu")
     ("top_p", 1.01, "above 0 and at most 1"), ("top_p", 0, "above 0"), ("top_k", -2, "at least -1"), ("top_k", 1.5, "an integer"),
     ("max_tokens", 0, "at least 1"), ("min_tokens", 17, "between 0 and max_tokens=16"), ("min_tokens", -1, "between 0"),
     ("stop", "", "non-empty"), ("stop", ["x", ""], "non-empty"), ("seed", 1.5, "None or an integer"), ("seed", 10**25, "at most 64 bits"), ("stop_token_ids", ["a"], "token ids"),
+    ("n", 0, "at least 1"), ("n", 1.5, "an integer"), ("n", True, "an integer"), ("min_p", 1.1, "between 0 and 1"), ("min_p", -0.1, "between 0 and 1"),
+    ("repetition_penalty", 0, "above 0"), ("repetition_penalty", float("inf"), "above 0"),
+    ("logprobs", -1, "None or an integer of at least 0"), ("logprobs", True, "None or an integer"),
 ])
 def test_a_value_outside_its_range(key: str, value, limit: str) -> None:
     with pytest.raises(ValueError, match=rf"{key}=.*{limit}"):
@@ -27,6 +31,11 @@ def test_an_unknown_key_names_the_nearest() -> None:
         SamplingParams(temprature=1)
 
 
+def test_answers_that_would_all_be_the_same() -> None:
+    with pytest.raises(ValueError, match="n=2; it must be 1 at temperature 0"):
+        SamplingParams(n=2, temperature=0)
+
+
 def test_parameters_are_frozen_and_comparable() -> None:
     params = SamplingParams(stop="x")
     assert params.stop == ("x",) and params == SamplingParams(stop=["x"])
@@ -34,38 +43,170 @@ def test_parameters_are_frozen_and_comparable() -> None:
         params.temperature = 2
 
 
-@pytest.mark.parametrize("settings", [{}, {"temperature": 0.3}, {"top_k": 5}, {"top_p": 0.6}, {"top_k": 20, "top_p": 0.8, "temperature": 1.7},
-                                      {"top_k": 1}, {"top_p": 1e-6}, {"top_k": 1000}])
-def test_the_distribution_is_transformers(settings: dict) -> None:
+SETTINGS = [{}, {"temperature": 0.3}, {"top_k": 5}, {"top_p": 0.6}, {"min_p": 0.2}, {"repetition_penalty": 1.3}, {"repetition_penalty": 0.7},
+            {"top_k": 20, "top_p": 0.8, "temperature": 1.7}, {"top_k": 1}, {"top_p": 1e-6}, {"top_k": 1000}, {"min_p": 1.0},
+            {"repetition_penalty": 1.5, "temperature": 0.6, "top_k": 40, "top_p": 0.95, "min_p": 0.02}]
+
+
+def transformers_distribution(logits: torch.Tensor, params: SamplingParams, seen: list[int]) -> torch.Tensor:
+    """[V], through transformers' own processors in its own order."""
+    scores, ids = logits[None], torch.tensor([seen])
+    if params.repetition_penalty != 1:
+        scores = RepetitionPenaltyLogitsProcessor(params.repetition_penalty)(ids, scores)
+    scores = TemperatureLogitsWarper(params.temperature)(ids, scores) if params.temperature != 1 else scores
+    scores = TopKLogitsWarper(min(params.top_k, len(logits)))(ids, scores) if params.top_k > 0 else scores
+    scores = TopPLogitsWarper(params.top_p)(ids, scores) if params.top_p < 1 else scores
+    scores = MinPLogitsWarper(params.min_p)(ids, scores) if params.min_p > 0 else scores
+    return scores[0].softmax(-1)
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize("vocabulary", [100, 7000])
+def test_the_distribution_is_transformers(settings: dict, vocabulary: int) -> None:
     torch.manual_seed(0)
-    logits = torch.randn(100) * 3
-    warped = TemperatureLogitsWarper(settings["temperature"])(None, logits[None]) if "temperature" in settings else logits[None]
-    if "top_k" in settings:
-        warped = TopKLogitsWarper(min(settings["top_k"], 100))(None, warped)
-    if "top_p" in settings:
-        warped = TopPLogitsWarper(settings["top_p"])(None, warped)
-    torch.testing.assert_close(probabilities(logits, SamplingParams(**settings)), warped[0].softmax(-1))
+    params, seen = SamplingParams(**settings), [3, 17, 3, 64]
+    logits = torch.randn(vocabulary) * 3
+    expected = transformers_distribution(logits, params, seen)
+    drawn_from = {}
+
+    def caught(weights, u):
+        drawn_from["p"] = weights[0] / weights[0].sum()
+        return draw(weights, u)
+    with pytest.MonkeyPatch.context() as patch:                          # what `choose` really draws from
+        patch.setattr("aiinfra.engine.sampler.draw", caught)
+        choose(logits[None], [Row(params, 0.5, seen)])
+    torch.testing.assert_close(drawn_from["p"], expected)
+    if params.repetition_penalty == 1:
+        torch.testing.assert_close(probabilities(logits, params), expected)
 
 
-def test_draws_follow_the_distribution() -> None:
-    logits = torch.tensor([0.0, 1.0, 2.0, -torch.inf])
-    sampler = Sampler(SamplingParams(seed=3), CPU)
-    counts = torch.bincount(torch.tensor([sampler(logits) for _ in range(4000)]), minlength=4) / 4000
-    assert (counts - logits.softmax(-1)).abs().max() < 0.03        # four standard deviations
-    assert counts[3] == 0
+def test_a_flat_distribution_needs_more_than_the_first_candidates() -> None:
+    """top-p is looked for in 64 tokens, then 4096, then all: here in each."""
+    torch.manual_seed(0)
+    logits = torch.stack([torch.randn(20_000) * scale for scale in (20, 3, 0.1, 2)])
+    params = [SamplingParams(top_p=p) for p in (0.9, 0.9, 0.9, 0.5)]
+    kept = (token_weights(logits, params) > 0).sum(-1).tolist()
+    assert kept[0] < 64 < kept[1] < 4096 < kept[2]
+    for row, one in zip(logits, params):
+        torch.testing.assert_close(probabilities(row, one), transformers_distribution(row, one, []), rtol=1e-4, atol=1e-9)
+
+
+def test_equally_likely_tokens_stay_or_go_together() -> None:
+    logits = torch.tensor([1.0, 2.0, 2.0, 0.0, 2.0])
+    for settings in ({"top_k": 1}, {"top_k": 2}, {"top_p": 0.1}, {"top_p": 0.5}, {"top_k": 2, "top_p": 0.9}):
+        assert (probabilities(logits, SamplingParams(**settings)) > 0).tolist() == [False, True, True, False, True]
+
+
+def random_params(rng: random.Random) -> SamplingParams:
+    return SamplingParams(temperature=rng.choice([0, 0.5, 1, 1.7]), top_k=rng.choice([0, 0, 5, 40]), top_p=rng.choice([1, 0.9, 0.5]),
+                          min_p=rng.choice([0, 0.05]), repetition_penalty=rng.choice([1, 1.2]), seed=rng.randrange(100),
+                          logprobs=rng.choice([None, None, 0, 3]))
+
+
+@pytest.mark.parametrize("vocabulary, rounds", [(53, 120), (1000, 30), (49152, 3)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_row_does_not_notice_the_others(vocabulary: int, rounds: int, dtype: torch.dtype) -> None:
+    """Bit for bit: the integers that are drawn from, as a GPU computes them for all rows at once, and the choice."""
+    rng = random.Random(vocabulary)
+    torch.manual_seed(vocabulary)
+    for _ in range(rounds):
+        size = rng.randrange(2, 10)
+        logits = (torch.randn(size, vocabulary) * rng.choice([0.5, 3])).to(dtype)          # bfloat16: many ties
+        samplers = [Sampler(random_params(rng), [rng.randrange(vocabulary) for _ in range(20)]) for _ in range(size)]
+        rows = [s.row(banned=[rng.randrange(vocabulary)] if rng.random() < 0.3 else ()) for s in samplers]
+        together = choose(logits, rows)
+        for i, row in enumerate(rows):
+            [alone] = choose(logits[i:i + 1].clone(), [row])
+            assert alone.token_id == together[i].token_id
+            assert (alone.logprobs is None) == (together[i].logprobs is None) == (row.params.logprobs is None)
+        drawing = [i for i, row in enumerate(rows) if not row.params.greedy]
+        if drawing:
+            weights = token_weights(logits[drawing], [rows[i].params for i in drawing])
+            tokens = draw(weights, [rows[i].u for i in drawing]).tolist()
+            for n, i in enumerate(drawing):
+                one = token_weights(logits[i:i + 1].clone(), [rows[i].params])
+                assert torch.equal(one[0], weights[n]) and draw(one, [rows[i].u]).tolist() == [tokens[n]]
+
+
+@pytest.mark.parametrize("settings", [{}, {"temperature": 0.7, "top_k": 6}, {"top_p": 0.8}, {"min_p": 0.1, "temperature": 1.5}])
+def test_draws_follow_the_distribution(settings: dict) -> None:
+    """Chi-square over 12 tokens, one of them impossible."""
+    torch.manual_seed(0)
+    logits = torch.randn(12).index_fill(0, torch.tensor([4]), -torch.inf)
+    params, draws = SamplingParams(seed=3, **settings), 6000
+    sampler = Sampler(params)
+    counts = torch.bincount(torch.tensor([sampler(logits) for _ in range(draws)]), minlength=12)
+    expected = draws * transformers_distribution(logits, params, [])
+    assert counts[expected == 0].sum() == 0 and counts[4] == 0
+    counts, expected = counts[expected > 0], expected[expected > 0]
+    chi_square, freedom = float(((counts - expected) ** 2 / expected).sum()), len(expected) - 1
+    assert chi_square < freedom + 4 * (2 * freedom) ** 0.5               # mean and four standard deviations
+
+
+def test_draw_at_the_edges() -> None:
+    weights = torch.tensor([[0, 3, 0, 1, 0]])
+    last = 1 - 2**-53
+    assert [draw(weights, [u]).item() for u in (0.0, 0.7499, 0.75, last)] == [1, 1, 3, 3]
+    full = torch.full((1, 200_000), 1 << 40)                             # a large vocabulary, all alike: no overflow
+    assert [draw(full, [u]).item() for u in (0.0, 0.5, last)] == [0, 100_000, 199_999]
+
+
+def test_numbers_depend_on_seed_answer_and_place() -> None:
+    numbers = [uniform(seed, answer, place) for seed in (0, 1, -1, 2**63) for answer in range(3) for place in range(200)]
+    assert all(0 <= u < 1 for u in numbers) and len(set(numbers)) == len(numbers)
+    assert abs(sum(numbers) / len(numbers) - 0.5) < 4 * (1 / 12 / len(numbers)) ** 0.5
 
 
 def test_same_seed_same_draws() -> None:
     logits = torch.zeros(1000)
-    draws = [[Sampler(SamplingParams(seed=seed), CPU)(logits) for _ in range(1)] for seed in (1, 1, 2)]
+    draws = [[sampler(logits) for _ in range(5)] for sampler in map(Sampler, [SamplingParams(seed=s) for s in (1, 1, 2)])]
     assert draws[0] == draws[1] != draws[2]
-    assert len({Sampler(SamplingParams(), CPU)(logits) for _ in range(20)}) > 1
+    assert len({Sampler(SamplingParams())(logits) for _ in range(20)}) > 1
+    assert Sampler(SamplingParams(seed=1), answer=1)(logits) != draws[0][0]
 
 
-@pytest.mark.parametrize("temperature", [0, 1])
-def test_logits_that_are_not_numbers(temperature: float) -> None:
+def test_a_row_further_ahead_is_the_row_after_those_tokens() -> None:
+    params = SamplingParams(seed=1, repetition_penalty=1.2)
+    sampler, other = Sampler(params, [1, 2]), Sampler(params, [1, 2])
+    ahead = sampler.row(ahead=[7, 8])
+    other.row()
+    for token in (7, 8):
+        other.took(token)
+    assert ahead == other.row() and set(ahead.seen) == {1, 2, 7, 8} and set(sampler.row().seen) == {1, 2}
+
+
+def test_the_penalty_reaches_greedy_rows_and_only_those_who_asked() -> None:
+    logits = torch.tensor([[2.0, 1.9, -1.0], [2.0, 1.9, -1.0], [-1.0, -1.1, -9.0]])
+    penalised, plain = SamplingParams(temperature=0, repetition_penalty=1.2), SamplingParams(temperature=0)
+    before = logits.clone()
+    choices = choose(logits, [Row(penalised, seen=[0, 0]), Row(plain, seen=[0]), Row(penalised, seen=[0])])
+    assert [c.token_id for c in choices] == [1, 0, 1] and torch.equal(logits, before)
+
+
+def test_logprobs_are_the_models_own() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(3, 40)
+    exact = logits.double().log_softmax(-1)
+    params = [SamplingParams(seed=0, temperature=2.0, top_k=7, repetition_penalty=1.5, logprobs=k) for k in (3, 0, 99)]
+    choices = choose(logits, [Row(p, u, [1, 2, 3]) for p, u in zip(params, (0.99, 0.5, 0.2))])
+    for row, (choice, wanted) in enumerate(zip(choices, (3, 0, 40))):
+        order = exact[row].argsort(descending=True).tolist()
+        assert next(iter(choice.logprobs)) == choice.token_id
+        assert set(choice.logprobs) == {choice.token_id, *order[:wanted]}
+        for token, told in choice.logprobs.items():
+            assert told.rank == order.index(token) + 1 and abs(told.logprob - exact[row, token]) < 1e-5
+
+
+@pytest.mark.parametrize("settings", [{"temperature": 0}, {}, {"top_k": 3, "top_p": 0.9, "min_p": 0.1, "logprobs": 2}, {"repetition_penalty": 2.0}])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_logits_that_are_not_numbers(settings: dict, value: float) -> None:
+    params = SamplingParams(seed=0, **settings)
+    logits = torch.zeros(3, 70)
+    logits[1, 60:] = value
+    choices = choose(logits, [Row(params, 0.5, [1])] * 3)
+    assert choices[1] == (None, None) and choices[0].token_id is not None and choices[2] == choices[0]
     with pytest.raises(ValueError, match="not finite"):
-        Sampler(SamplingParams(temperature=temperature), CPU)(torch.full((5,), torch.nan))
+        Sampler(params)(logits[1])
 
 
 @pytest.mark.parametrize("text, stops, final, expected", [
