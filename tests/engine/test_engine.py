@@ -1,6 +1,7 @@
 """Every mode, and every way of being interrupted, makes the tokens that a request alone would make."""
 
 import random
+import tracemalloc
 
 import pytest
 import torch
@@ -33,18 +34,25 @@ def engine_with(model: Transformer, blocks: int, block_size: int = 4, **settings
 
 
 def run(engine: Engine, requests: dict[str, tuple[list[int], SamplingParams]]) -> dict[str, list[int]]:
+    return {name: answers[0] for name, answers in run_all(engine, requests).items()}
+
+
+def run_all(engine: Engine, requests: dict[str, tuple[list[int], SamplingParams]]) -> dict[str, list[list[int]]]:
+    """The tokens of all n answers of each request."""
     for name, (prompt, params) in requests.items():
         engine.add(name, prompt, params)
-    made = {name: [] for name in requests}
-    while engine.unfinished:
-        for m in engine.step().made:
-            made[m.request_id].append(m.token_id)
-    assert engine.pool.used == 0
+    made = {name: [[] for _ in range(params.n)] for name, (_, params) in requests.items()}
+    for record in engine.stream():
+        for m in record.made:
+            made[m.request_id][m.index].append(m.token_id)
+        assert len(engine.scheduler.running) <= engine.scheduler.max_running
+        assert record.free_blocks + record.cached_blocks + record.used_blocks == engine.pool.total
+    assert engine.pool.used == 0 and not engine._answers
     return made
 
 
-def alone(model: Transformer, prompt: list[int], params: SamplingParams) -> list[int]:
-    return [s.token_id for s in generate_cached(model, prompt, params)]
+def alone(model: Transformer, prompt: list[int], params: SamplingParams, answer: int = 0) -> list[int]:
+    return [s.token_id for s in generate_cached(model, prompt, params, answer=answer)]
 
 
 MODES = {
@@ -63,43 +71,47 @@ def test_every_mode_makes_the_same_tokens(mode: str, small: Transformer) -> None
     requests = {}
     for i in range(16):
         prompt = (shared[:rng.randrange(12)] if i % 2 else []) + [rng.randrange(53) for _ in range(rng.randrange(1, 20))]
-        sampled = {"temperature": 0.9, "top_p": 0.9, "seed": i} if i % 3 == 0 else {"temperature": 0}
+        sampled = [{"temperature": 0.9, "top_p": 0.9, "seed": i, "n": 1 + i // 3}, {"temperature": 0},
+                   {"temperature": 1.2, "min_p": 0.02, "top_k": 20, "repetition_penalty": 1.3, "seed": i, "n": 1 + i % 2}][i % 3]
         requests[str(i)] = (prompt, SamplingParams(max_tokens=rng.randrange(1, 20), **sampled))
     engine = engine_with(small, **{"blocks": 60, **MODES[mode]})
-    got = run(engine, requests)
+    got = run_all(engine, requests)
     for name, (prompt, params) in requests.items():
-        assert got[name] == alone(small, prompt, params), name
+        assert got[name] == [alone(small, prompt, params, i) for i in range(params.n)], name
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_fuzz_with_aborts(data, small: Transformer) -> None:
     engine = engine_with(small, data.draw(st.integers(8, 30)), data.draw(st.integers(1, 5)), max_running=data.draw(st.integers(1, 5)),
                          token_budget=data.draw(st.integers(5, 20)))
     prompts, made, aborted = {}, {}, set()
-    for step in range(25):
+    for step in range(15):
         for _ in range(data.draw(st.integers(0, 2))):
             name = str(len(prompts))
             prompt = data.draw(st.lists(st.integers(0, 3), min_size=1, max_size=9))
-            params = SamplingParams(temperature=0, max_tokens=data.draw(st.integers(1, 6)))
+            n = data.draw(st.integers(1, 3))
+            params = SamplingParams(temperature=0 if n == 1 else 1, n=n, seed=len(prompts), max_tokens=data.draw(st.integers(1, 6)))
             try:
-                engine.add(name, prompt, params)
+                engine.add(name, prompt, params, priority=data.draw(st.integers(0, 2)))
             except ValueError:
                 continue
-            prompts[name], made[name] = (prompt, params), []
+            prompts[name] = (prompt, params)
+            made.update({(name, i): [] for i in range(n)})
         if made and data.draw(st.booleans()):
-            name = data.draw(st.sampled_from(sorted(made)))
-            if engine.abort(name):
-                aborted.add(name)
+            name, index = data.draw(st.sampled_from(sorted(made)))
+            whole = data.draw(st.booleans())
+            if engine.abort(name, None if whole else index):
+                aborted |= {key for key in made if key[0] == name and (whole or key[1] == index)}
         for m in engine.step().made:
-            made[m.request_id].append(m.token_id)
-    while engine.unfinished:
-        for m in engine.step().made:
-            made[m.request_id].append(m.token_id)
-    for name, (prompt, params) in prompts.items():
-        expected = alone(small, prompt, params)
-        assert made[name] == expected[:len(made[name])] and (name in aborted or made[name] == expected)
-    assert engine.pool.used == 0
+            made[m.request_id, m.index].append(m.token_id)
+    for record in engine.stream():
+        for m in record.made:
+            made[m.request_id, m.index].append(m.token_id)
+    for (name, index), tokens in made.items():
+        expected = alone(small, *prompts[name], index)
+        assert tokens == expected[:len(tokens)] and ((name, index) in aborted or tokens == expected)
+    assert engine.pool.used == 0 and not engine._jobs and not engine._answers
 
 
 def test_records_say_what_happened(small: Transformer) -> None:
@@ -129,6 +141,9 @@ def test_logits_that_are_not_numbers_fail_one_request(small: Transformer, monkey
     while engine.unfinished:
         reasons.update({m.request_id: m.finish_reason for m in engine.step().made})
     assert reasons == {"good": "length", "bad": "error"} and engine.pool.used == 0
+    engine.add("bad", [1, 2, 3], SamplingParams(n=3, seed=1, max_tokens=3))              # the id is free again
+    assert [(m.index, m.token_id, m.finish_reason) for r in engine.stream() for m in r.made] == [(i, None, "error") for i in range(3)]
+    assert engine.pool.used == 0
 
 
 def test_ids_and_aborts(small: Transformer) -> None:
@@ -138,6 +153,97 @@ def test_ids_and_aborts(small: Transformer) -> None:
         engine.add("a", [1], SamplingParams(max_tokens=2))
     assert engine.abort("a") is True and engine.abort("a") is False and engine.abort("never") is False
     assert engine.step().ran == ()
+
+
+def test_a_prompt_is_run_once_for_all_its_answers(small: Transformer) -> None:
+    engine = engine_with(small, 40, prefix_caching=False)
+    engine.add("a", list(range(10)), SamplingParams(n=3, seed=1, max_tokens=6))          # 3 blocks of 4, the last half full
+    first, second = engine.step(), engine.step()
+    assert first.ran == (("a", 0, 10),) and [(m.request_id, m.index) for m in first.made] == [("a", 0), ("a", 1), ("a", 2)]
+    assert first.used_blocks == 3                                                         # shared by all three
+    assert second.ran == (("a", 10, 1), ("a#1", 10, 1), ("a#2", 10, 1))
+    assert second.used_blocks == 2 + 3                                                    # full ones shared, one's own each
+    assert len({m.token_id for m in first.made + second.made}) > 1
+    assert engine.abort("a", 1) is True and engine.abort("a", 1) is False and engine.abort("a", 7) is False
+    assert engine.step().ran == (("a", 11, 1), ("a#2", 11, 1)) and engine.unfinished == 1
+    assert engine.abort("a") is True and engine.pool.used == 0 and engine.unfinished == 0
+
+
+def test_one_answer_cannot_be_dropped_before_it_began(small: Transformer) -> None:
+    engine = engine_with(small, 40)
+    engine.add("a", [1, 2], SamplingParams(n=2, seed=1, max_tokens=2))
+    assert engine.abort("a", 0) is False and engine.unfinished == 1
+    assert engine.abort("a") is True and engine.unfinished == 0
+
+
+@pytest.mark.parametrize("settings_", [{"max_running": 1}, {"max_running": 3}, {"mode": "one"}, {"mode": "static", "max_running": 4}, {}])
+def test_answers_take_turns_where_only_one_fits(settings_: dict, small: Transformer) -> None:
+    params = SamplingParams(n=6, seed=4, max_tokens=8)
+    engine = engine_with(small, 4, 4, **settings_)                                        # 9 + 8 - 1 tokens: all 4 blocks
+    assert run_all(engine, {"a": (list(range(9)), params)})["a"] == [alone(small, list(range(9)), params, i) for i in range(6)]
+    with pytest.raises(ValueError, match="may grow to 17 tokens = 5 blocks of 4; the cache has 4"):
+        engine.add("b", list(range(10)), params)
+
+
+def test_answers_go_before_who_came_later(small: Transformer) -> None:
+    engine = engine_with(small, 40, max_running=1)
+    engine.add("a", [1, 2], SamplingParams(n=3, seed=1, max_tokens=2))
+    engine.add("later", [3], SamplingParams(temperature=0, max_tokens=2))
+    engine.add("urgent", [3], SamplingParams(temperature=0, max_tokens=2), priority=-1)
+    order = [name for record in engine.stream() for name, _, _ in record.ran]
+    assert list(dict.fromkeys(order)) == ["urgent", "a", "a#1", "a#2", "later"]
+
+
+def test_answers_may_end_at_their_first_token(small: Transformer) -> None:
+    params = SamplingParams(n=5, seed=2, max_tokens=9)
+    free = [alone(small, [5, 6], params, i) for i in range(5)]
+    stopping = SamplingParams(n=5, seed=2, max_tokens=9, stop_token_ids=[free[0][0], free[3][1]])
+    made = run_all(engine_with(small, 40), {"a": ([5, 6], stopping), "b": ([5, 6], SamplingParams(n=5, seed=2, max_tokens=1))})
+    assert made["b"] == [tokens[:1] for tokens in free]
+    ends = {free[0][0], free[3][1]}
+    cut = [next((i + 1 for i, token in enumerate(tokens) if token in ends), 9) for tokens in free]
+    assert made["a"] == [tokens[:n] for tokens, n in zip(free, cut)] and cut[0] == 1
+
+
+def test_requests_come_and_go_while_streaming(small: Transformer) -> None:
+    engine = engine_with(small, 40)
+    params = SamplingParams(temperature=0, max_tokens=5)
+    engine.add("a", [1, 2, 3], params)
+    made, dropped = {"a": [], "b": [], "c": []}, None
+    for record in engine.stream():
+        for m in record.made:
+            made[m.request_id].append(m.token_id)
+        if len(made["a"]) == 2 and not made["b"]:
+            engine.add("b", [4, 5], params)
+            engine.add("c", [6], params)
+        if len(made["c"]) == 1 and dropped is None:
+            dropped = engine.abort("c")
+    assert made["a"] == alone(small, [1, 2, 3], params) and made["b"] == alone(small, [4, 5], params)
+    assert made["c"] == alone(small, [6], params)[:1] and dropped
+    assert list(engine.stream()) == []
+
+
+def test_a_seed_decides_alone_and_among_others(small: Transformer) -> None:
+    """The same request in eight different companies."""
+    rng = random.Random(3)
+    params, prompt = SamplingParams(temperature=1.3, top_p=0.95, seed=11, max_tokens=15), [9, 8, 7]
+    expected = alone(small, prompt, params)
+    for company in range(8):
+        others = {str(i): ([rng.randrange(53) for _ in range(rng.randrange(1, 15))],
+                           SamplingParams(temperature=rng.choice([0, 1]), top_k=rng.choice([0, 4]), min_p=rng.choice([0, 0.1]),
+                                          max_tokens=rng.randrange(1, 20))) for i in range(company)}
+        assert run(engine_with(small, 100), {**others, "mine": (prompt, params)})["mine"] == expected
+
+
+def test_queued_requests_cost_their_ids_and_little_more(small: Transformer) -> None:
+    engine = engine_with(small, 40, max_running=2)
+    params = SamplingParams(repetition_penalty=1.2, seed=1, max_tokens=2)
+    tracemalloc.start()
+    for i in range(1000):
+        engine.add(str(i), [1 + i % 50] * 60, params)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 1000 * (2 * 60 * 8 + 2500)                 # prompt and tokens, 8 bytes an id; and the objects
 
 
 @pytest.mark.parametrize("settings_, message", [
