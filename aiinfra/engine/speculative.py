@@ -5,29 +5,28 @@
     the model says                   the  mat  .    It
                                       ✓    ✓   ✗                  3 tokens made for one reading of the weights
 
-Row i is worth something only if every guess before it was right, so acceptance stops at the first token
-that the model chooses otherwise; that choice is itself the next token, and costs nothing.
+Row i counts only if every guess before it was right, so acceptance ends at the first token that the model
+chooses otherwise; that choice is itself the next token, and costs nothing.
 
-Invariant: the tokens are those that would have been made anyway, by the same random numbers. Each row's
-token is *drawn as ever*, from p, and the next row counts while the draw equals the guess x. That happens
-with probability p(x); otherwise the draw is distributed as p without x, renormalised. So this is the
-accept/reject rule of Leviathan et al. 2023 and Chen et al. 2023, for guesses that are not themselves drawn.
+Invariant: the tokens are those that would have been made anyway. Each row's token is *drawn as ever*, from p
+and with the random number of its place in the answer; the next row counts if the draw equals the guess x. That
+happens with probability p(x); otherwise the draw is distributed as p without x, renormalised. So this is the
+accept/reject rule of Leviathan et al. 2023 and Chen et al. 2023 for guesses that are not themselves drawn, and
+greedy is its case of p = 1.
 
 Whoever proposes only decides how often a guess is right: prompt lookup (Saxena 2023) costs no model
 at all, a draft model costs a small one. Notebook 16.
 """
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
 
-from aiinfra.device import synchronize
 from aiinfra.engine.generate import check_ids
-from aiinfra.engine.sampler import Sampler
+from aiinfra.engine.sampler import NOT_FINITE, Row, Sampler, choose
 from aiinfra.engine.sampling_params import SamplingParams
 from aiinfra.errors import nearest
 from aiinfra.model import KVCache, Transformer
@@ -159,19 +158,19 @@ def as_proposer(speculative: "str | Proposer | None", vocab_size: int) -> "Propo
     return speculative
 
 
-def accept(rows: Iterable[Tensor], draft: list[int], choose: Callable[[Tensor, int], int],
-           stop_ids: Collection[int] = ()) -> list[int]:
-    """The tokens made by one pass: between 1 and len(draft) + 1, the last one a stop id if there is one.
+def rows_ahead(sampler: Sampler, draft: list[int], held: Collection[int], until: int) -> list[Row]:
+    """How to choose the next token and, if the guesses before them are right, the ones after each guess.
+    `held`: ids that must not be chosen before the answer has `until` tokens."""
+    return [sampler.row(held if sampler.place + i < until else (), draft[:i]) for i in range(len(draft) + 1)]
 
-    rows: logits [V] of the last token and of each guess, in order. choose(logits, i): the token that is made
-    from row i; called for one row after another, never for one behind a wrong guess or a stop id.
-    """
-    made: list[int] = []
-    for row, guess in zip(rows, [*draft, None]):
-        made.append(choose(row, len(made)))
-        if made[-1] != guess or made[-1] in stop_ids:
-            break
-    return made
+
+def accept(chosen: list[int], draft: list[int], stop_ids: Collection[int] = ()) -> list[int]:
+    """The tokens made by one pass: `chosen`, the tokens of row after row, up to and with the first that differs
+    from its guess or ends the text. At least 1, at most len(draft) + 1."""
+    for i, guess in enumerate(draft):
+        if chosen[i] != guess or guess in stop_ids:
+            return chosen[:i + 1]
+    return chosen
 
 
 @dataclass(frozen=True)
@@ -188,33 +187,32 @@ class SpeculativeStep:
 
 
 def generate_speculative(model: Transformer, prompt: list[int], params: SamplingParams, proposer: Proposer,
-                         eos_ids: tuple[int, ...] = ()) -> Iterator[SpeculativeStep]:
+                         eos_ids: tuple[int, ...] = (), answer: int = 0) -> Iterator[SpeculativeStep]:
     """As `generate_cached`, and the same tokens, in fewer passes of the model if the guesses are good."""
     check_ids(prompt, model.config.vocab_size)
-    sampler = Sampler(params, prompt)
-    stop_ids = list(dict.fromkeys((*(() if params.ignore_eos else eos_ids), *params.stop_token_ids)))
+    sampler = Sampler(params, prompt, answer)
+    stop_ids = {*(() if params.ignore_eos else eos_ids), *params.stop_token_ids}
     end = len(prompt) + params.max_tokens
     cache = KVCache(model.config, end - 1, dtype=model.dtype, device=model.device)     # the last token is never run
-    tokens = list(prompt)
-
-    def choose(logits: Tensor, i: int) -> int:
-        made = len(tokens) - len(prompt) + i
-        return sampler.choose(logits, stop_ids if made < params.min_tokens else ()).token_id
-
-    while len(tokens) < end and not (len(tokens) > len(prompt) and tokens[-1] in stop_ids):
+    tokens, made = list(prompt), []
+    while len(tokens) < end and not stop_ids.intersection(made):
         start = time.perf_counter()
         draft = proposer.propose(tokens, min(proposer.k, end - len(tokens) - 1))       # one token comes without a guess
-        drafted = time.perf_counter()
+        guessed = time.perf_counter()
         new = tokens[cache.length:] + draft
         with torch.inference_mode():
             hidden = model.hidden(torch.tensor([new], device=model.device), kv=cache)[0]       # [T, D]
-            made = accept(model.lm_head(hidden[-1 - len(draft):]), draft, choose, stop_ids)
-        synchronize(model.device)
+            logits = model.lm_head(hidden[-1 - len(draft):])                                   # [1 + drafted, V]
+        choices = choose(logits, rows_ahead(sampler, draft, stop_ids, params.min_tokens))
+        made = accept([choice.token_id for choice in choices], draft, stop_ids)
+        if None in made:
+            raise ValueError(NOT_FINITE)
+        for token in made:
+            sampler.took(token)
         tokens += made
         cache.length = len(tokens) - 1                    # forget refused guesses; the newest token is yet to be run
         accepted = sum(a == b for a, b in zip(made, draft))
-        done = time.perf_counter()
-        yield SpeculativeStep(tuple(made), len(draft), accepted, len(new), done - start, drafted - start)
+        yield SpeculativeStep(tuple(made), len(draft), accepted, len(new), time.perf_counter() - start, guessed - start)
 
 
 def _agree(a: list[int], b: list[int]) -> int:
