@@ -1,6 +1,7 @@
 """The interface of `LLM`, and that remembering changes nothing but the bill."""
 
 import pytest
+import torch
 
 from aiinfra import LLM, SamplingParams
 from aiinfra.engine.generate import generate_cached, generate_naive
@@ -84,6 +85,55 @@ def test_same_seed_same_text(llm: LLM) -> None:
     assert text(1) == text(1) != text(2)
 
 
+def test_a_seed_decides_alone_and_among_eight(llm: LLM) -> None:
+    prompts = ["The sea was calm", "x", "def add(a, b):\n    return", "1, 2, 3,", "Dear Sir", "Once upon a time " * 4, "Q:", "The sea was calm"]
+    settings = [{}, {"top_k": 20}, {"temperature": 0}, {"top_p": 0.9}, {"min_p": 0.05, "temperature": 1.4}, {"repetition_penalty": 1.2},
+                {"temperature": 0, "repetition_penalty": 1.3}, {"top_k": 50, "top_p": 0.8, "min_p": 0.02, "temperature": 0.7}]
+    params = [SamplingParams(seed=i, max_tokens=12, ignore_eos=True, **one) for i, one in enumerate(settings)]
+    together = [request.outputs[0].token_ids for request in llm.generate(prompts, params)]
+    alone = [llm.generate(prompt, one)[0].outputs[0].token_ids for prompt, one in zip(prompts, params)]
+    assert together == alone
+    naive = [s.token_id for s in generate_naive(llm.model, llm.tokenizer.encode(prompts[7]), params[7])]
+    assert together[7] == naive
+
+
+def test_n_answers_each_as_if_alone(llm: LLM) -> None:
+    params = SamplingParams(n=3, seed=5, max_tokens=14)
+    [request] = llm.generate("My favourite place is", params)
+    assert [out.index for out in request.outputs] == [0, 1, 2] and request.finished
+    assert len({out.text for out in request.outputs}) == 3
+    assert request.outputs[0].token_ids == llm.generate("My favourite place is", SamplingParams(seed=5, max_tokens=14))[0].outputs[0].token_ids
+    last = list(llm.stream("My favourite place is", params))[-1]
+    assert [out.text for out in last.outputs] == [out.text for out in request.outputs]
+    assert llm.engine.pool.used == 0 and not llm._answers
+
+
+def test_a_stop_string_ends_one_answer_and_not_the_others(llm: LLM) -> None:
+    free = llm.generate("My favourite place is", SamplingParams(n=3, seed=5, max_tokens=14))[0].outputs
+    stop = next(free[1].text[i:i + 4] for i in range(3, 30) if not any(free[1].text[i:i + 4] in o.text for o in (free[0], free[2])))
+    outs = llm.generate("My favourite place is", SamplingParams(n=3, seed=5, max_tokens=14, stop=stop))[0].outputs
+    assert outs[1].finish_reason == "stop" and outs[1].text == free[1].text[:free[1].text.index(stop)]
+    assert len(outs[1].token_ids) < 14 and llm.engine.pool.used == 0
+    assert [outs[i].text for i in (0, 2)] == [free[i].text for i in (0, 2)]
+
+
+def test_logprobs_have_vllm_shapes_and_the_models_values(llm: LLM) -> None:
+    [request] = llm.generate("The capital of France is", SamplingParams(n=2, seed=1, temperature=1.5, top_k=50, max_tokens=6, logprobs=2))
+    for out in request.outputs:
+        assert len(out.logprobs) == len(out.token_ids) and out.text == "".join(
+            told[token].decoded_token for told, token in zip(out.logprobs, out.token_ids))
+        tokens = torch.tensor([request.prompt_token_ids + out.token_ids])
+        with torch.inference_mode():
+            exact = llm.model(tokens)[0, len(request.prompt_token_ids) - 1:-1].log_softmax(-1)      # [6, V]
+        for row, told, token in zip(exact, out.logprobs, out.token_ids):
+            likeliest = row.topk(2).indices.tolist()
+            assert set(told) == {token, *likeliest} and [told[i].rank for i in likeliest] == [1, 2]
+            assert all(abs(one.logprob - row[i]) < 1e-3 for i, one in told.items())
+        assert out.cumulative_logprob == pytest.approx(sum(told[t].logprob for told, t in zip(out.logprobs, out.token_ids)))
+    plain = llm.generate("The capital of France is", GREEDY)[0].outputs[0]
+    assert plain.logprobs is None and plain.cumulative_logprob is None
+
+
 def test_an_abandoned_stream_leaves_the_engine_usable(llm: LLM) -> None:
     stream = llm.stream("The sea", GREEDY)
     next(stream)
@@ -134,7 +184,8 @@ def test_ctrl_c_frees_the_blocks_and_the_engine_goes_on(llm: LLM, monkeypatch) -
         return step()
     monkeypatch.setattr(llm.engine, "step", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        llm.generate(["One", "Two", "Three"], GREEDY)
+        llm.generate(["One", "Two", "Three"], [GREEDY, SamplingParams(n=3, seed=1, max_tokens=12), GREEDY])
+    assert not llm._answers and not llm.engine._answers
     assert llm.engine.unfinished == 0 and llm.engine.pool.used == 0
     assert llm.generate("The capital of France is", GREEDY)[0].outputs[0].text.startswith(" Paris")
 
