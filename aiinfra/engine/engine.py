@@ -10,6 +10,8 @@ answer goes on by itself, on the same blocks until it writes into one:
                                ├─> a#1
                                └─> a#2
 
+With `speculative`, a decode runs guesses behind its token, and one step may make several tokens for a request.
+
 Token ids in, token ids out: text, stop strings and chat templates are `llm.py`'s. A request that fails
 (logits that are not numbers) ends with finish_reason "error"; the engine goes on. Notebook 12.
 """
@@ -17,6 +19,7 @@ Token ids in, token ids out: text, stop strings and chat templates are `llm.py`'
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 
@@ -25,9 +28,10 @@ from aiinfra.engine.blocks import BlockPool
 from aiinfra.engine.generate import check_ids
 from aiinfra.engine.request import Request
 from aiinfra.engine.runner import PagedCache, Runner
-from aiinfra.engine.sampler import Logprob, Sampler, choose
+from aiinfra.engine.sampler import Choice, Logprob, Sampler, choose
 from aiinfra.engine.sampling_params import SamplingParams
-from aiinfra.engine.scheduler import Mode, Plan, Scheduler
+from aiinfra.engine.scheduler import Mode, Plan, Scheduler, Work
+from aiinfra.engine.speculative import Proposer, accept, as_proposer, rows_ahead
 from aiinfra.model import Transformer
 
 _DEFAULT_CACHE_BYTES = 1 << 30
@@ -48,9 +52,9 @@ class Made:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What one step did. Blocks are counted after it; the three times add up to the step's."""
+    """What one step did. Blocks are counted after it; the three times add up to the step's. Guessing is planning."""
 
-    ran: tuple[tuple[str, int, int], ...]         # (request id, first token, tokens run)
+    ran: tuple[tuple[str, int, int], ...]         # (request id, first token, tokens run, guesses among them)
     made: tuple[Made, ...]
     admitted: tuple[str, ...]
     preempted: tuple[str, ...]
@@ -61,6 +65,7 @@ class StepRecord:
     plan_seconds: float
     model_seconds: float
     sample_seconds: float
+    guessed: tuple[tuple[str, int, int], ...] = ()          # (request id, guesses run, guesses that came true)
 
 
 @dataclass(eq=False)
@@ -81,16 +86,19 @@ class _Answer:
     index: int
     request: Request
     sampler: Sampler
+    proposer: Proposer | None
 
 
 class Engine:
     """Serves many requests on one model, over a paged cache of `cache_bytes` (default: 1 GiB, or what one
     full context of `max_model_len` tokens needs if that is more). chunk_tokens: None is 128 on a CPU, where more
-    would delay those who decode, and all of `token_budget` on a GPU. Other arguments as `Scheduler`."""
+    would delay those who decode, and all of `token_budget` on a GPU. speculative: "prompt_lookup", or a Proposer
+    (its `k` is the most guesses for a request in a step). Other arguments as `Scheduler`."""
 
     def __init__(self, model: Transformer, cache_bytes: int | None = None, block_size: int = 16,
                  max_model_len: int | None = None, token_budget: int = 512, max_running: int = 32, mode: Mode = "continuous",
-                 chunked: bool = True, chunk_tokens: int | None = None, prefix_caching: bool = True) -> None:
+                 chunked: bool = True, chunk_tokens: int | None = None, prefix_caching: bool = True,
+                 speculative: str | Proposer | None = None) -> None:
         if block_size < 1:
             raise ValueError(f"block_size={block_size}; it must be at least 1 (16 is usual).")
         per_block = PagedCache.block_bytes(model.config, block_size, model.dtype)
@@ -99,7 +107,7 @@ class Engine:
             cache_bytes = max(_DEFAULT_CACHE_BYTES, per_block * -(-context // block_size))
         if cache_bytes < per_block:
             raise ValueError(f"cache_bytes={cache_bytes:,}; one block of {block_size} tokens is {per_block:,} bytes. Give it more.")
-        self.model = model
+        self.model, self.proposer = model, as_proposer(speculative, model.config.vocab_size)
         self.pool = BlockPool(cache_bytes // per_block, block_size, prefix_caching)
         if chunk_tokens is None and model.device.type == "cpu":
             chunk_tokens = _CHUNK_ON_CPU
@@ -153,36 +161,40 @@ class Engine:
         """Run one step over whoever is there."""
         start = time.perf_counter()
         plan = self.scheduler.plan()
+        if self.proposer is not None:
+            plan = self.scheduler.guess(plan, self._propose)
         planned = time.perf_counter()
         logits = self.runner.run(plan) if plan.work else None
         synchronize(self.model.device)
         ran = time.perf_counter()
-        made = self._sample(logits, [w.request for w in plan.work if w.last])
+        made = self._sample(logits, [w for w in plan.work if w.last])
+        guessed = tuple((w.request.id, len(w.guesses), _right(w, made[self._answers[w.request]])) for w in plan.work if w.guesses)
         self._settle(plan, made)
         end = time.perf_counter()
         return StepRecord(
-            tuple((w.request.id, w.start, w.count) for w in plan.work), tuple(m for _, m in made), tuple(r.id for r in plan.admitted),
+            tuple((w.request.id, w.start, w.count) for w in plan.work), tuple(m for some in made.values() for m in some), tuple(r.id for r in plan.admitted),
             tuple(r.id for r in plan.preempted), len(self.scheduler.waiting), self.pool.free, self.pool.cached, self.pool.used,
-            planned - start, ran - planned, end - ran)
+            planned - start, ran - planned, end - ran, guessed)
 
-    def _sample(self, logits: torch.Tensor | None, requests: list[Request]) -> list[tuple[_Answer, Made]]:
-        """The next token of each request, from its row of logits [R, V]; n first tokens if its prompt was just read."""
-        if not requests:
-            return []
-        takers, rows_of = [], []
-        for row, request in enumerate(requests):
-            sharing = self._sharing(self._answers[request])
-            takers += sharing
-            rows_of += [row] * len(sharing)
-        if len(takers) > len(requests):
-            logits = logits[rows_of]
-        choices = choose(logits, [a.sampler.row(a.job.stop_ids if a.request.made < a.job.params.min_tokens else ()) for a in takers])
-        made = []
-        for answer, (token, logprobs) in zip(takers, choices):
-            if token is not None:
-                answer.sampler.took(token)
-            made.append((answer, Made(answer.job.id, token, _ending(answer, token), answer.index, logprobs)))
-        return made
+    def _propose(self, request: Request, most: int) -> list[int]:
+        proposer = self._answers[request].proposer
+        k = min(most, proposer.k)
+        return proposer.propose(request.tokens, k)[:k]
+
+    def _sample(self, logits: torch.Tensor | None, work: list[Work]) -> "dict[_Answer, list[Made]]":
+        """The next token of each work's request, or several if it had guesses, from its rows of logits [R, V]; n
+        first tokens if its prompt was just read."""
+        if not work:
+            return {}
+        takers, rows, row_of, row = [], [], [], 0
+        for w in work:
+            for answer in self._sharing(self._answers[w.request]):
+                takers.append((answer, list(w.guesses)))
+                rows += rows_ahead(answer.sampler, list(w.guesses), answer.job.stop_ids, answer.job.params.min_tokens)
+                row_of += range(row, row + 1 + len(w.guesses))
+            row += 1 + len(w.guesses)
+        choices = iter(choose(logits if len(row_of) == row else logits[row_of], rows))
+        return {answer: _take(answer, guesses, list(islice(choices, 1 + len(guesses)))) for answer, guesses in takers}
 
     def _sharing(self, answer: _Answer) -> list[_Answer]:
         """Whose next token comes from this answer's logits: its own, or all n when their prompt has just been read."""
@@ -193,14 +205,15 @@ class Engine:
             self._answer(job, index, Request(f"{job.id}#{index}", request.prompt, request.max_tokens, request.priority))
         return list(job.answers.values())
 
-    def _settle(self, plan: Plan, made: list[tuple[_Answer, Made]]) -> None:
+    def _settle(self, plan: Plan, made: "dict[_Answer, list[Made]]") -> None:
         """Append the tokens, let the answers that have just begun run by themselves, and those that ended go."""
-        self.scheduler.commit(plan, {a.request: m.token_id for a, m in made if a.request in self._answers and m.token_id is not None})
-        for answer, m in made:
-            if answer.request not in self._answers and not m.finish_reason:
-                self._branch(answer, m.token_id)
-        for answer, m in made:
-            if m.finish_reason:
+        sound = {a.request: some for a, some in made.items() if a.request in self._answers and some[-1].token_id is not None}
+        self.scheduler.commit(plan, {r: some[-1].token_id for r, some in sound.items()}, {r: len(some) - 1 for r, some in sound.items()})
+        for answer, some in made.items():
+            if answer.request not in self._answers and not some[-1].finish_reason:
+                self._branch(answer, some[-1].token_id)
+        for answer, some in made.items():
+            if some[-1].finish_reason:
                 self._finish(answer)
 
     def _branch(self, answer: _Answer, token: int) -> None:
@@ -215,7 +228,8 @@ class Engine:
         self._answers[child] = answer
 
     def _answer(self, job: _Job, index: int, request: Request) -> _Answer:
-        job.answers[index] = _Answer(job, index, request, Sampler(job.params, request.prompt, index))
+        job.answers[index] = _Answer(job, index, request, Sampler(job.params, request.prompt, index),
+                                     None if self.proposer is None else self.proposer.fresh())
         return job.answers[index]
 
     def _finish(self, answer: _Answer) -> None:
@@ -227,10 +241,25 @@ class Engine:
             del self._jobs[job.id]
 
 
+def _take(answer: _Answer, guesses: list[int], choices: list[Choice]) -> list[Made]:
+    """What an answer gets of the choices for its rows: up to the first that was guessed wrongly or ends it."""
+    job, made = answer.job, []
+    for token, logprobs in choices[:len(accept([c.token_id for c in choices], guesses, job.stop_ids))]:
+        if token is not None:
+            answer.sampler.took(token)
+        made.append(Made(job.id, token, _ending(answer, token), answer.index, logprobs))
+    return made
+
+
 def _ending(answer: _Answer, token: int | None) -> str | None:
-    """Why an answer ends with this token, its next; None if it goes on."""
+    """Why an answer ends with this token, its newest; None if it goes on."""
     if token is None:
         return "error"
     if token in answer.job.stop_ids:
         return "stop"
-    return "length" if answer.request.made + 1 == answer.request.max_tokens else None
+    return "length" if answer.sampler.place == answer.request.max_tokens else None
+
+
+def _right(work: Work, made: list[Made]) -> int:
+    """How many of a work's guesses came true."""
+    return sum(m.token_id == guess for m, guess in zip(made, work.guesses))

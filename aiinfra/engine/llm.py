@@ -163,6 +163,8 @@ class LLM:
 
     def _hand_out(self, made: Made) -> None:
         answer = self._answers[made.request_id, made.index]
+        if answer.out.finish_reason:                         # a stop string, before the last token of this step
+            return
         answer.push(made)
         if answer.out.finish_reason and not made.finish_reason:
             self.engine.abort(made.request_id, made.index)   # a stop string: the engine knows no text

@@ -5,7 +5,8 @@
     per request          block_tables [3, …]  context_lens [3]  cu_seqlens [4]
 
 No padding: the linear layers see N rows, whoever they belong to; only attention knows about requests,
-through the block tables. The pass gives logits for the last row of each request that is up to date.
+through the block tables. The pass gives logits for the last row of each request that is up to date, and for the
+rows before it if tokens were guessed: each guess is checked by the row in front of it.
 Notebooks 12 and 13.
 """
 
@@ -86,13 +87,13 @@ class Runner:
 
     @torch.inference_mode()
     def run(self, plan: Plan) -> Tensor:
-        """Logits [R, V] of the R works of the plan that are `last`, in their order."""
+        """Logits [R, V], in the plan's order: for each work that is `last` one row, and one more for each guess."""
         self.cache.copy(plan.copies)
         rows = last_rows(plan.work)
         logits = None if self.decode is None else self.decode(plan.work)
         if logits is not None:
             return logits[rows] if len(rows) < len(logits) else logits
-        tokens = [t for w in plan.work for t in w.request.tokens[w.start:w.start + w.count]]
+        tokens = [t for w in plan.work for t in w.tokens]
         positions = [i for w in plan.work for i in range(w.start, w.start + w.count)]
         hidden = self.model.hidden(self._tensor(tokens), self._tensor(positions), self._step_kv(plan.work))  # [N, D]
         return self.model.lm_head(hidden[rows] if len(rows) < len(hidden) else hidden)
@@ -122,10 +123,10 @@ def to_device(values: list, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 def last_rows(work: list[Work]) -> list[int]:
-    """Row numbers, in the flat step, of the last token of each work that is `last`."""
+    """Row numbers, in the flat step, of the last token of each work that is `last`, and of its guesses."""
     rows, row = [], 0
     for w in work:
         row += w.count
         if w.last:
-            rows.append(row - 1)
+            rows += range(row - len(w.guesses) - 1, row)
     return rows

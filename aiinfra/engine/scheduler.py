@@ -8,11 +8,16 @@ had pushes out the youngest, which starts again later (recomputation; its full b
 long as nobody needs them). Nobody is admitted in a step that pushed somebody out. What can never fit is
 refused at the door. So the oldest request always moves, and everybody becomes the oldest: none starves.
 
+Guesses (see speculative.py) run behind a decode's token on what tokens and blocks the step has left, after all
+others were served. They are no part of `request.tokens` before they came true: so a wrong one is never known to
+the prefix cache, and nobody waits or is pushed out for one.
+
 Modes are admission rules: "one" at a time, "static" batches that must all end before the next begins,
 "continuous". Sources: Orca (Yu et al. 2022), vLLM (Kwon et al. 2023), Sarathi-Serve (Agrawal et al. 2024).
 Notebooks 12 and 13.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,16 +29,24 @@ Mode = Literal["one", "static", "continuous"]
 
 @dataclass(frozen=True)
 class Work:
-    """Run tokens[start : start + count] of a request; `last` if a new token comes out of it."""
+    """Run `count` tokens of a request from token number `start`, the guesses among them; `last` if a new token
+    comes out of it."""
 
     request: Request
     start: int
     count: int
+    guesses: tuple[int, ...] = ()
 
     @property
     def last(self) -> bool:
         """True if nothing of the request is left to run after this."""
-        return self.start + self.count == len(self.request.tokens)
+        return self.start + self.count == len(self.request.tokens) + len(self.guesses)
+
+    @property
+    def tokens(self) -> list[int]:
+        """The ids to run: of the request, then guesses."""
+        known = self.start + self.count - len(self.guesses)
+        return [*self.request.tokens[self.start:known], *self.guesses]
 
 
 @dataclass(frozen=True)
@@ -102,14 +115,33 @@ class Scheduler:
         copies = [pair for pair in copies if any(pair[1] in request.blocks for request in work)]
         return Plan([Work(r, r.computed, n) for r, n in work.items()], copies, admitted, preempted)
 
-    def commit(self, plan: Plan, made: dict[Request, int]) -> None:
-        """The step has run: `made` has the new token of every request whose work was `last`."""
+    def guess(self, plan: Plan, propose: Callable[[Request, int], list[int]]) -> Plan:
+        """The plan with guesses behind its decodes, as far as the budget and the blocks that can be had go.
+        propose(request, most): ids that may follow, at most `most`, which is at least 1."""
+        work, spare = [], self.token_budget - plan.tokens
+        for w in plan.work:
+            request, end, guesses = w.request, w.start + w.count, ()
+            if w.last and w.count == 1 and request.made:
+                slots = (len(request.blocks) + self.pool.free + self.pool.cached) * self.pool.block_size - end
+                most = min(spare, slots, request.max_tokens - request.made - 1)     # one token comes without a guess
+                guesses = tuple(propose(request, most)) if most > 0 else ()
+                request.blocks += self.pool.allocate(self._blocks_for(end + len(guesses)) - len(request.blocks))
+                spare -= len(guesses)
+            work.append(Work(request, w.start, w.count + len(guesses), guesses))
+        return Plan(work, plan.copies, plan.admitted, plan.preempted)
+
+    def commit(self, plan: Plan, made: dict[Request, int], right: dict[Request, int] | None = None) -> None:
+        """The step has run: `made` has the new token of every request whose work was `last`, and `right` how many
+        of its guesses came true before that one (0 if left out)."""
         for work in plan.work:
             request = work.request
             if request.status != "running":                               # aborted meanwhile
                 continue
-            request.computed += work.count
+            true = work.guesses[:(right or {}).get(request, 0)]
+            request.computed += work.count - len(work.guesses) + len(true)
+            request.tokens += true
             self._seal(request)
+            self._cut_blocks(request)
             if request in made:
                 request.tokens.append(made[request])
 
@@ -216,6 +248,12 @@ class Scheduler:
             before = request.digests[-1] if request.digests else b""
             request.digests.append(chain(before, request.tokens[i * size:(i + 1) * size]))
             self.pool.seal(request.blocks[i], request.digests[-1])
+
+    def _cut_blocks(self, request: Request) -> None:
+        """Give back the blocks that only wrong guesses were written to."""
+        keep = self._blocks_for(request.computed)
+        self.pool.release(request.blocks[keep:])
+        del request.blocks[keep:]
 
     def _preempt(self, request: Request) -> None:
         self._give_back(request)

@@ -99,7 +99,7 @@ class DraftModel:
             raise ValueError(f"k={k}; a draft has at least 1 token.")
         self.model, self.k = model, k
         self._held: list[int] = []                        # whose keys and values the cache has
-        self._cache = self._new_cache(64)
+        self._cache: KVCache | None = None                # made when first needed: many requests may wait
 
     @torch.inference_mode()
     def propose(self, tokens: list[int], k: int) -> list[int]:
@@ -121,14 +121,14 @@ class DraftModel:
         """See Proposer. The weights are shared."""
         return DraftModel(self.model, self.k)
 
-    def _new_cache(self, capacity: int) -> KVCache:
-        return KVCache(self.model.config, capacity, dtype=self.model.dtype, device=self.model.device)
-
     def _make_room(self, tokens: int) -> None:
-        if tokens > self._cache.capacity:
-            old, n = self._cache, self._cache.length
-            self._cache = self._new_cache(2 * tokens)
-            self._cache.k[:, :, :, :n], self._cache.v[:, :, :, :n] = old.k[:, :, :, :n], old.v[:, :, :, :n]
+        old = self._cache
+        if old is not None and tokens <= old.capacity:
+            return
+        self._cache = new = KVCache(self.model.config, 2 * tokens, dtype=self.model.dtype, device=self.model.device)
+        if old is not None:
+            n = old.length
+            new.k[:, :, :, :n], new.v[:, :, :, :n] = old.k[:, :, :, :n], old.v[:, :, :, :n]
 
 
 def first_layers(model: Transformer, n: int) -> Transformer:

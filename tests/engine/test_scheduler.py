@@ -29,13 +29,15 @@ class Cache:
         written: set[int] = set()
         for work in plan.work:
             r = work.request
+            text = (*r.tokens[:work.start], *work.tokens)
+            assert len(text) == work.start + work.count
             slot = [r.blocks[i // self.size] * self.size + i % self.size for i in range(work.start + work.count)]
             for i in range(work.start):
                 assert self.slots.get(slot[i]) == tuple(r.tokens[:i + 1]), f"{r.id} lost token {i}"
             for i in range(work.start, work.start + work.count):
                 assert slot[i] not in written, "two owners wrote one slot"
                 written.add(slot[i])
-                self.slots[slot[i]] = tuple(r.tokens[:i + 1])
+                self.slots[slot[i]] = text[:i + 1]
 
 
 class Traffic(RuleBasedStateMachine):
@@ -81,15 +83,21 @@ class Traffic(RuleBasedStateMachine):
         self.scheduler.fork(parent, child)
         self.requests.append(child)
 
-    @rule(token=st.integers(0, 2))
-    def step(self, token: int) -> None:
-        plan = self.scheduler.plan()
+    @rule(token=st.integers(0, 2), guesses=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=4))
+    def step(self, token: int, guesses: list[tuple[int, int]] = ()) -> None:
+        """guesses: for one request after another, how many are made and how many of these come true."""
+        plan, right = self.guess(self.scheduler.plan(), list(guesses))
         assert plan.tokens <= self.scheduler.token_budget
         assert len(self.scheduler.running) <= self.scheduler.max_running
         self.check_order(plan)
         self.cache.run(plan)
         made = {w.request: token for w in plan.work if w.last}
-        self.scheduler.commit(plan, made)
+        self.scheduler.commit(plan, made, right)
+        for w in plan.work:
+            r = w.request
+            assert r.computed == w.start + w.count - len(w.guesses) + right.get(r, 0) <= len(r.tokens)
+            assert len(r.blocks) == -(-r.computed // self.pool.block_size), "a block is kept for guesses that were wrong"
+            assert r.made <= r.max_tokens
         for request in made:
             if request.made == request.max_tokens:
                 self.scheduler.finish(request)
@@ -97,6 +105,22 @@ class Traffic(RuleBasedStateMachine):
         if not plan.work:
             assert self.scheduler.plan().work or not self.live(), "pushing out must make room for somebody"
             self.drain_one = True
+
+    def guess(self, plan: Plan, wanted: list[tuple[int, int]]) -> tuple[Plan, dict[Request, int]]:
+        """The plan with guesses; they change nothing for those who run without."""
+        before, right = (self.pool.used, [(w.request, w.start, w.count) for w in plan.work]), {}
+
+        def propose(request: Request, most: int) -> list[int]:
+            assert most >= 1 and request.pending == 1
+            guesses, true = wanted.pop() if wanted else (0, 0)
+            right[request] = min(true, guesses, most)
+            return [(request.made + i) % 3 for i in range(min(guesses, most))]
+        guessed = self.scheduler.guess(plan, propose)
+        assert [(w.request, w.start, w.count - len(w.guesses)) for w in guessed.work] == before[1]
+        assert (guessed.copies, guessed.admitted, guessed.preempted) == (plan.copies, plan.admitted, plan.preempted)
+        assert [w.last for w in guessed.work] == [w.last for w in plan.work]
+        assert self.pool.used >= before[0] and all(r.status == "running" for r, _, _ in before[1])
+        return guessed, right
 
     def check_order(self, plan: Plan) -> None:
         """The oldest running request is never left out, and nobody overtakes an older one at the door."""
@@ -122,6 +146,17 @@ class Traffic(RuleBasedStateMachine):
                 owned[block] = owned.get(block, 0) + 1
         assert [pool.owners(b) for b in range(pool.total)] == [owned.get(b, 0) for b in range(pool.total)]
         assert len(owned) == pool.used
+        for block, digest in enumerate(pool._digest):
+            if digest is not None:                              # what the prefix cache knows is what was really written
+                text = self.cache.slots[(block + 1) * pool.block_size - 1]
+                assert digest == self.digest_of(text)
+                assert any(tuple(r.tokens[:len(text)]) == text for r in self.requests), "a wrong guess was made known"
+
+    def digest_of(self, text: tuple[int, ...]) -> bytes:
+        digest = b""
+        for start in range(0, len(text), self.pool.block_size):
+            digest = chain(digest, text[start:start + self.pool.block_size])
+        return digest
 
     def teardown(self) -> None:
         """Left alone, everybody finishes, in a number of steps that can be stated, and nothing leaks."""
@@ -176,6 +211,38 @@ def test_prompts_share_a_chunk_beside_decodes_and_the_whole_budget_alone() -> No
     assert steps[0] == [("a", 12), ("b", 52)], "nobody decodes: nobody has to wait"
     assert steps[1:4] == [[("a", 1), ("b", 8)], [("a", 1), ("b", 8)], [("a", 1), ("b", 2), ("c", 6)]]
     assert all(sum(count for _, count in step if count > 1) <= 8 for step in steps[1:])
+
+
+def test_guesses_take_what_is_left_and_leave_nothing_behind() -> None:
+    scheduler = Scheduler(BlockPool(3, 4), token_budget=6, max_running=2)
+    a, b = Request("a", [1, 2], 9), Request("b", [3], 9)
+    scheduler.add(a), scheduler.add(b)
+    scheduler.commit(scheduler.plan(), {a: 7, b: 7})
+    asked = []
+
+    def propose(request: Request, most: int) -> list[int]:
+        asked.append((request.id, most))
+        return [8] * min(most, 3)
+    plan = scheduler.guess(scheduler.plan(), propose)
+    assert asked == [("a", 4), ("b", 1)]                        # 6 - 2 decodes; then 1 of the budget is left
+    assert [(w.tokens, w.last) for w in plan.work] == [([7, 8, 8, 8], True), ([7, 8], True)]
+    assert a.tokens == [1, 2, 7] and len(a.blocks) == 2         # a guess is no token yet
+    scheduler.commit(plan, {a: 5, b: 6}, {a: 1, b: 0})
+    assert (a.tokens, a.computed, len(a.blocks)) == ([1, 2, 7, 8, 5], 4, 1)
+    assert (b.tokens, b.computed) == ([3, 7, 6], 2)
+    assert scheduler.pool.match([1, 2, 7, 8, 0]) == a.blocks and not scheduler.pool.match([1, 2, 7, 8, 8, 8, 0])[1:]
+    asked.clear()
+    plan = scheduler.guess(scheduler.plan(), propose)           # a has taken the last block but for b's own
+    assert asked == [("a", 3), ("b", 1)] and not plan.preempted and scheduler.pool.free == 0
+
+
+def test_nobody_is_pushed_out_for_a_guess() -> None:
+    scheduler = Scheduler(BlockPool(2, 2, prefix_caching=False), token_budget=8, max_running=2)
+    a, b = Request("a", [1], 3), Request("b", [2], 3)
+    scheduler.add(a), scheduler.add(b)
+    scheduler.commit(scheduler.plan(), {a: 7, b: 7})
+    plan = scheduler.guess(scheduler.plan(), lambda request, most: [8] * most)
+    assert [w.guesses for w in plan.work] == [(), ()] and not plan.preempted
 
 
 def test_modes_differ_in_who_may_enter() -> None:
