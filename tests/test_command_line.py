@@ -29,10 +29,20 @@ def test_generate_from_standard_input_and_seed() -> None:
     assert run(*args, stdin="Once").stdout == run(*args, stdin="Once").stdout != ""
 
 
+def test_several_answers_one_after_another() -> None:
+    args = ("generate", "--prompt", "Once", "--max-tokens", "6", "--temperature", "1", "--seed", "4", "--min-p", "0.02", "--repetition-penalty", "1.1")
+    one, two = run(*args).stdout, run(*args, "--n", "2").stdout
+    assert two.startswith(f"--- 1 of 2\n{one}--- 2 of 2\n") and not two.endswith(one)
+
+
 @pytest.mark.parametrize("args, status, message", [
     (["generate", "--prompt", "x", "--model", "smollm"], 1, "Did you mean 'smollm2-135m'?"),
     (["generate", "--prompt", ""], 1, "the prompt is empty"),
     (["generate", "--prompt", "x", "--temperature", "-1"], 1, "temperature=-1.0; it must be at least 0"),
+    (["generate", "--prompt", "x", "--min-p", "2"], 1, "min_p=2.0; it must be between 0 and 1"),
+    (["generate", "--prompt", "x", "--repetition-penalty", "0"], 1, "repetition_penalty=0.0; it must be above 0 (1 is no penalty"),
+    (["generate", "--prompt", "x", "--n", "2"], 1, "n=2; it must be 1 at temperature 0"),
+    (["generate", "--prompt", "x", "--min-pp=0.1"], 2, "Did you mean '--min-p'?"),
     (["generate", "--prompt", "x", "--dtype", "int7"], 1, "dtype='int7' is not known"),
     (["generat"], 2, "Did you mean 'generate'?"),
     (["generate"], 2, "--prompt"),
