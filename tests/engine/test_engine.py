@@ -257,6 +257,7 @@ def test_a_cache_of_nothing(settings_: dict, message: str, small: Transformer) -
 def test_prompt_equal_to_and_above_the_pool(small: Transformer) -> None:
     engine = engine_with(small, 4, 4)
     assert len(run(engine, {"fits": (list(range(16)), SamplingParams(temperature=0, max_tokens=1))})["fits"]) == 1
+    assert engine.abort("fits") is False                                 # it has finished
     with pytest.raises(ValueError, match="may grow to 17 tokens = 5 blocks of 4; the cache has 4"):
         engine.add("above", list(range(17)), SamplingParams(max_tokens=1))
 
