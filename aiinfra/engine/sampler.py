@@ -77,15 +77,13 @@ class Sampler:
         u = 0.0 if self.params.greedy else uniform(self.seed, self.answer, self.place + len(ahead))
         if self.params.repetition_penalty == 1:
             return Row(self.params, u, (), banned)
-        if self._seen is None:
-            self._seen = set(self._prompt)
-        return Row(self.params, u, self._seen.union(ahead) if ahead else self._seen, banned)
+        return Row(self.params, u, self._ids().union(ahead) if ahead else self._ids(), banned)
 
     def took(self, token: int) -> None:
         """The answer has grown by this token."""
         self.place += 1
-        if self._seen is not None:
-            self._seen.add(token)
+        if self.params.repetition_penalty != 1:
+            self._ids().add(token)
 
     def choose(self, logits: Tensor, banned: Collection[int] = ()) -> Choice:
         """The next token, from logits [V]. Raises ValueError if they are not numbers."""
@@ -98,6 +96,11 @@ class Sampler:
     def __call__(self, logits: Tensor) -> int:
         """As `choose`, the token id alone."""
         return self.choose(logits).token_id
+
+    def _ids(self) -> set[int]:
+        if self._seen is None:
+            self._seen = set(self._prompt)
+        return self._seen
 
 
 def uniform(seed: int, answer: int, place: int) -> float:
