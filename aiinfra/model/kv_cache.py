@@ -23,7 +23,8 @@ class KVCache:
         shape = (config.num_hidden_layers, batch, config.num_key_value_heads, capacity, config.head_dim)
         self.k = torch.empty(shape, dtype=dtype, device=device)     # [layers, B, K, S, Dh]
         self.v = torch.empty(shape, dtype=dtype, device=device)
-        self._layers = list(zip(self.k, self.v))                    # views, cut once
+        # Views, cut once: [B, K, S, Dh] to read, [B, S, K, Dh] to write.
+        self._layers = list(zip(self.k, self.v, self.k.transpose(2, 3), self.v.transpose(2, 3)))
         self.length = 0
         self.capacity = capacity
 
@@ -36,9 +37,9 @@ class KVCache:
         if end > self.capacity:
             raise ValueError(f"the KV cache holds {self.capacity} tokens and {end} are needed: "
                              "make it with a larger capacity.")
-        keys, values = self._layers[layer]                          # [B, K, S, Dh]
-        keys.narrow(2, start, end - start).copy_(k.transpose(1, 2))
-        values.narrow(2, start, end - start).copy_(v.transpose(1, 2))
+        keys, values, new_keys, new_values = self._layers[layer]
+        new_keys.narrow(1, start, end - start).copy_(k)
+        new_values.narrow(1, start, end - start).copy_(v)
         y = attend_heads(q.transpose(1, 2), keys.narrow(2, 0, end), values.narrow(2, 0, end))
         if layer == len(self.k) - 1:
             self.length = end

@@ -83,8 +83,8 @@ def rotate(qk: Tensor, heads: int, angles: Angles) -> tuple[Tensor, Tensor]:
     See kernels/rope.py."""
     sizes = [heads, qk.shape[-2] - heads]
     if pick_backend(qk, None) == "torch":
-        first, second = qk.chunk(2, -1)
-        turned = torch.addcmul(qk * angles.cos, torch.cat([second, first], -1), angles.sin)
+        swapped = qk.roll(qk.shape[-1] // 2, -1)
+        turned = torch.addcmul(qk * angles.cos, swapped, angles.sin)
         return turned.split(sizes, -2)
     N, Dh = len(angles.rows), qk.shape[-1]
     cos, sin = angles.cos.view(N, Dh)[:, :Dh // 2], angles.sin.view(N, Dh)[:, Dh // 2:]

@@ -50,9 +50,12 @@ class PackedLinear(nn.Module):
         return torch.ops.mkldnn._linear_pointwise(x, self.packed_weight, self.bias, "none", [], "")
 
     def _sum_panels(self, x: Tensor) -> Tensor:
-        x_again = x.reshape(1, -1).expand(BAGS, -1).reshape(-1)                 # the same x for every panel
-        y = [torch.embedding_bag(rows, *bags(len(rows) // self.in_features, 1, self.in_features), False, 0, False, x_again[:rows.shape[0]])[0]
-             for rows in self.panels]
+        y = []
+        x_again = x.reshape(1, -1).expand(min(BAGS, self.out_features // PANEL), -1).reshape(-1)     # the same x for every panel
+        for rows in self.panels:
+            weights = x_again if len(rows) == len(x_again) else x_again[:len(rows)]
+            indices, starts = bags(len(rows) // self.in_features, 1, self.in_features)
+            y.append(torch.embedding_bag(rows, indices, starts, False, 0, False, weights)[0])
         y = (torch.cat(y) if len(y) > 1 else y[0]).view(*x.shape[:-1], self.out_features)
         return y if self.bias is None else y + self.bias
 

@@ -161,11 +161,11 @@ class QuantizedEmbedding(nn.Module):
 
     def __init__(self, head: QuantizedLinear, dtype: torch.dtype) -> None:
         super().__init__()
-        self.head, self.dtype = head, dtype
+        self.rows, self.dtype = head.rows, dtype           # the method, not the layer: that has its place in the model
 
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens: int64 [...] -> [..., D]."""
-        return self.head.rows(tokens).to(self.dtype)
+        return self.rows(tokens).to(self.dtype)
 
 
 def quantize(model: Transformer, scheme: str) -> Transformer:
