@@ -26,6 +26,7 @@ import torch
 from aiinfra.device import synchronize
 from aiinfra.engine.blocks import BlockPool
 from aiinfra.engine.generate import check_ids
+from aiinfra.engine.graphs import decode_graphs
 from aiinfra.engine.request import Request
 from aiinfra.engine.runner import PagedCache, Runner
 from aiinfra.engine.sampler import Choice, Logprob, Sampler, choose
@@ -93,12 +94,13 @@ class Engine:
     """Serves many requests on one model, over a paged cache of `cache_bytes` (default: 1 GiB, or what one
     full context of `max_model_len` tokens needs if that is more). chunk_tokens: None is 128 on a CPU, where more
     would delay those who decode, and all of `token_budget` on a GPU. speculative: "prompt_lookup", or a Proposer
-    (its `k` is the most guesses for a request in a step). Other arguments as `Scheduler`."""
+    (its `k` is the most guesses for a request in a step). cuda_graphs: record decode steps and replay them (None: on
+    a GPU); True on a CPU runs them padded as on a GPU, for tests. Other arguments as `Scheduler`."""
 
     def __init__(self, model: Transformer, cache_bytes: int | None = None, block_size: int = 16,
                  max_model_len: int | None = None, token_budget: int = 512, max_running: int = 32, mode: Mode = "continuous",
                  chunked: bool = True, chunk_tokens: int | None = None, prefix_caching: bool = True,
-                 speculative: str | Proposer | None = None) -> None:
+                 speculative: str | Proposer | None = None, cuda_graphs: bool | None = None) -> None:
         if block_size < 1:
             raise ValueError(f"block_size={block_size}; it must be at least 1 (16 is usual).")
         per_block = PagedCache.block_bytes(model.config, block_size, model.dtype)
@@ -112,7 +114,9 @@ class Engine:
         if chunk_tokens is None and model.device.type == "cpu":
             chunk_tokens = _CHUNK_ON_CPU
         self.scheduler = Scheduler(self.pool, token_budget, max_running, mode, chunked, chunk_tokens)
-        self.runner = Runner(model, PagedCache(model.config, self.pool.total, block_size, model.dtype, model.device))
+        cache = PagedCache(model.config, self.pool.total, block_size, model.dtype, model.device)
+        longest = min(self.pool.total, -(-(max_model_len or model.config.max_position_embeddings) // block_size))
+        self.runner = Runner(model, cache, decode_graphs(model, cache, self.scheduler.max_running, longest, cuda_graphs))
         self._jobs: dict[str, _Job] = {}
         self._answers: dict[Request, _Answer] = {}           # those that the scheduler has
 

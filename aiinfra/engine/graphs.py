@@ -111,3 +111,13 @@ def run_again(work: Replay) -> Replay:
     """A `capture` that records nothing: the same padded step, its operations asked for one by one."""
     work()
     return work
+
+
+def decode_graphs(model: Transformer, cache: PagedCache, max_batch: int, max_blocks: int,
+                  wanted: bool | None) -> DecodeGraphs | None:
+    """What an engine uses: CUDA graphs on a GPU unless `wanted` is False; on a CPU nothing, or if True the padded
+    steps without a recording."""
+    on_gpu = model.device.type == "cuda"
+    if not (on_gpu if wanted is None else wanted):
+        return None
+    return DecodeGraphs(model, cache, max_batch, max_blocks, recorder(model.device) if on_gpu else run_again)

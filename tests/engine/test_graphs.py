@@ -1,12 +1,16 @@
 """Decode steps padded to a bucket, recorded or not, are the same steps. What needs a GPU says so."""
 
+import random
+
 import pytest
 import torch
 
 from aiinfra.device import triton_interpreted
+from aiinfra.engine.engine import Engine
 from aiinfra.engine.graphs import DecodeGraphs, batch_sizes, run_again
 from aiinfra.engine.request import Request
 from aiinfra.engine.runner import PagedCache, Runner
+from aiinfra.engine.sampling_params import SamplingParams
 from aiinfra.engine.scheduler import Plan, Work
 from aiinfra.kernels import kv_write, paged_attention, rmsnorm, rope, swiglu
 from aiinfra.kernels.dry_run import dry_run
@@ -159,3 +163,60 @@ def test_a_step_of_decodes_goes_through_the_graph_and_only_that(small: Transform
     prompt = Work(Request("all", [1, 2, 3], 1), 0, 3)
     prompt.request.blocks = [32]
     assert len(runner.run(Plan([prompt], [], [], []))) == 1 and used[1] is None
+
+def traffic(n: int) -> dict[str, tuple[list[int], SamplingParams]]:
+    rng = random.Random(0)
+    shared = [rng.randrange(53) for _ in range(12)]
+    requests = {}
+    for i in range(n):
+        prompt = (shared[:rng.randrange(12)] if i % 2 else []) + [rng.randrange(53) for _ in range(rng.randrange(1, 20))]
+        sampled = {"temperature": 0.9, "top_p": 0.9, "seed": i} if i % 3 == 0 else {"temperature": 0}
+        requests[str(i)] = (prompt, SamplingParams(max_tokens=rng.randrange(1, 20), **sampled))
+    return requests
+
+
+def serve(model: Transformer, **options) -> tuple[dict[str, list[int]], list[int]]:
+    """What each request was given, and the sizes of the batches that ran padded."""
+    blocks, padded = options.pop("blocks", 60), []
+    engine = Engine(model, cache_bytes=blocks * PagedCache.block_bytes(model.config, P, model.dtype), block_size=P, **options)
+    if engine.runner.decode is not None:
+        fast = engine.runner.decode
+        engine.runner.decode = lambda work: None if (logits := fast(work)) is None else (padded.append(len(work)), logits)[1]
+    made = {name: [] for name in traffic(16)}
+    for name, (prompt, params) in traffic(16).items():
+        engine.add(name, prompt, params)
+    while engine.unfinished:
+        for m in engine.step().made:
+            made[m.request_id].append(m.token_id)
+    assert engine.pool.used == 0
+    return made, padded
+
+
+MODES = {
+    "continuous": {"max_running": 7}, "one": {"mode": "one"}, "static": {"mode": "static", "max_running": 5},
+    "chunks of 3": {"token_budget": 3, "max_running": 3}, "preempted": {"blocks": 14, "max_running": 6},
+    "speculative": {"speculative": "prompt_lookup", "max_running": 6}, "short rows of the table": {"max_running": 6, "max_model_len": 16},
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_padded_decoding_makes_the_same_tokens_in_every_mode(mode: str, small: Transformer) -> None:
+    plain, none = serve(small, **MODES[mode])
+    padded, batches = serve(small, cuda_graphs=True, **MODES[mode])
+    assert padded == plain and none == [] and batches
+    assert mode in ("one", "short rows of the table") or max(batches) > 2
+
+
+def test_without_a_gpu_it_is_off_unless_asked_for(small: Transformer) -> None:
+    assert Engine(small).runner.decode is None and Engine(small, cuda_graphs=False).runner.decode is None
+    assert Engine(small, cuda_graphs=True, max_running=9).runner.decode.buckets == [1, 2, 4, 8, 16]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+def test_recorded_decoding_makes_the_same_tokens(small: Transformer) -> None:
+    model = Transformer(SMALL).eval().requires_grad_(False)
+    model.load_state_dict(small.state_dict())
+    model = model.to("cuda")
+    plain, _ = serve(model, cuda_graphs=False, max_running=7)
+    recorded, batches = serve(model, max_running=7)
+    assert recorded == plain and len(set(batches)) > 2
