@@ -64,7 +64,7 @@ def run_generate(args: argparse.Namespace) -> None:
     from aiinfra.engine import LLM
     params = _sampling_params(args)
     prompt = _read_stdin() if args.prompt == "-" else args.prompt
-    llm = LLM(args.model, args.dtype, args.device)
+    llm = LLM(args.model, args.dtype, args.device, quantization=args.quantize)
     if params.n == 1:
         for piece in _pieces(llm.stream(prompt, params)):
             print(piece, end="", flush=True)
@@ -79,7 +79,7 @@ def run_chat(args: argparse.Namespace) -> None:
     """A conversation: read a line, stream the answer, keep both."""
     from aiinfra.engine import LLM
     params = _sampling_params(args)
-    llm = LLM(args.model, args.dtype, args.device)
+    llm = LLM(args.model, args.dtype, args.device, quantization=args.quantize)
     messages = [{"role": "system", "content": args.system}] if args.system else []
     while (line := _ask()):
         messages.append({"role": "user", "content": line})
@@ -246,6 +246,7 @@ def _model_arguments(sub: argparse.ArgumentParser, placing: bool = True) -> None
     if placing:
         sub.add_argument("--device", help="cpu or cuda (None: a GPU if there is one)")
         sub.add_argument("--dtype", help="float32, bfloat16 or float16 (None: bfloat16 on a GPU, else float32)")
+        sub.add_argument("--quantize", choices=("int8", "int4"), help="weights of 8 or 4 bits (None: of the dtype)")
 
 
 def _sampling_arguments(sub: argparse.ArgumentParser, max_tokens: int, temperature: float = 0.0) -> None:

@@ -60,16 +60,17 @@ class RequestOutput:
 
 class LLM:
     """A model that answers. `model`, `dtype`, `device` and `cache` as in `aiinfra.model.load`; `max_model_len`
-    lowers the context limit; everything else goes to `Engine` (cache_bytes, max_running, token_budget, mode, …)."""
+    lowers the context limit; `quantization` is None, "int8" or "int4" (load's `quantize`); everything else goes
+    to `Engine` (cache_bytes, max_running, token_budget, mode, …)."""
 
     def __init__(self, model: str | Path = DEFAULT_MODEL, dtype: str | torch.dtype | None = None,
                  device: str | torch.device | None = None, max_model_len: int | None = None,
-                 cache: str | Path | None = None, **engine_options: Any) -> None:
+                 cache: str | Path | None = None, quantization: str | None = None, **engine_options: Any) -> None:
         known = [key for key in inspect.signature(Engine.__init__).parameters if key not in ("self", "model")]
         for key in engine_options:                           # before the model is loaded
             if key not in known:
                 raise TypeError(f"LLM has no option {key!r}.{nearest(key, known)} Known: {', '.join(known)}.")
-        self.model, self.tokenizer = load(model, dtype, device, cache=cache)
+        self.model, self.tokenizer = load(model, dtype, device, cache=cache, quantize=quantization)
         limit = self.model.config.max_position_embeddings
         if max_model_len is not None and not 1 <= max_model_len <= limit:
             raise ValueError(f"max_model_len={max_model_len}; the model's context is {limit:,} tokens: choose 1 to {limit:,}.")

@@ -15,6 +15,7 @@ the KV cache stay as they were, and each layer turns its numbers back into weigh
                    many rows: a piece de-quantised, then oneDNN
     GPU     4, 8   kernels/quant_matmul.py                        32 inputs of one output; all inputs of one output
 
+A file of 4-bit blocks is best taken at "int4", which keeps its numbers; "int8" would draw them anew, on other rulers.
 The last layer keeps 8 bits under "int4" too: its errors go straight into the logits, and bfloat16 logits
 would tie. A layer stays as it is unless 32 divides its inputs and 16 (4 bits) or 64 (8 bits) its outputs;
 so does an embedding table of its own, which gives up one row a token. Applied from outside to a finished

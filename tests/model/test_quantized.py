@@ -14,10 +14,8 @@ from aiinfra.engine.generate import generate_cached
 from aiinfra.engine.sampling_params import SamplingParams
 from aiinfra.kernels.quant_matmul import (PackedWeight, dequantize, from_q4_1, quant_matmul_reference, quantize_int4,
                                           quantize_int8, unpack)
-from aiinfra.model import KVCache, ModelConfig, Transformer, load, pack, quantize
-from aiinfra.model import quantized
+from aiinfra.model import ModelConfig, Transformer, load, pack, quantize, quantized
 from aiinfra.model.gguf_file import GGUFFile
-from aiinfra.model.packed import PackedLinear
 from aiinfra.model.quantized import Int4Linear, Int8Linear, KernelLinear, QuantizedLinear
 
 LEADS = pytest.mark.parametrize("lead", [(1,), (), (1, 1), (2,), (8,), (9,), (3, 5), (2, 40), (0,)], ids=str)
@@ -292,6 +290,19 @@ def test_weight_bytes_of_the_real_model(loaded, ours):
     int8, int4 = loaded["int8"].weight_bytes(), loaded["int4"].weight_bytes()
     assert ours[0].weight_bytes() / int8 > 3.5 and ours[0].weight_bytes() / int4 > 5.4
     assert loaded["int4"].embed.rows.__self__ is loaded["int4"].lm_head and not any(p.ndim > 1 for p in loaded["int4"].parameters())
+
+
+def test_llm_and_command_line(loaded, ours, capsys):
+    from aiinfra import LLM, SamplingParams
+    from aiinfra.__main__ import main
+    llm = LLM("smollm2-135m", device="cpu", dtype="float32", quantization="int4", cache_bytes=64 << 20)
+    params = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
+    ids = ours[1].encode("The capital of France is")
+    expected = [step.token_id for step in generate_cached(loaded["int4"], ids, params)]
+    assert llm.generate([ids], params)[0].outputs[0].token_ids == expected
+    with pytest.raises(SystemExit):
+        main(["generate", "--prompt", "x", "--quantize", "int-4"])
+    assert "Did you mean 'int4'?" in capsys.readouterr().err
 
 
 _PEAK = """
