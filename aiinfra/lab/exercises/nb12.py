@@ -144,7 +144,7 @@ def _waits_for_all(chunks: list[Trace]) -> int:
     "max(max(a + n for a, n in trace), max(a + -(-sum(n for b, n in trace if b >= a) // seats) for a, _ in trace)).",
 ))
 def least_steps(least):
-    for trace, seats in [([(0, 2), (10, 8), (10, 8), (10, 8)], 1), (_TWELVE, 4), *_traces(80, 5)]:
+    for trace, seats in [([(0, 3), *[(10, 8)] * 6], 2), (_TWELVE, 4), *_traces(80, 5)]:
         alone = max(a + n for a, n in trace)
         crowd = {a: a + -(-sum(n for b, n in trace if b >= a) // seats) for a, _ in trace}
         want, got = max(alone, *crowd.values()), _number(least(list(trace), seats), "steps")
