@@ -9,7 +9,6 @@ They take turns, so that a machine that slows down slows all. A figure is the me
 `bench_serving.py` has many requests; `peers.py` has the others.
 """
 
-import inspect
 import json
 import math
 import subprocess
@@ -98,7 +97,7 @@ def bench_decode(model_name: str, turns: int = 5) -> Iterator[Row]:
     peer = transformers_model(path, model.dtype, model.device)
     if peer:
         sides["transformers"] = theirs(*peer, exact=model.dtype == torch.float32)
-    if model.device.type == "cpu" and "quantize" in inspect.signature(load).parameters:
+    if model.device.type == "cpu":
         sides["ours int4"] = ours(load(path, quantize="int4")[0], "aiinfra int4", exact=False)
     llama = _llama_cpp(path, model.device)
     if llama:

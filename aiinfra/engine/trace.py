@@ -43,16 +43,22 @@ class Token(NamedTuple):
 
 
 class Server(Protocol):
-    """What can be measured: ours, or a peer. `add` queues, `step` works for a while and says what it made."""
+    """What can be measured: ours, or a peer."""
 
     name: str
 
     @property
-    def unfinished(self) -> int: ...                                                       # noqa: E704
+    def unfinished(self) -> int:
+        """Requests that wait or run."""
+        ...
 
-    def add(self, request: int, prompt: list[int], output_tokens: int) -> None: ...        # noqa: E704
+    def add(self, request: int, prompt: list[int], output_tokens: int) -> None:
+        """Queue a request, known by its number in the trace."""
+        ...
 
-    def step(self) -> list[Token]: ...                                                     # noqa: E704
+    def step(self) -> list[Token]:
+        """Work for a while, and say what was made."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -161,4 +167,6 @@ def _request(line: str, where: str, rng: random.Random, first: int, vocab_size: 
     if "output_tokens" not in given or not isinstance(arrival, int | float) or arrival < 0:
         raise ValueError(f"{where} needs output_tokens, and an arrival_seconds (if any) of at least 0.")
     prompt = given["prompt"] if "prompt" in given else _draw(rng, first, given["prompt_tokens"], vocab_size)
+    if not (isinstance(prompt, list) and prompt and all(isinstance(i, int) and 0 <= i < vocab_size for i in prompt)):
+        raise ValueError(f"{where}: prompt must be a list of token ids, at least one, each from 0 to {vocab_size - 1:,}.")
     return TraceRequest(prompt, given["output_tokens"], float(arrival))
