@@ -111,7 +111,7 @@ class Traffic(RuleBasedStateMachine):
         before, right = (self.pool.used, [(w.request, w.start, w.count) for w in plan.work]), {}
 
         def propose(request: Request, most: int) -> list[int]:
-            assert most >= 1 and request.pending == 1
+            assert most >= 1 and request.pending == 1 and request.made
             guesses, true = wanted.pop() if wanted else (0, 0)
             right[request] = min(true, guesses, most)
             return [(request.made + i) % 3 for i in range(min(guesses, most))]
