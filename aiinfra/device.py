@@ -53,6 +53,11 @@ def synchronize(device: torch.device | str) -> None:
         torch.cuda.synchronize(device)
 
 
+def free_bytes(device: torch.device | str) -> int | None:
+    """Memory that is free on a GPU; None for a CPU, where memory is everybody's and a budget must be stated."""
+    return torch.cuda.mem_get_info(device)[0] if torch.device(device).type == "cuda" else None
+
+
 def seed_everything(seed: int) -> None:
     """Seed Python's and PyTorch's random numbers, the GPU's included."""
     random.seed(seed)

@@ -26,7 +26,7 @@ class BlockPool:
     def __init__(self, total: int, block_size: int, prefix_caching: bool = True) -> None:
         if total < 1 or block_size < 1:
             raise ValueError(f"{total} blocks of {block_size} tokens; there must be at least 1 of at least 1. "
-                             "Give the cache more memory.")
+                             "Give the cache more memory (cache_bytes), or choose a block_size such as 16.")
         self.total, self.block_size, self.prefix_caching = total, block_size, prefix_caching
         self._free = deque(range(total))
         self._owners = [0] * total
@@ -94,6 +94,13 @@ class BlockPool:
                     self._free.append(block)
                 else:
                     self._cached[block] = None
+
+    def forget(self, blocks: Iterable[int]) -> None:
+        """What is in these blocks, which somebody owns, is not to be found again."""
+        for block in blocks:
+            if self._digest[block] is not None:
+                del self._by_digest[self._digest[block]]
+                self._digest[block] = None
 
     def match(self, tokens: Sequence[int]) -> list[int]:
         """The blocks, used or cached, that hold the longest known beginning of `tokens`. At least one

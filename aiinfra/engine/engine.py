@@ -23,9 +23,9 @@ from itertools import islice
 
 import torch
 
-from aiinfra.device import synchronize
+from aiinfra.device import free_bytes, synchronize
 from aiinfra.engine.blocks import BlockPool
-from aiinfra.engine.generate import check_ids
+from aiinfra.engine.generate import check_ids, stop_ids_of
 from aiinfra.engine.graphs import decode_graphs
 from aiinfra.engine.request import Request
 from aiinfra.engine.runner import PagedCache, Runner
@@ -37,6 +37,7 @@ from aiinfra.model import Transformer
 
 _DEFAULT_CACHE_BYTES = 1 << 30
 _CHUNK_ON_CPU = 128
+_SHARE_OF_GPU = 0.8          # of what is free beside the weights; the rest is for activations and graphs
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,8 @@ class _Answer:
 
 
 class Engine:
-    """Serves many requests on one model, over a paged cache of `cache_bytes` (default: 1 GiB, or what one
-    full context of `max_model_len` tokens needs if that is more). chunk_tokens: None is 128 on a CPU, where more
+    """Serves many requests on one model, over a paged cache of `cache_bytes` (default: most of what is free on a
+    GPU; on a CPU 1 GiB, or what one full context of `max_model_len` tokens needs if that is more). chunk_tokens: None is 128 on a CPU, where more
     would delay those who decode, and all of `token_budget` on a GPU. speculative: "prompt_lookup", or a Proposer
     (its `k` is the most guesses for a request in a step). cuda_graphs: record decode steps and replay them (None: on
     a GPU); True on a CPU runs them padded as on a GPU, for tests. Other arguments as `Scheduler`."""
@@ -104,18 +105,21 @@ class Engine:
         if block_size < 1:
             raise ValueError(f"block_size={block_size}; it must be at least 1 (16 is usual).")
         per_block = PagedCache.block_bytes(model.config, block_size, model.dtype)
+        self.max_model_len = max_model_len or model.config.max_position_embeddings
         if cache_bytes is None:
-            context = max_model_len or model.config.max_position_embeddings
-            cache_bytes = max(_DEFAULT_CACHE_BYTES, per_block * -(-context // block_size))
-        if cache_bytes < per_block:
-            raise ValueError(f"cache_bytes={cache_bytes:,}; one block of {block_size} tokens is {per_block:,} bytes. Give it more.")
+            free = free_bytes(model.device)
+            cache_bytes = max(_DEFAULT_CACHE_BYTES, per_block * -(-self.max_model_len // block_size)) if free is None else \
+                int(_SHARE_OF_GPU * free)
+        if not isinstance(cache_bytes, int) or cache_bytes < per_block:
+            raise ValueError(f"cache_bytes={cache_bytes!r}; it must be a whole number, and one block of {block_size} tokens is "
+                             f"{per_block:,} bytes. Give it more.")
         self.model, self.proposer = model, as_proposer(speculative, model.config.vocab_size)
         self.pool = BlockPool(cache_bytes // per_block, block_size, prefix_caching)
         if chunk_tokens is None and model.device.type == "cpu":
             chunk_tokens = _CHUNK_ON_CPU
         self.scheduler = Scheduler(self.pool, token_budget, max_running, mode, chunked, chunk_tokens)
         cache = PagedCache(model.config, self.pool.total, block_size, model.dtype, model.device)
-        longest = min(self.pool.total, -(-(max_model_len or model.config.max_position_embeddings) // block_size))
+        longest = min(self.pool.total, -(-self.max_model_len // block_size))
         self.runner = Runner(model, cache, decode_graphs(model, cache, self.scheduler.max_running, longest, cuda_graphs))
         self._jobs: dict[str, _Job] = {}
         self._answers: dict[Request, _Answer] = {}           # those that the scheduler has
@@ -128,9 +132,12 @@ class Engine:
         if request_id in self._jobs:
             raise ValueError(f"request id {request_id!r} is in use: choose another, or wait until it has finished.")
         check_ids(prompt, self.model.config.vocab_size)
-        stop_ids = frozenset(i for i in (*(() if params.ignore_eos else eos_ids), *params.stop_token_ids)
-                             if i < self.model.config.vocab_size)
-        job = _Job(request_id, params, stop_ids, {})
+        if (most := len(prompt) + params.max_tokens) > self.max_model_len:
+            raise ValueError(f"request {request_id} may grow to {most:,} tokens; the context is {self.max_model_len:,}. "
+                             "Lower max_tokens or shorten the prompt.")
+        if not isinstance(priority, int):
+            raise ValueError(f"priority={priority!r}; it must be a whole number: the lowest goes first.")
+        job = _Job(request_id, params, stop_ids_of(params, eos_ids, self.model.config.vocab_size), {})
         first = self._answer(job, 0, Request(request_id, list(prompt), params.max_tokens, priority))
         self.scheduler.add(first.request, places=params.n)
         self._answers[first.request] = first
@@ -162,7 +169,15 @@ class Engine:
             yield self.step()
 
     def step(self) -> StepRecord:
-        """Run one step over whoever is there."""
+        """Run one step over whoever is there. If it is broken off, by Ctrl-C or an error, whoever was running starts
+        again from the tokens that were handed out."""
+        try:
+            return self._step()
+        except BaseException:
+            self._start_again()
+            raise
+
+    def _step(self) -> StepRecord:
         start = time.perf_counter()
         plan = self.scheduler.plan()
         if self.proposer is not None:
@@ -172,13 +187,24 @@ class Engine:
         synchronize(self.model.device)
         ran = time.perf_counter()
         made = self._sample(logits, [w for w in plan.work if w.last])
-        guessed = tuple((w.request.id, len(w.guesses), _right(w, made[self._answers[w.request]])) for w in plan.work if w.guesses)
+        guessed = tuple((w.request.id, len(w.guesses), _right(w, made[self._answers[w.request]]))
+                        for w in plan.work if w.guesses and w.request in self._answers)
         self._settle(plan, made)
         end = time.perf_counter()
         return StepRecord(
             tuple((w.request.id, w.start, w.count) for w in plan.work), tuple(m for some in made.values() for m in some), tuple(r.id for r in plan.admitted),
             tuple(r.id for r in plan.preempted), len(self.scheduler.waiting), self.pool.free, self.pool.cached, self.pool.used,
             planned - start, ran - planned, end - ran, guessed)
+
+    def _start_again(self) -> None:
+        """Forget half a step: what blocks hold is unknown, and answers that had only begun to branch off are gone."""
+        self.scheduler.push_out()
+        for request in [r for r in self.scheduler.waiting if r not in self._answers]:
+            self.scheduler.finish(request)
+        for answer in self._answers.values():
+            answer.sampler.rewind(answer.request.tokens, answer.request.made)
+            answer.job.answers = {i: a for i, a in answer.job.answers.items() if a.request in self._answers}
+        self._jobs = {answer.job.id: answer.job for answer in self._answers.values()}
 
     def _propose(self, request: Request, most: int) -> list[int]:
         proposer = self._answers[request].proposer
@@ -188,15 +214,16 @@ class Engine:
     def _sample(self, logits: torch.Tensor | None, work: list[Work]) -> "dict[_Answer, list[Made]]":
         """The next token of each work's request, or several if it had guesses, from its rows of logits [R, V]; n
         first tokens if its prompt was just read."""
-        if not work:
-            return {}
         takers, rows, row_of, row = [], [], [], 0
         for w in work:
-            for answer in self._sharing(self._answers[w.request]):
+            aborted = w.request not in self._answers                     # while the model ran, by another thread
+            for answer in () if aborted else self._sharing(self._answers[w.request]):
                 takers.append((answer, list(w.guesses)))
                 rows += rows_ahead(answer.sampler, list(w.guesses), answer.job.stop_ids, answer.job.params.min_tokens)
                 row_of += range(row, row + 1 + len(w.guesses))
             row += 1 + len(w.guesses)
+        if not takers:
+            return {}
         choices = iter(choose(logits if len(row_of) == row else logits[row_of], rows))
         return {answer: _take(answer, guesses, list(islice(choices, 1 + len(guesses)))) for answer, guesses in takers}
 
@@ -211,12 +238,18 @@ class Engine:
 
     def _settle(self, plan: Plan, made: "dict[_Answer, list[Made]]") -> None:
         """Append the tokens, let the answers that have just begun run by themselves, and those that ended go."""
-        sound = {a.request: some for a, some in made.items() if a.request in self._answers and some[-1].token_id is not None}
+        for answer, some in made.items():
+            if some[-1].finish_reason == "error":
+                self._finish(answer, failed=True)
+        made = {answer: some for answer, some in made.items() if some[-1].finish_reason != "error"}
+        sound = {a.request: some for a, some in made.items() if a.request in self._answers}
         self.scheduler.commit(plan, {r: some[-1].token_id for r, some in sound.items()}, {r: len(some) - 1 for r, some in sound.items()})
         for answer, some in made.items():
             if answer.request not in self._answers and not some[-1].finish_reason:
                 self._branch(answer, some[-1].token_id)
         for answer, some in made.items():
+            for m in some:
+                answer.sampler.took(m.token_id)
             if some[-1].finish_reason:
                 self._finish(answer)
 
@@ -236,11 +269,11 @@ class Engine:
                                      None if self.proposer is None else self.proposer.fresh())
         return job.answers[index]
 
-    def _finish(self, answer: _Answer) -> None:
+    def _finish(self, answer: _Answer, failed: bool = False) -> None:
         job = answer.job
         del job.answers[answer.index]
         if self._answers.pop(answer.request, None):
-            self.scheduler.finish(answer.request)
+            self.scheduler.finish(answer.request, failed)
         if not job.answers:
             del self._jobs[job.id]
 
@@ -249,19 +282,17 @@ def _take(answer: _Answer, guesses: list[int], choices: list[Choice]) -> list[Ma
     """What an answer gets of the choices for its rows: up to the first that was guessed wrongly or ends it."""
     job, made = answer.job, []
     for token, logprobs in choices[:len(accept([c.token_id for c in choices], guesses, job.stop_ids))]:
-        if token is not None:
-            answer.sampler.took(token)
-        made.append(Made(job.id, token, _ending(answer, token), answer.index, logprobs))
+        made.append(Made(job.id, token, _ending(answer, token, len(made) + 1), answer.index, logprobs))
     return made
 
 
-def _ending(answer: _Answer, token: int | None) -> str | None:
-    """Why an answer ends with this token, its newest; None if it goes on."""
+def _ending(answer: _Answer, token: int | None, place: int) -> str | None:
+    """Why an answer ends with this token, number `place` of this step; None if it goes on."""
     if token is None:
         return "error"
     if token in answer.job.stop_ids:
         return "stop"
-    return "length" if answer.sampler.place == answer.request.max_tokens else None
+    return "length" if answer.request.made + place >= answer.request.max_tokens else None
 
 
 def _right(work: Work, made: list[Made]) -> int:

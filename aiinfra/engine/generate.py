@@ -61,15 +61,22 @@ def check_ids(prompt: list[int], vocab_size: int) -> None:
     if not prompt:
         raise ValueError("the prompt is empty: the model needs at least one token to continue from.")
     for token in prompt:
-        if not 0 <= token < vocab_size:
-            raise ValueError(f"token id {token} is outside the vocabulary of {vocab_size:,}.")
+        if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < vocab_size:
+            raise ValueError(f"token id {token!r} is outside the vocabulary of {vocab_size:,}: ids are whole "
+                             f"numbers from 0 to {vocab_size - 1:,}. Encode the prompt with the model's own tokenizer.")
+
+
+def stop_ids_of(params: SamplingParams, eos_ids: tuple[int, ...], vocab_size: int) -> frozenset[int]:
+    """The ids that end an answer; those that the model cannot say are left out."""
+    ids = (*(() if params.ignore_eos else eos_ids), *params.stop_token_ids)
+    return frozenset(i for i in ids if i < vocab_size)
 
 
 def _loop(model: Transformer, prompt: list[int], params: SamplingParams, eos_ids: tuple[int, ...], answer: int,
           forward: Callable[[list[int]], tuple[Tensor, int]]) -> Iterator[TokenStep]:
     check_ids(prompt, model.config.vocab_size)
     sampler = Sampler(params, prompt, answer)
-    stop_ids = list(dict.fromkeys((*(() if params.ignore_eos else eos_ids), *params.stop_token_ids)))
+    stop_ids = stop_ids_of(params, eos_ids, model.config.vocab_size)
     tokens = list(prompt)
     for made in range(params.max_tokens):
         start = time.perf_counter()

@@ -9,6 +9,7 @@ Text lives here and nowhere below. Whatever interrupts a call, its requests leav
 """
 
 import inspect
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -78,6 +79,7 @@ class LLM:
         self.engine = Engine(self.model, max_model_len=self.max_model_len, **engine_options)
         self._request_numbers = count()
         self._answers: dict[tuple[str, int], _Answer] = {}       # by request id and index
+        self._made: deque[Made] = deque()                        # by the last step, not yet handed out
 
     def generate(self, prompts: Prompt | Sequence[Prompt], sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
                  use_tqdm: bool | None = None) -> list[RequestOutput]:
@@ -145,6 +147,7 @@ class LLM:
 
     def _serve(self, requests: list[RequestOutput], params: list[SamplingParams]) -> Iterator[None]:
         """Run `requests` to their ends, yielding after each engine step."""
+        added = []
         try:
             for request, one in zip(requests, params):
                 one = with_max_tokens(one, self.max_model_len - len(request.prompt_token_ids))
@@ -152,19 +155,27 @@ class LLM:
                 for out in request.outputs:
                     self._answers[request.request_id, out.index] = _Answer(out, one, {*eos, *one.stop_token_ids}, self.tokenizer)
                 self.engine.add(request.request_id, request.prompt_token_ids, one, eos)
+                added.append(request.request_id)
             while not all(request.finished for request in requests):
-                for made in self.engine.step().made:
-                    self._hand_out(made)
+                if not self._made and not self.engine.unfinished:
+                    raise RuntimeError("the engine has nothing left to do and a request has no end: its last step was broken off. "
+                                       "Ask again.")
+                if not self._made:
+                    self._made.extend(self.engine.step().made)
+                while self._made:                            # kept until handed out: some are another call's
+                    self._hand_out(self._made[0])
+                    self._made.popleft()
                 yield
         finally:                                             # also on Ctrl-C, or when a stream is dropped half-way
+            for request_id in added:
+                self.engine.abort(request_id)
             for request in requests:
-                self.engine.abort(request.request_id)
                 for out in request.outputs:
                     self._answers.pop((request.request_id, out.index), None)
 
     def _hand_out(self, made: Made) -> None:
-        answer = self._answers[made.request_id, made.index]
-        if answer.out.finish_reason:                         # a stop string, before the last token of this step
+        answer = self._answers.get((made.request_id, made.index))
+        if answer is None or answer.out.finish_reason:       # dropped; or a stop string before this step's last token
             return
         answer.push(made)
         if answer.out.finish_reason and not made.finish_reason:

@@ -85,6 +85,10 @@ class Sampler:
         if self.params.repetition_penalty != 1:
             self._ids().add(token)
 
+    def rewind(self, tokens: Sequence[int], made: int) -> None:
+        """Begin again where the answer has `made` tokens, the last of `tokens`."""
+        self._prompt, self._seen, self.place = tokens, None, made
+
     def choose(self, logits: Tensor, banned: Collection[int] = ()) -> Choice:
         """The next token, from logits [V]. Raises ValueError if they are not numbers."""
         [choice] = choose(logits[None], [self.row(banned)])

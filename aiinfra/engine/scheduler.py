@@ -71,6 +71,10 @@ class Scheduler:
                  mode: Mode = "continuous", chunked: bool = True, chunk_tokens: int | None = None) -> None:
         if mode not in ("one", "static", "continuous"):
             raise ValueError(f"mode={mode!r} is not known. Use 'one', 'static' or 'continuous'.")
+        max_running = 1 if mode == "one" else max_running
+        for name, value in (("token_budget", token_budget), ("max_running", max_running), ("chunk_tokens", chunk_tokens)):
+            if value is not None and not isinstance(value, int):
+                raise ValueError(f"{name}={value!r}; it must be a whole number.")
         if max_running < 1 or token_budget < max_running:
             raise ValueError(f"token_budget={token_budget}, max_running={max_running}; a step must have room for one "
                              "token of every running request: token_budget >= max_running >= 1.")
@@ -78,10 +82,11 @@ class Scheduler:
             raise ValueError(f"chunk_tokens={chunk_tokens}; a prompt must move by at least 1 token a step. None: by token_budget.")
         self.pool, self.token_budget, self.mode, self.chunked = pool, token_budget, mode, chunked
         self.chunk_tokens = token_budget if chunk_tokens is None or not chunked else min(chunk_tokens, token_budget)
-        self.max_running = 1 if mode == "one" else max_running
+        self.max_running = max_running
         self.waiting: list[Request] = []
         self.running: list[Request] = []
         self._arrivals = 0
+        self._bus: list[Request] = []                       # who rides together, where not all may get on at any time
 
     def add(self, request: Request, places: int = 1) -> None:
         """Queue a request. places: so many arrivals are kept for it and those that will be forked off it. Raises
@@ -91,7 +96,7 @@ class Scheduler:
         if need > have:
             raise ValueError(f"request {request.id} may grow to {most:,} tokens = {need} blocks of "
                              f"{self.pool.block_size}; the cache has {have}. Lower max_tokens, shorten the prompt, "
-                             "or give the cache more memory.")
+                             "or give the cache more memory (cache_bytes).")
         if not self.chunked and most > self.token_budget:
             raise ValueError(f"request {request.id} may grow to {most:,} tokens and prompts are not chunked; a step "
                              f"runs {self.token_budget:,}. Raise token_budget or allow chunks.")
@@ -145,8 +150,15 @@ class Scheduler:
             if request in made:
                 request.tokens.append(made[request])
 
-    def finish(self, request: Request) -> None:
-        """Take a request out, whatever its state, and give its blocks back."""
+    def push_out(self) -> None:
+        """Preempt everybody: after a step that was broken off, nobody knows what is in the blocks it wrote."""
+        for request in list(self.running):
+            self._preempt(request)
+
+    def finish(self, request: Request, failed: bool = False) -> None:
+        """Take a request out, whatever its state, and give its blocks back; if it `failed`, nobody is to find them."""
+        if failed:
+            self.pool.forget(request.blocks)
         if request.status == "running":
             self.running.remove(request)
         elif request.status == "waiting":
@@ -193,9 +205,7 @@ class Scheduler:
     def _admit(self, work: dict[Request, int]) -> list[Request]:
         """Start waiting requests in order, while there are places, tokens and blocks."""
         admitted = []
-        if self.mode != "continuous" and self.running:
-            return admitted
-        for request in sorted(self.waiting, key=lambda r: r.age):
+        for request in self._door():
             budget = self._budget(request, work)
             if len(self.running) >= self.max_running or budget == 0:
                 break
@@ -218,6 +228,17 @@ class Scheduler:
             admitted.append(request)
             work[request] = count
         return admitted
+
+    def _door(self) -> list[Request]:
+        """Who may be admitted, in order: with a bus, those it came for, over as many steps as reading them takes."""
+        if len(self.running) >= self.max_running:
+            return []
+        queue = sorted(self.waiting, key=lambda r: r.age)
+        if self.mode == "continuous":
+            return queue
+        if not self.running:
+            self._bus = queue[:self.max_running]
+        return [request for request in queue if request in self._bus]
 
     def _missing(self, request: Request, count: int) -> int:
         """Blocks to be taken before `count` more tokens of `request` can be run."""

@@ -70,13 +70,17 @@ class PackedLinear(nn.Module):
         return self.panels if (seen - known).abs().max() <= 1e-4 * known.abs().max() else None
 
     def weight_rows(self) -> Tensor:
-        """The memory of the packed weight as [out/64 · in, 64]; good as long as this layer lives."""
+        """The memory of the packed weight as [out/64 · in, 64], not a copy."""
         memory = (ctypes.c_float * (self.nbytes // 4)).from_address(torch.ops.mkldnn.data_ptr(self.packed_weight))
+        memory.owner = self.packed_weight                   # the tensor keeps `memory`, and that its owner, alive
         return torch.frombuffer(memory, dtype=torch.float32).view(-1, PANEL)
 
     def unpacked_weight(self) -> Tensor:
         """The plain weight [out_features, in_features], bit for bit."""
         return self.packed_weight.to_dense()
+
+    def _save_to_state_dict(self, *args, **kwargs) -> None:
+        raise RuntimeError("packed weights are not saved: save the model's own file, or load it with packed=False.")
 
     @property
     def nbytes(self) -> int:
@@ -90,7 +94,6 @@ class PackedEmbedding(nn.Module):
     def __init__(self, head: PackedLinear) -> None:
         super().__init__()
         self.table = head.weight_rows().view(-1, head.in_features, PANEL)           # [V/64, D, 64], where it lies
-        self.keep_alive = head.packed_weight
 
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens: int64 [...] -> [..., D]."""

@@ -62,6 +62,9 @@ class QuantizedLinear(nn.Module):
         """Bytes of the numbers and their rulers: what one token reads."""
         return self.packed_weight.nbytes
 
+    def _save_to_state_dict(self, *args, **kwargs) -> None:
+        raise RuntimeError(f"int{self.bits} weights are not saved: save the model's own file, or load it without quantize.")
+
     def _multiply(self, x: Tensor) -> Tensor:                        # [N, in] -> [N, out]
         raise NotImplementedError
 

@@ -1,10 +1,17 @@
-"""One engine for all tests of this folder: the real model, float32, on the CPU."""
+"""For all tests of this folder: one engine on the real model, float32, on the CPU; and one small random model."""
 
 import pytest
+from small_model import random_model
 
 from aiinfra import LLM
+from aiinfra.model import Transformer
 
 
 @pytest.fixture(scope="session")
 def llm() -> LLM:
     return LLM("smollm2-135m", dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def small() -> Transformer:
+    return random_model()

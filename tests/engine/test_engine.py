@@ -12,26 +12,8 @@ from aiinfra.engine.engine import Engine
 from aiinfra.engine.generate import generate_cached
 from aiinfra.engine.runner import PagedCache
 from aiinfra.engine.sampling_params import SamplingParams
-from aiinfra.model import ModelConfig, Transformer
-
-SMALL = ModelConfig(vocab_size=53, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-                    head_dim=8, intermediate_size=48, max_position_embeddings=128)
-
-
-@pytest.fixture(scope="module")
-def small() -> Transformer:
-    torch.manual_seed(1)
-    model = Transformer(SMALL).eval().requires_grad_(False)
-    for parameter in model.parameters():
-        if parameter.ndim == 2:
-            torch.nn.init.normal_(parameter, std=0.35)               # sharp logits: no near-ties
-    return model
-
-
-def engine_with(model: Transformer, blocks: int, block_size: int = 4, **settings_) -> Engine:
-    per_block = PagedCache.block_bytes(model.config, block_size, model.dtype)
-    return Engine(model, cache_bytes=blocks * per_block, block_size=block_size, **settings_)
-
+from aiinfra.model import Transformer
+from small_model import SMALL, alone, engine_with
 
 def run(engine: Engine, requests: dict[str, tuple[list[int], SamplingParams]]) -> dict[str, list[int]]:
     return {name: answers[0] for name, answers in run_all(engine, requests).items()}
@@ -49,10 +31,6 @@ def run_all(engine: Engine, requests: dict[str, tuple[list[int], SamplingParams]
         assert record.free_blocks + record.cached_blocks + record.used_blocks == engine.pool.total
     assert engine.pool.used == 0 and not engine._answers
     return made
-
-
-def alone(model: Transformer, prompt: list[int], params: SamplingParams, answer: int = 0) -> list[int]:
-    return [s.token_id for s in generate_cached(model, prompt, params, answer=answer)]
 
 
 MODES = {
@@ -247,7 +225,7 @@ def test_queued_requests_cost_their_ids_and_little_more(small: Transformer) -> N
 
 
 @pytest.mark.parametrize("settings_, message", [
-    ({"cache_bytes": 10}, "cache_bytes=10; one block of 16 tokens is"), ({"block_size": 0}, "block_size=0"),
+    ({"cache_bytes": 10}, "cache_bytes=10; it must be a whole number, and one block of 16 tokens is"), ({"block_size": 0}, "block_size=0"),
 ])
 def test_a_cache_of_nothing(settings_: dict, message: str, small: Transformer) -> None:
     with pytest.raises(ValueError, match=message):

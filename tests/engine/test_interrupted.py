@@ -1,0 +1,178 @@
+"""A step that is broken off anywhere costs work, never tokens: whoever was running starts again and says the same."""
+
+import random
+
+import pytest
+import torch
+from small_model import alone, engine_with
+
+from aiinfra.engine.engine import Engine
+from aiinfra.engine.sampling_params import SamplingParams
+from aiinfra.engine.speculative import PromptLookup
+
+GREEDY = SamplingParams(temperature=0, max_tokens=9)
+ROWS = SamplingParams(n=3, seed=4, max_tokens=9, repetition_penalty=1.3)
+
+
+def drain(engine: Engine, made: dict | None = None) -> dict[tuple[str, int], list[int]]:
+    made = {} if made is None else made
+    for _ in range(500):
+        if not engine.unfinished:
+            assert engine.pool.used == 0
+            return made
+        for m in engine.step().made:
+            made.setdefault((m.request_id, m.index), []).append(m.token_id)
+    raise AssertionError("the engine does not come to an end")
+
+
+class Fragile:
+    """Calls through, and is broken off at the given calls: before the work, or after it."""
+
+    def __init__(self, call, when: set[int], before: bool) -> None:
+        self.call, self.when, self.before, self.calls = call, when, before, 0
+
+    def __call__(self, *args, **kwargs):
+        self.calls += 1
+        if self.calls in self.when and self.before:
+            raise KeyboardInterrupt
+        result = self.call(*args, **kwargs)
+        if self.calls in self.when:
+            raise KeyboardInterrupt
+        return result
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("part", ["runner.run", "_sample", "scheduler.plan"])
+@pytest.mark.parametrize("seed", range(8))
+def test_broken_off_anywhere(seed: int, part: str, before: bool, small, monkeypatch) -> None:
+    rng = random.Random(seed)
+    engine = engine_with(small, blocks=rng.choice([14, 40]), speculative=PromptLookup() if seed % 2 else None)
+    prompts = {f"p{i}": [rng.randrange(53) for _ in range(rng.randint(1, 12))] for i in range(4)}
+    for name, prompt in prompts.items():
+        engine.add(name, prompt, ROWS if name == "p1" else GREEDY)
+    owner, _, leaf = part.rpartition(".")
+    holder = getattr(engine, owner) if owner else engine
+    monkeypatch.setattr(holder, leaf, Fragile(getattr(holder, leaf), set(rng.sample(range(1, 16), 4)), before))
+    made: dict = {}
+    for _ in range(200):
+        try:
+            drain(engine, made)
+            break
+        except KeyboardInterrupt:
+            assert engine.pool.used == 0
+    for name, prompt in prompts.items():
+        params = ROWS if name == "p1" else GREEDY
+        assert [made[name, i] for i in range(params.n)] == [alone(small, prompt, params, i) for i in range(params.n)]
+
+
+def test_broken_off_in_settling_neither_ends_early_nor_goes_on_for_ever(small, monkeypatch) -> None:
+    engine = engine_with(small, blocks=20)
+    engine.add("a", list(range(9)), GREEDY)
+    monkeypatch.setattr(engine, "_settle", Fragile(engine._settle, {1, 5, 9}, before=True))
+    made: dict = {}
+    for _ in range(4):
+        try:
+            drain(engine, made)
+        except KeyboardInterrupt:
+            pass
+    assert made["a", 0] == alone(small, list(range(9)), GREEDY)
+
+
+def test_aborted_while_the_model_runs(small, monkeypatch) -> None:
+    engine = engine_with(small, blocks=40)
+    for name in "ab":
+        engine.add(name, [1, 2, 3], GREEDY)
+    run = engine.runner.run
+    monkeypatch.setattr(engine.runner, "run", lambda plan: (run(plan), engine.abort("a"))[0])
+    assert drain(engine) == {("b", 0): alone(small, [1, 2, 3], GREEDY)}
+
+
+def test_nobody_finds_the_blocks_of_a_request_that_failed(small, monkeypatch) -> None:
+    engine, prompt = engine_with(small, blocks=40), list(range(14))
+    with monkeypatch.context() as broken:
+        broken.setattr(small.layers[0].attention_norm, "eps", float("nan"))
+        engine.add("a", prompt, GREEDY)
+        assert drain(engine) == {("a", 0): [None]}
+    assert engine.pool.cached == 0
+    engine.add("b", prompt, GREEDY)
+    assert drain(engine)["b", 0] == alone(small, prompt, GREEDY)
+
+
+@pytest.mark.parametrize("prompt, priority, message", [
+    ([1.0, 2.0], 0, "token id 1.0 is outside the vocabulary"), ([None], 0, "token id None"), ([True], 0, "token id True"),
+    ([1], "high", "priority='high'; it must be a whole number"),
+])
+def test_what_would_break_every_step_is_refused_at_the_door(prompt, priority, message: str, small) -> None:
+    engine = engine_with(small, blocks=9)
+    with pytest.raises(ValueError, match=message):
+        engine.add("a", prompt, GREEDY, priority=priority)
+    assert engine.unfinished == 0
+
+
+def test_longer_than_the_context_is_refused(small) -> None:
+    engine = engine_with(small, blocks=99)
+    with pytest.raises(ValueError, match="may grow to 129 tokens; the context is 128"):
+        engine.add("a", [1] * 120, GREEDY)
+
+
+@pytest.mark.parametrize("setting, message", [
+    ({"speculative": True}, "speculative=True is no proposer"), ({"speculative": PromptLookup}, "is no proposer"),
+    ({"max_running": 2.5}, "max_running=2.5; it must be a whole number"), ({"token_budget": 64.0}, "token_budget=64.0"),
+])
+def test_settings_that_are_no_settings(setting: dict, message: str, small) -> None:
+    with pytest.raises(ValueError, match=message):
+        engine_with(small, blocks=9, **setting)
+
+
+def test_a_static_batch_is_chosen_when_the_bus_is_empty(small) -> None:
+    """Eight prompts ride together although reading them takes several steps."""
+    engine = engine_with(small, blocks=200, mode="static", max_running=8, token_budget=32)
+    for i in range(9):
+        engine.add(str(i), [i] * 20, GREEDY)
+    most = 0
+    while engine.unfinished > 1:
+        engine.step()
+        most = max(most, len(engine.scheduler.running))
+        assert most < 8 or not {r.id for r in engine.scheduler.running} & {"8"} or len(engine.scheduler.running) == 1
+    assert most == 8
+
+
+def test_stop_ids_beyond_the_vocabulary(small) -> None:
+    params = SamplingParams(temperature=0, max_tokens=4, min_tokens=2, stop_token_ids=[999])
+    assert len(alone(small, [1, 2], params)) == 4
+
+
+def test_a_foreign_request_survives_our_generate(llm) -> None:
+    name = "0"
+    llm.engine.add(name, [5, 6], SamplingParams(temperature=0, max_tokens=40, ignore_eos=True))
+    try:
+        llm._request_numbers = iter(range(100, 10**9))
+        assert llm.generate([[7, 8]], SamplingParams(temperature=0, max_tokens=2))[0].finished
+        assert llm.engine.unfinished == 1
+    finally:
+        assert llm.engine.abort(name)
+
+
+def test_tokens_of_a_step_reach_the_other_call_as_well(llm, monkeypatch) -> None:
+    params = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True)
+    whole = llm.generate([[7, 8, 9]], params)[0].outputs[0].token_ids
+    stream = llm.stream([7, 8, 9], params)
+    next(stream)
+    with monkeypatch.context() as once:
+        once.setattr(llm, "_hand_out", Fragile(llm._hand_out, {1}, before=True))
+        with pytest.raises(KeyboardInterrupt):
+            llm.generate([[1, 2]], params)
+    *_, last = stream
+    assert last.outputs[0].token_ids == whole and llm.engine.unfinished == 0
+
+
+def test_memory_of_packed_weights_outlives_the_layer() -> None:
+    from aiinfra.model.packed import PackedLinear, can_pack
+    if not can_pack(torch.float32, torch.device("cpu")):
+        pytest.skip("this PyTorch has no oneDNN")
+    layer = PackedLinear(torch.nn.Linear(576, 1024, bias=False))
+    rows = layer.weight_rows()
+    copy = rows.clone()
+    del layer
+    junk = [torch.randn(576, 1024) for _ in range(4)]
+    assert torch.equal(rows, copy) and len(junk) == 4
