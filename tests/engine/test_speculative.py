@@ -441,9 +441,12 @@ def test_text_and_stop_strings_on_the_real_model(llm: LLM) -> None:
               SamplingParams(temperature=0, max_tokens=24)]
     plain = [request.outputs[0] for request in llm.generate(prompts, params)]
     assert [request.outputs[0] for request in fast.generate(prompts, params)] == plain
-    stop = plain[0].text[len(plain[0].text) // 2:][:3]
-    cut = SamplingParams(temperature=0, max_tokens=24, stop=stop)
-    assert fast.generate(prompts[0], cut)[0].outputs[0] == llm.generate(prompts[0], cut)[0].outputs[0]
+    right = foresee(llm.tokenizer.encode(prompts[0]) + plain[0].token_ids)          # five tokens a step
+    fast.engine = Engine(llm.model, cache_bytes=1 << 27, speculative=right)
+    for at in range(6, 12):
+        cut = SamplingParams(temperature=0, max_tokens=24, stop=plain[0].text[at:at + 3])
+        out = llm.generate(prompts[0], cut)[0].outputs[0]
+        assert fast.generate(prompts[0], cut)[0].outputs[0] == out and out.finish_reason == "stop"
     texts = [request.outputs[0].text for request in fast.stream(prompts[0], cut)]
-    assert texts == sorted(texts, key=len) and len(texts) < len(llm.generate(prompts[0], cut)[0].outputs[0].token_ids)
+    assert texts == sorted(texts, key=len) and len(texts) < len(out.token_ids)
     assert fast.engine.pool.used == 0
