@@ -25,7 +25,7 @@ from typing import Protocol
 
 import torch
 
-from aiinfra.engine.generate import check_ids
+from aiinfra.engine.generate import check_ids, stop_ids_of
 from aiinfra.engine.sampler import NOT_FINITE, Row, Sampler, choose
 from aiinfra.engine.sampling_params import SamplingParams
 from aiinfra.errors import nearest
@@ -90,7 +90,8 @@ class PromptLookup:
 class DraftModel:
     """Guesses with a smaller model of the same vocabulary, greedily: k passes of it per guess of k tokens.
 
-    It has a contiguous KV cache of its own per request, which grows by doubling, beside the engine's blocks.
+    It has a contiguous KV cache of its own per request, which grows by doubling, beside the engine's blocks and
+    not counted in its `cache_bytes`. Requests are guessed for one after another: made for few users, not for many.
     Guesses that were refused are cut off it again: `cache.length` goes back to what still agrees.
     """
 
@@ -152,6 +153,8 @@ def as_proposer(speculative: "str | Proposer | None", vocab_size: int) -> "Propo
             raise ValueError(f"speculative={speculative!r} is not known.{nearest(speculative, ['prompt_lookup'])} "
                              "Use 'prompt_lookup', PromptLookup(…), DraftModel(…) or None.")
         return PromptLookup()
+    if speculative is not None and (isinstance(speculative, type) or not hasattr(speculative, "propose")):
+        raise ValueError(f"speculative={speculative!r} is no proposer. Use 'prompt_lookup', PromptLookup(…), DraftModel(…) or None.")
     if isinstance(speculative, DraftModel) and speculative.model.config.vocab_size != vocab_size:
         raise ValueError(f"the draft model knows {speculative.model.config.vocab_size:,} tokens and the model "
                          f"{vocab_size:,}: a draft needs the same tokenizer. Choose a draft of the same family.")
@@ -191,7 +194,7 @@ def generate_speculative(model: Transformer, prompt: list[int], params: Sampling
     """As `generate_cached`, and the same tokens, in fewer passes of the model if the guesses are good."""
     check_ids(prompt, model.config.vocab_size)
     sampler = Sampler(params, prompt, answer)
-    stop_ids = {*(() if params.ignore_eos else eos_ids), *params.stop_token_ids}
+    stop_ids = stop_ids_of(params, eos_ids, model.config.vocab_size)
     end = len(prompt) + params.max_tokens
     cache = KVCache(model.config, end - 1, dtype=model.dtype, device=model.device)     # the last token is never run
     tokens, made = list(prompt), []
