@@ -1,12 +1,14 @@
 """MANY REQUESTS, ONE MODEL: from a prompt to a stream of tokens.
 
-Reading order: sampling_params, sampler, generate (naive and cached); request, blocks, scheduler; llm.
+Reading order: sampling_params, sampler, generate (naive and cached); request, blocks, scheduler, runner, engine; llm;
+then what makes it faster: speculative, graphs; and what measures it: trace, peers, bench.
 Importing this package runs nothing: the scheduler, which needs no torch, must not have to wait for it.
 """
 
 from typing import Any
 
-_HOMES = {"LLM": "llm", "RequestOutput": "llm", "CompletionOutput": "llm", "SamplingParams": "sampling_params"}
+_HOMES = {"LLM": "llm", "RequestOutput": "llm", "CompletionOutput": "llm", "SamplingParams": "sampling_params",
+          "Engine": "engine", "PromptLookup": "speculative", "DraftModel": "speculative"}
 __all__ = list(_HOMES)
 
 
