@@ -104,7 +104,7 @@ class LLM:
         return self.generate([self.tokenizer.encode_chat(chat) for chat in chats], sampling_params, use_tqdm)
 
     def stream(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> Iterator[RequestOutput]:
-        """As `generate` for one prompt, yielding the growing output after every token. Text only grows."""
+        """As `generate` for one prompt, yielding the growing output after every step that made a token. Text only grows."""
         params = sampling_params or SamplingParams()
         return self._follow(self._request(prompt, params), params)
 

@@ -7,13 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_model import SMALL, alone, engine_with
 
 from aiinfra.engine.engine import Engine
 from aiinfra.engine.generate import generate_cached
-from aiinfra.engine.runner import PagedCache
 from aiinfra.engine.sampling_params import SamplingParams
 from aiinfra.model import Transformer
-from small_model import SMALL, alone, engine_with
 
 def run(engine: Engine, requests: dict[str, tuple[list[int], SamplingParams]]) -> dict[str, list[int]]:
     return {name: answers[0] for name, answers in run_all(engine, requests).items()}

@@ -4,6 +4,7 @@ import random
 
 import pytest
 import torch
+from small_model import SMALL
 
 from aiinfra.device import triton_interpreted
 from aiinfra.engine.engine import Engine
@@ -16,19 +17,7 @@ from aiinfra.kernels import kv_write, paged_attention, rmsnorm, rope, swiglu
 from aiinfra.kernels.dry_run import dry_run
 from aiinfra.model import ModelConfig, Transformer, layers
 
-SMALL = ModelConfig(vocab_size=53, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-                    head_dim=8, intermediate_size=48, max_position_embeddings=128)
 P = 4
-
-
-@pytest.fixture(scope="module")
-def small() -> Transformer:
-    torch.manual_seed(1)
-    model = Transformer(SMALL).eval().requires_grad_(False)
-    for parameter in model.parameters():
-        if parameter.ndim == 2:
-            torch.nn.init.normal_(parameter, std=0.35)               # sharp logits: no near-ties
-    return model
 
 
 def cache_for(model: Transformer, blocks: int) -> PagedCache:

@@ -7,11 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_model import engine_with, random_model
 
 from aiinfra import LLM
 from aiinfra.engine.engine import Engine, StepRecord
 from aiinfra.engine.generate import generate_cached, generate_naive
-from aiinfra.engine.runner import PagedCache
 from aiinfra.engine.sampler import Sampler, choose, probabilities
 from aiinfra.engine.sampling_params import SamplingParams
 from aiinfra.engine.speculative import (DraftModel, PromptLookup, SpeculativeStep, accept, as_proposer, first_layers,
@@ -24,12 +24,7 @@ SMALL = ModelConfig(vocab_size=23, hidden_size=32, num_hidden_layers=3, num_atte
 
 @pytest.fixture(scope="module")
 def small() -> Transformer:
-    torch.manual_seed(1)
-    model = Transformer(SMALL).eval().requires_grad_(False)
-    for parameter in model.parameters():
-        if parameter.ndim == 2:
-            torch.nn.init.normal_(parameter, std=0.35)               # sharp logits: no near-ties
-    return model
+    return random_model(SMALL)
 
 
 class Script:
@@ -284,9 +279,8 @@ def test_a_prompt_of_nothing(small: Transformer) -> None:
 
 # In the engine
 
-def engine_with(model: Transformer, proposer, blocks: int = 80, block_size: int = 4, **settings_) -> Engine:
-    per_block = PagedCache.block_bytes(model.config, block_size, model.dtype)
-    return Engine(model, cache_bytes=blocks * per_block, block_size=block_size, speculative=proposer, **settings_)
+def guessing(model: Transformer, proposer, blocks: int = 80, **settings_) -> Engine:
+    return engine_with(model, blocks, speculative=proposer, **settings_)
 
 
 def serve(engine: Engine, requests: dict[str, tuple[list[int], SamplingParams]]) -> tuple[dict, list[StepRecord]]:
@@ -340,7 +334,7 @@ def test_every_mode_makes_the_same_tokens(mode: str, guesser: str, small: Transf
         [true, *_] = [text[len(tokens):] for text in texts if text[:len(tokens)] == tokens]
         return [t if rng.random() < 0.8 else rng.randrange(23) for t in true[:rng.randrange(6)]]
     proposer = {"lookup": PromptLookup(3, 2, 1), "itself": DraftModel(small, 2), "mixed": Script(mixed, 5)}[guesser]
-    got, records = serve(engine_with(small, proposer, **MODES[mode]), requests)
+    got, records = serve(guessing(small, proposer, **MODES[mode]), requests)
     assert got == alone
     assert any(accepted for record in records for _, _, accepted in record.guessed)
     assert any(record.preempted for record in records) == mode.startswith("preempted")
@@ -355,7 +349,7 @@ def test_fuzz_with_aborts(seed: int, blocks: int, block_size: int, running: int,
     def guess(tokens: list[int]) -> list[int]:
         true = known[tokens[0] + 8 * tokens[1]][len(tokens):]               # a prompt begins with its number
         return [t if rng.random() < 0.8 else 0 for t in true[:rng.randrange(5)]]
-    engine = engine_with(small, Script(guess), blocks, block_size, max_running=running, token_budget=budget)
+    engine = guessing(small, Script(guess), blocks, block_size=block_size, max_running=running, token_budget=budget)
     while len(known) < 10 or engine.unfinished:
         if len(known) < 10 and rng.random() < 0.6:
             number = len(known)
@@ -378,7 +372,7 @@ def test_fuzz_with_aborts(seed: int, blocks: int, block_size: int, running: int,
 def test_a_step_hands_out_several_tokens_in_order(small: Transformer) -> None:
     params = SamplingParams(temperature=0, max_tokens=12)
     alone = [s.token_id for s in generate_cached(small, [1, 2], params)]
-    got, records = serve(engine_with(small, foresee([1, 2, *alone])), {"a": ([1, 2], params)})
+    got, records = serve(guessing(small, foresee([1, 2, *alone])), {"a": ([1, 2], params)})
     assert got["a", 0] == alone
     assert [len(record.made) for record in records] == [1, 5, 5, 1]              # prompt; 4 guesses and one more; the end
     assert [record.guessed for record in records] == [(), (("a", 4, 4),), (("a", 4, 4),), ()]
@@ -391,7 +385,7 @@ def test_a_wrong_guess_is_never_known_to_the_prefix_cache(small: Transformer) ->
     params = SamplingParams(temperature=0, max_tokens=16)
     alone = [s.token_id for s in generate_cached(small, [1, 2], params)]
     wrong = Script(lambda tokens: [(t + 1) % 23 for t in alone[len(tokens) - 2:]])
-    engine = engine_with(small, wrong, block_size=2)
+    engine = guessing(small, wrong, block_size=2)
     serve(engine, {"a": ([1, 2], params)})
     for cut in range(1, 12):
         text = [1, 2, *alone[:cut], *[(t + 1) % 23 for t in alone[cut:cut + 4]]]
@@ -403,7 +397,7 @@ def test_a_wrong_guess_is_never_known_to_the_prefix_cache(small: Transformer) ->
 def test_logits_that_are_not_numbers_behind_a_right_guess(small: Transformer, monkeypatch) -> None:
     params = SamplingParams(temperature=0, max_tokens=8)
     alone = [s.token_id for s in generate_cached(small, [1, 2], params)]
-    engine = engine_with(small, foresee([1, 2, *alone]))
+    engine = guessing(small, foresee([1, 2, *alone]))
     run = engine.runner.run
 
     def damaged(plan):
@@ -419,7 +413,7 @@ def test_logits_that_are_not_numbers_behind_a_right_guess(small: Transformer, mo
 def test_logprobs_of_guessed_tokens(small: Transformer) -> None:
     params = SamplingParams(temperature=0.9, seed=2, max_tokens=12, logprobs=2)
     alone = list(generate_cached(small, [1, 2], params))
-    engine = engine_with(small, foresee([1, 2, *(s.token_id for s in alone)]))
+    engine = guessing(small, foresee([1, 2, *(s.token_id for s in alone)]))
     engine.add("a", [1, 2], params)
     made = [m for record in engine.stream() for m in record.made]
     for m, s in zip(made, alone, strict=True):
