@@ -58,6 +58,6 @@ def _strip(ax, title: str, spans: list[Span], scale: float, edge: str) -> None:
         ax.broken_barh([(scale * b, scale * (e - b)) for b, e in pieces], (0, 1), color=colour, ec=edge, lw=0.3)
     idle = 100 * sum(e - b for b, e in gaps) / whole if whole else 0.0
     count = f"{len(spans)} piece{'s' if len(spans) > 1 else ''} of work, {len(gaps)} gap{'s' if len(gaps) != 1 else ''}"
-    ax.set_title(f"{title}: {count}, idle {idle:.0f} %", fontsize=10, pad=4)
+    ax.set_title(f"{title}: {count}, idle {idle:.0f} %", fontsize=10, pad=4, loc="left")
     ax.set(yticks=[], ylim=(0, 1))
     ax.grid(False)

@@ -13,7 +13,7 @@ def test_merging() -> None:
 
 
 def titles(figure) -> list[str]:
-    return [ax.get_title() for ax in figure.axes]
+    return [ax.get_title(loc="left") for ax in figure.axes]
 
 
 def test_titles_count_pieces_gaps_and_idle_time() -> None:
