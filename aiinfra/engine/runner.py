@@ -20,7 +20,7 @@ from torch import Tensor
 from aiinfra.engine.scheduler import Plan, Work
 from aiinfra.kernels.kv_write import kv_write
 from aiinfra.kernels.paged_attention import paged_attention
-from aiinfra.kernels.paged_gather import Fetch, attend_fetched, plan_fetches
+from aiinfra.kernels.paged_gather import Several, Singles, attend_fetched, plan_fetches
 from aiinfra.model import ModelConfig, Transformer
 
 
@@ -68,7 +68,7 @@ class GatheredKV:
 
     cache: PagedCache
     slots: Tensor                  # int64 [N]
-    fetches: list[Fetch]
+    fetches: list[Singles | Several]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """As `StepKV.attend`."""
@@ -99,13 +99,14 @@ class Runner:
         return self.model.lm_head(hidden[rows] if len(rows) < len(hidden) else hidden)
 
     def _step_kv(self, work: list[Work]) -> StepKV | GatheredKV:
-        size = self.cache.block_size
+        size, config = self.cache.block_size, self.model.config
         slots = self._tensor([w.request.blocks[i // size] * size + i % size
                               for w in work for i in range(w.start, w.start + w.count)])
         tables, ends = [w.request.blocks for w in work], [w.start + w.count for w in work]
         starts = list(accumulate((w.count for w in work), initial=0))
         if self.model.device.type == "cpu":
-            return GatheredKV(self.cache, slots, plan_fetches(tables, ends, starts, size, self.model.device))
+            return GatheredKV(self.cache, slots, plan_fetches(
+                tables, ends, starts, size, config.num_attention_heads, config.num_key_value_heads, self.model.device))
         widest = max(len(table) for table in tables)
         padded = [table + [0] * (widest - len(table)) for table in tables]
         decode = len(work) == starts[-1]

@@ -36,7 +36,7 @@ def paged_attention_reference(q: Tensor, k_cache: Tensor, v_cache: Tensor, block
     """What `paged_attention` computes, on gathered keys."""
     keys = context_lens.tolist()
     starts = list(range(len(keys) + 1)) if cu_seqlens_q is None else cu_seqlens_q.tolist()
-    fetches = plan_fetches(block_tables.tolist(), keys, starts, k_cache.shape[1], q.device)
+    fetches = plan_fetches(block_tables.tolist(), keys, starts, k_cache.shape[1], q.shape[1], k_cache.shape[2], q.device)
     return attend_fetched(q, k_cache, v_cache, fetches, q.shape[-1] ** -0.5 if scale is None else scale)
 
 

@@ -183,9 +183,12 @@ def quantize(model: Transformer, scheme: str) -> Transformer:
     check_scheme(scheme)
     if done := [m for m in model.modules() if isinstance(m, QuantizedLinear)]:
         raise ValueError(f"the model has int{done[0].bits} weights already: load it again to choose {scheme!r}.")
-    for name, bits in [(name, bits_for(name, module, scheme)) for name, module in model.named_modules()]:
-        if bits:
-            quantize_one(model, name, bits)
+    bits = {name: bits_for(name, module, scheme) for name, module in model.named_modules()}
+    chosen = [name for name in bits if bits[name]]
+    for name in chosen:                                         # all before the first is replaced: no half a model
+        _check_finite(_plain_weight(model.get_submodule(name)), name)
+    for name in chosen:
+        quantize_one(model, name, bits[name])
     check_any_quantized(model, scheme)
     return model
 
@@ -196,7 +199,7 @@ def quantize_one(model: Transformer, name: str, bits: int, blocks: PackedWeight 
     blocks: its 4-bit weight where a file already has one. Raises ValueError if weights are not finite.
     """
     layer = model.get_submodule(name)
-    weight = layer.unpacked_weight() if isinstance(layer, PackedLinear) else layer.weight.detach()
+    weight = _plain_weight(layer)
     new = _from_blocks(blocks, layer.bias) if blocks is not None else _from_floats(weight, layer.bias, bits, name)
     parent, _, leaf = name.rpartition(".")
     setattr(model.get_submodule(parent), leaf, new)
@@ -230,10 +233,18 @@ def _from_blocks(blocks: PackedWeight, bias: Tensor | None) -> QuantizedLinear:
     return KernelLinear(blocks, bias) if blocks.words.is_cuda else Int4Linear(blocks, bias)
 
 
-def _from_floats(weight: Tensor, bias: Tensor | None, bits: int, name: str) -> QuantizedLinear:
+def _plain_weight(layer: nn.Linear | PackedLinear) -> Tensor:
+    return layer.unpacked_weight() if isinstance(layer, PackedLinear) else layer.weight.detach()
+
+
+def _check_finite(weight: Tensor, name: str) -> None:
     if not sum(weight.aminmax()).isfinite():              # unlike isfinite(weight), makes no copies of a large table
         raise ValueError(f"{name}: some weights are not finite numbers, and their neighbours would share the damage. "
                          "Fetch the model again.")
+
+
+def _from_floats(weight: Tensor, bias: Tensor | None, bits: int, name: str) -> QuantizedLinear:
+    _check_finite(weight, name)
     if bits == 4:
         return _from_blocks(quantize_int4(weight), bias)
     return KernelLinear(quantize_int8(weight), bias) if weight.is_cuda else Int8Linear(weight, bias)

@@ -2,7 +2,7 @@
 
 import torch
 
-from aiinfra.engine.engine import Engine
+from aiinfra.engine.engine import Engine, StepRecord
 from aiinfra.engine.generate import generate_cached
 from aiinfra.engine.runner import PagedCache
 from aiinfra.engine.sampling_params import SamplingParams
@@ -10,6 +10,18 @@ from aiinfra.model import ModelConfig, Transformer
 
 SMALL = ModelConfig(vocab_size=53, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
                     head_dim=8, intermediate_size=48, max_position_embeddings=128)
+
+THREE_LAYERS = ModelConfig(vocab_size=23, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+                           head_dim=8, intermediate_size=48, max_position_embeddings=96)
+
+# Settings of an engine, each of which makes requests meet in another way.
+MODES = {
+    "one": {"mode": "one"}, "static": {"mode": "static", "max_running": 4}, "continuous": {"max_running": 6},
+    "chunks of 3": {"token_budget": 3, "max_running": 2}, "chunks of 7": {"token_budget": 7, "max_running": 5},
+    "no prefix cache": {"prefix_caching": False}, "preempted": {"blocks": 14, "max_running": 6},
+    "preempted, chunked, no prefix cache": {"blocks": 14, "max_running": 6, "token_budget": 8, "prefix_caching": False},
+    "blocks of 1": {"block_size": 1, "blocks": 200}, "blocks of 16": {"block_size": 16},
+}
 
 
 def random_model(config: ModelConfig = SMALL, seed: int = 1) -> Transformer:
@@ -28,3 +40,41 @@ def engine_with(model: Transformer, blocks: int, block_size: int = 4, **settings
 
 def alone(model: Transformer, prompt: list[int], params: SamplingParams, answer: int = 0) -> list[int]:
     return [s.token_id for s in generate_cached(model, prompt, params, answer=answer)]
+
+
+def serve(engine: Engine, requests: dict[str, tuple[list[int], SamplingParams]]) -> tuple[dict, list[StepRecord]]:
+    """The tokens of every (request, answer), and the records, which must add up."""
+    for name, (prompt, params) in requests.items():
+        engine.add(name, prompt, params)
+    made, records = {(name, i): [] for name, (_, params) in requests.items() for i in range(params.n)}, []
+    for record in engine.stream():
+        records.append(record)
+        for m in record.made:
+            made[m.request_id, m.index].append(m.token_id)
+        assert len(engine.scheduler.running) <= engine.scheduler.max_running
+        assert record.free_blocks + record.cached_blocks + record.used_blocks == engine.pool.total
+        ran = {name: count for name, _, count in record.ran}
+        assert sum(ran.values()) <= engine.scheduler.token_budget
+        for name, drafted, accepted in record.guessed:
+            assert 0 <= accepted <= drafted == ran[name] - 1
+    assert engine.pool.used == 0 and not engine._answers
+    return made, records
+
+
+class Script:
+    """A proposer that guesses what it was told to, right or wrong; remembers what it was asked."""
+
+    def __init__(self, guess, k: int = 4) -> None:
+        self.guess, self.k, self.asked = guess, k, []
+
+    def propose(self, tokens: list[int], k: int) -> list[int]:
+        self.asked.append((len(tokens), k))
+        return self.guess(tokens)[:k]
+
+    def fresh(self) -> "Script":
+        return self
+
+
+def foresee(known: list[int]) -> Script:
+    """Guesses right for ever, or until `known` ends."""
+    return Script(lambda tokens: known[len(tokens):])

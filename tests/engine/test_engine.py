@@ -7,39 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_model import SMALL, alone, engine_with
+from small_model import MODES, SMALL, alone, engine_with, serve
 
 from aiinfra.engine.engine import Engine
 from aiinfra.engine.generate import generate_cached
 from aiinfra.engine.sampling_params import SamplingParams
 from aiinfra.model import Transformer
-
-def run(engine: Engine, requests: dict[str, tuple[list[int], SamplingParams]]) -> dict[str, list[int]]:
-    return {name: answers[0] for name, answers in run_all(engine, requests).items()}
-
-
-def run_all(engine: Engine, requests: dict[str, tuple[list[int], SamplingParams]]) -> dict[str, list[list[int]]]:
-    """The tokens of all n answers of each request."""
-    for name, (prompt, params) in requests.items():
-        engine.add(name, prompt, params)
-    made = {name: [[] for _ in range(params.n)] for name, (_, params) in requests.items()}
-    for record in engine.stream():
-        for m in record.made:
-            made[m.request_id][m.index].append(m.token_id)
-        assert len(engine.scheduler.running) <= engine.scheduler.max_running
-        assert record.free_blocks + record.cached_blocks + record.used_blocks == engine.pool.total
-    assert engine.pool.used == 0 and not engine._answers
-    return made
-
-
-MODES = {
-    "one": {"mode": "one"}, "static": {"mode": "static", "max_running": 4}, "continuous": {"max_running": 6},
-    "chunks of 3": {"token_budget": 3, "max_running": 3}, "chunks of 7": {"token_budget": 7, "max_running": 5},
-    "no prefix cache": {"prefix_caching": False}, "preempted": {"blocks": 14, "max_running": 6},
-    "preempted, chunked, no prefix cache": {"blocks": 14, "max_running": 6, "token_budget": 6, "prefix_caching": False},
-    "blocks of 1": {"block_size": 1, "blocks": 200}, "blocks of 16": {"block_size": 16},
-}
-
 
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_makes_the_same_tokens(mode: str, small: Transformer) -> None:
@@ -52,9 +25,8 @@ def test_every_mode_makes_the_same_tokens(mode: str, small: Transformer) -> None
                    {"temperature": 1.2, "min_p": 0.02, "top_k": 20, "repetition_penalty": 1.3, "seed": i, "n": 1 + i % 2}][i % 3]
         requests[str(i)] = (prompt, SamplingParams(max_tokens=rng.randrange(1, 20), **sampled))
     engine = engine_with(small, **{"blocks": 60, **MODES[mode]})
-    got = run_all(engine, requests)
-    for name, (prompt, params) in requests.items():
-        assert got[name] == [alone(small, prompt, params, i) for i in range(params.n)], name
+    got, _ = serve(engine, requests)
+    assert got == {(name, i): alone(small, prompt, params, i) for name, (prompt, params) in requests.items() for i in range(params.n)}
 
 
 @settings(max_examples=20, deadline=None)
@@ -157,7 +129,8 @@ def test_one_answer_cannot_be_dropped_before_it_began(small: Transformer) -> Non
 def test_answers_take_turns_where_only_one_fits(settings_: dict, small: Transformer) -> None:
     params = SamplingParams(n=6, seed=4, max_tokens=8)
     engine = engine_with(small, 4, 4, **settings_)                                        # 9 + 8 - 1 tokens: all 4 blocks
-    assert run_all(engine, {"a": (list(range(9)), params)})["a"] == [alone(small, list(range(9)), params, i) for i in range(6)]
+    got, _ = serve(engine, {"a": (list(range(9)), params)})
+    assert got == {("a", i): alone(small, list(range(9)), params, i) for i in range(6)}
     with pytest.raises(ValueError, match="may grow to 17 tokens = 5 blocks of 4; the cache has 4"):
         engine.add("b", list(range(10)), params)
 
@@ -175,11 +148,11 @@ def test_answers_may_end_at_their_first_token(small: Transformer) -> None:
     params = SamplingParams(n=5, seed=2, max_tokens=9)
     free = [alone(small, [5, 6], params, i) for i in range(5)]
     stopping = SamplingParams(n=5, seed=2, max_tokens=9, stop_token_ids=[free[0][0], free[3][1]])
-    made = run_all(engine_with(small, 40), {"a": ([5, 6], stopping), "b": ([5, 6], SamplingParams(n=5, seed=2, max_tokens=1))})
-    assert made["b"] == [tokens[:1] for tokens in free]
+    made, _ = serve(engine_with(small, 40), {"a": ([5, 6], stopping), "b": ([5, 6], SamplingParams(n=5, seed=2, max_tokens=1))})
+    assert [made["b", i] for i in range(5)] == [tokens[:1] for tokens in free]
     ends = {free[0][0], free[3][1]}
     cut = [next((i + 1 for i, token in enumerate(tokens) if token in ends), 9) for tokens in free]
-    assert made["a"] == [tokens[:n] for tokens, n in zip(free, cut)] and cut[0] == 1
+    assert [made["a", i] for i in range(5)] == [tokens[:n] for tokens, n in zip(free, cut)] and cut[0] == 1
 
 
 def test_requests_come_and_go_while_streaming(small: Transformer) -> None:
@@ -209,7 +182,8 @@ def test_a_seed_decides_alone_and_among_others(small: Transformer) -> None:
         others = {str(i): ([rng.randrange(53) for _ in range(rng.randrange(1, 15))],
                            SamplingParams(temperature=rng.choice([0, 1]), top_k=rng.choice([0, 4]), min_p=rng.choice([0, 0.1]),
                                           max_tokens=rng.randrange(1, 20))) for i in range(company)}
-        assert run(engine_with(small, 100), {**others, "mine": (prompt, params)})["mine"] == expected
+        got, _ = serve(engine_with(small, 100), {**others, "mine": (prompt, params)})
+        assert got["mine", 0] == expected
 
 
 def test_queued_requests_cost_their_ids_and_little_more(small: Transformer) -> None:
@@ -233,7 +207,7 @@ def test_a_cache_of_nothing(settings_: dict, message: str, small: Transformer) -
 
 def test_prompt_equal_to_and_above_the_pool(small: Transformer) -> None:
     engine = engine_with(small, 4, 4)
-    assert len(run(engine, {"fits": (list(range(16)), SamplingParams(temperature=0, max_tokens=1))})["fits"]) == 1
+    assert len(serve(engine, {"fits": (list(range(16)), SamplingParams(temperature=0, max_tokens=1))})[0]["fits", 0]) == 1
     assert engine.abort("fits") is False                                 # it has finished
     with pytest.raises(ValueError, match="may grow to 17 tokens = 5 blocks of 4; the cache has 4"):
         engine.add("above", list(range(17)), SamplingParams(max_tokens=1))
@@ -247,7 +221,7 @@ def test_a_refused_request_leaves_no_trace(prompt: list[int], message: str, smal
     with pytest.raises(ValueError, match=message):
         list(generate_cached(small, prompt, SamplingParams(max_tokens=2)))
     assert engine.unfinished == 0 and not engine.scheduler.waiting
-    assert len(run(engine, {"good": ([1], SamplingParams(temperature=0, max_tokens=2))})["good"]) == 2
+    assert len(serve(engine, {"good": ([1], SamplingParams(temperature=0, max_tokens=2))})[0]["good", 0]) == 2
 
 
 def test_a_second_call_continues_where_the_cache_ends(small: Transformer) -> None:

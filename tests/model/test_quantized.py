@@ -245,6 +245,7 @@ def test_weights_that_are_no_numbers_are_refused(bad):
     model.layers[1].mlp.down.weight[3, 4] = bad
     with pytest.raises(ValueError, match="layers.1.mlp.down.*finite"):
         quantize(model, "int8")
+    assert not any(isinstance(m, QuantizedLinear) for m in model.modules())      # not half of it
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
