@@ -14,7 +14,7 @@ from aiinfra.engine.sampler import Sampler, choose, probabilities
 from aiinfra.engine.sampling_params import SamplingParams
 from aiinfra.engine.speculative import (DraftModel, PromptLookup, SpeculativeStep, accept, as_proposer, first_layers,
                                         generate_speculative, rows_ahead)
-from aiinfra.model import Transformer
+from aiinfra.model import ModelConfig, Transformer
 
 
 @pytest.fixture(scope="module")
