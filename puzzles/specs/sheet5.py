@@ -200,8 +200,8 @@ def split_k_decode(
 ):
     """o[b, h, i], lse[b, h, i]: paged decode attention over the i-th part of request b's blocks only
 
-    With n = ceil(length[b] / P) blocks and e = ceil(n / SPLITS), part i is blocks i * e to min((i + 1) * e, n)
-    - 1. lse is the log of the sum of exp(score) over the part. A part may be empty: then o = 0 and lse = -inf.
+    With n = ceil(length[b] / P) blocks and e = ceil(n / SPLITS), part i is the blocks from i * e up to, but
+    without, min((i + 1) * e, n). lse is the log of the sum of exp(score) over the part. A part may be empty: then o = 0 and lse = -inf.
     Program (b, g, i) owns part i of the H // K heads of key head g. Layouts as in paged decode.
     """
     o, size, lse = (torch.zeros(B, H, SPLITS, D, dtype=q.dtype, device=q.device) for _ in range(3))
