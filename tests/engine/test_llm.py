@@ -98,7 +98,7 @@ def test_a_seed_decides_alone_and_among_eight(llm: LLM) -> None:
 
 
 def test_n_answers_each_as_if_alone(llm: LLM) -> None:
-    # Of few candidates: among 49,152, one draw in a hundred falls where rounding, which differs with the rows, moves a boundary.
+    # Of few candidates: among 49,152, by estimate one draw in a hundred falls where rounding, which differs with the rows, moves a boundary.
     few = {"seed": 5, "top_k": 50, "max_tokens": 14}
     params = SamplingParams(n=3, **few)
     [request] = llm.generate("My favourite place is", params)
