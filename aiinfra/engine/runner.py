@@ -99,14 +99,14 @@ class Runner:
         return self.model.lm_head(hidden[rows] if len(rows) < len(hidden) else hidden)
 
     def _step_kv(self, work: list[Work]) -> StepKV | GatheredKV:
-        size, config = self.cache.block_size, self.model.config
+        size = self.cache.block_size
         slots = self._tensor([w.request.blocks[i // size] * size + i % size
                               for w in work for i in range(w.start, w.start + w.count)])
         tables, ends = [w.request.blocks for w in work], [w.start + w.count for w in work]
         starts = list(accumulate((w.count for w in work), initial=0))
         if self.model.device.type == "cpu":
             return GatheredKV(self.cache, slots, plan_fetches(
-                tables, ends, starts, size, config.num_attention_heads, config.num_key_value_heads, self.model.device))
+                tables, ends, starts, self.model.config.num_attention_heads, self.cache.k[0]))
         widest = max(len(table) for table in tables)
         padded = [table + [0] * (widest - len(table)) for table in tables]
         decode = len(work) == starts[-1]

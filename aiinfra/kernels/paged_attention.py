@@ -20,6 +20,7 @@ request with context length 0 gives 0. Kwon et al. 2023, arXiv 2309.06180; Dao e
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from aiinfra.kernels.chip import arch_of, large_shared, multiprocessors_of
@@ -36,8 +37,9 @@ def paged_attention_reference(q: Tensor, k_cache: Tensor, v_cache: Tensor, block
     """What `paged_attention` computes, on gathered keys."""
     keys = context_lens.tolist()
     starts = list(range(len(keys) + 1)) if cu_seqlens_q is None else cu_seqlens_q.tolist()
-    fetches = plan_fetches(block_tables.tolist(), keys, starts, k_cache.shape[1], q.shape[1], k_cache.shape[2], q.device)
-    return attend_fetched(q, k_cache, v_cache, fetches, q.shape[-1] ** -0.5 if scale is None else scale)
+    fetches = plan_fetches(block_tables.tolist(), keys, starts, q.shape[1], k_cache)
+    out = attend_fetched(q[:starts[-1]], k_cache, v_cache, fetches, q.shape[-1] ** -0.5 if scale is None else scale)
+    return F.pad(out, (0, 0, 0, 0, 0, len(q) - len(out)))
 
 
 @triton.jit

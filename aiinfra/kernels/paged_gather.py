@@ -1,36 +1,34 @@
 """Attention over a paged cache without a kernel of our own, from what PyTorch has for a CPU.
 
-    once a step    block tables, lengths ──> what to fetch: which rows of q, which rows of the cache, which mask
-    every layer    one new token each, a group of requests at a time:
-                       p = softmax(q · k[keys]ᵀ/√Dh + mask);  out = Σ p · v[keys], summed where the values lie
-                   several new tokens, one request at a time:
+    once a step    block tables, lengths ──> what each row of q meets: rows of the cache, and a mask
+    every layer    one new token each, all requests at once, keys and values read where they lie:
+                       s = q · k[keys]ᵀ/√Dh          a product at chosen places only ("sampled")
+                       out = Σ softmax(s) · v[keys]  a weighted sum of chosen rows ("embedding bag")
+                   several new tokens, one request at a time, keys and values copied together:
                        k, v = cache[slots];  out = softmax(q · kᵀ/√Dh + mask) · v
 
-This is the reference of kernels/paged_attention.py and what the engine runs on a CPU. Keys are gathered, for
-that is what a matrix product reads; gathered for a few requests of similar length they are still in the CPU's
-cache when it does. Values need no gathering: a weighted sum of rows that lie anywhere is an embedding bag.
-Notebook 13.
+This is the reference of kernels/paged_attention.py and what the engine runs on a CPU. Several new tokens share
+their request's keys, and a dense product earns the copy back; a single one uses each key once. Notebook 13.
 """
 
+import warnings
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_GROUP = 16               # requests with one new token that are fetched together
+warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state")    # said of the format, in every process
+
+_PADDING = 1.5       # requests are padded to one length while that makes at most half as many keys again
 
 
 @dataclass(frozen=True)
 class Singles:
-    """Requests with one new token each, b of them. Rows of the cache are those of [slots · K, Dh]. The same in every
-    layer, so an engine plans it once a step."""
+    """All requests with one new token. The same in every layer, so an engine plans it once a step."""
 
-    rows: Tensor                # int64 [b]: their rows of q
-    keys: Tensor                # int64 [b · K · S]: where their keys lie; a shorter request repeats its last
-    values: Tensor              # int32 [b · H · S]: where the values lie that each query head adds up
-    starts: Tensor              # int32 [b · H]: where each head's sum starts in `values`
-    mask: Tensor                # what to add to the scores: [b · K, 1, S]
+    meets: Tensor               # CSR [N · H, slots · K]: the cache's rows that each head meets; a layer writes its scores there
+    masks: list[Tensor]         # what to add to the scores of b neighbours padded to S keys: [b, 1, S]
 
 
 @dataclass(frozen=True)
@@ -42,68 +40,84 @@ class Several:
     mask: Tensor | None         # what to add to the scores: [T, S]; None: causal
 
 
-def plan_fetches(tables: list[list[int]], keys: list[int], starts: list[int], block_size: int, heads: int, kv_heads: int,
-                 device: torch.device) -> list[Singles | Several]:
-    """What to fetch for every request that has new tokens; a group's lengths are similar, so there is little
-    padding. As `paged_attention`: tables' rows, context lengths, and B + 1 starts."""
-    news = [starts[b + 1] - starts[b] for b in range(len(keys))]
-    order = sorted((b for b in range(len(keys)) if news[b] == 1 and keys[b]), key=keys.__getitem__)
-    groups = [order[i:i + _GROUP] for i in range(0, len(order), _GROUP)]
-    return [*(_singles([tables[b] for b in group], [keys[b] for b in group], [starts[b] for b in group],
-                       block_size, heads, kv_heads, device) for group in groups),
-            *(_several(tables[b], keys[b], starts[b], news[b], block_size, device)
-              for b in range(len(keys)) if news[b] > 1 and keys[b])]
+def plan_fetches(tables: list[list[int]], keys: list[int], starts: list[int], heads: int,
+                 cache: Tensor) -> list[Singles | Several]:
+    """What to fetch from caches like `cache` [blocks, P, K, Dh] for every request that has new tokens. As
+    `paged_attention`: tables' rows, context lengths, and B + 1 starts; `heads`: of q."""
+    requests = [(table, n, start, end - start) for table, n, start, end in zip(tables, keys, starts, starts[1:])
+                if n and end > start]
+    sampled = cache.device.type == "cpu" and cache.dtype.itemsize >= 4             # the product has no others
+    single = [request for request in requests if request[3] == 1 and sampled]
+    fetches = [_several(*request, cache) for request in requests if request[3] > 1 or not sampled]
+    return [_singles(single, starts[-1], heads, cache), *fetches] if single else fetches
 
 
-def _singles(tables: list[list[int]], keys: list[int], rows: list[int], P: int, H: int, K: int, device) -> Singles:
-    b, longest = len(keys), max(keys)
-    width = -(-longest // P)
-    table = torch.tensor([table[:width] + [0] * (width - len(table)) for table in tables], device=device)
-    every, last = torch.arange(longest, device=device), torch.tensor(keys, device=device)[:, None] - 1
-    key = torch.minimum(every, last)                                                      # [b, S]
-    slots = table.gather(1, key // P) * P + key % P
-    at = slots[:, None] * K + torch.arange(K, device=device)[:, None]                     # [b, K, S]
-    mask = torch.zeros(b, longest, device=device).masked_fill(every > last, -torch.inf)
-    return Singles(torch.tensor(rows, device=device), at.flatten(), at.int().repeat_interleave(H // K, 1).flatten(),
-                   torch.arange(0, b * H * longest, longest, dtype=torch.int32, device=device),
-                   mask.repeat_interleave(K, 0)[:, None])
+def _singles(requests: list[tuple], N: int, H: int, cache: Tensor) -> Singles:
+    P, K = cache.shape[1:3]
+    columns, masks, widths = [], [], torch.zeros(N, dtype=torch.int32)
+    for run in _of_similar_length(requests):
+        tables, keys, rows, _ = zip(*run)
+        longest = max(keys)
+        blocks = -(-longest // P)
+        table = torch.tensor([table[:blocks] + [0] * (blocks - len(table)) for table in tables])
+        every, last = torch.arange(longest), torch.tensor(keys)[:, None] - 1
+        key = torch.minimum(every, last)                         # [b, S]: past its end a request meets its last key
+        slots = table.gather(1, key // P) * P + key % P
+        masks.append(cache.new_zeros(len(run), 1, longest).masked_fill((every > last)[:, None], -torch.inf))  # for nothing
+        columns.append((slots[:, None] * K + torch.arange(K).repeat_interleave(H // K)[:, None]).int().flatten())
+        widths[list(rows)] = longest
+    ends = F.pad(widths.repeat_interleave(H).cumsum(0, dtype=torch.int32), (1, 0))
+    meets = torch.cat(columns)
+    return Singles(torch.sparse_csr_tensor(ends, meets, cache.new_zeros(len(meets)), (N * H, cache.shape[:3].numel()),
+                                           check_invariants=False), masks)
 
 
-def _several(table: list[int], keys: int, start: int, new: int, P: int, device) -> Several:
-    key = torch.arange(keys, device=device)
-    slots = torch.tensor(table, device=device)[key // P] * P + key % P
+def _of_similar_length(requests: list[tuple]) -> list[list[tuple]]:
+    """The requests, in their order, in runs that can be padded to one length."""
+    runs, total, longest = [], 0, 0
+    for request in requests:
+        total, longest = total + request[1], max(longest, request[1])
+        if not runs or longest * (len(runs[-1]) + 1) > _PADDING * total:
+            runs.append([])
+            total = longest = request[1]
+        runs[-1].append(request)
+    return runs
+
+
+def _several(table: list[int], keys: int, start: int, new: int, cache: Tensor) -> Several:
+    P = cache.shape[1]
+    key = torch.arange(keys, device=cache.device)
+    slots = torch.tensor(table, device=cache.device)[key // P] * P + key % P
     mask = None
     if keys > new:                                      # PyTorch aligns is_causal to the first key, not the last
-        hidden = key > torch.arange(keys - new, keys, device=device)[:, None]
-        mask = torch.zeros(hidden.shape, device=device).masked_fill(hidden, -torch.inf)
+        hidden = key > torch.arange(keys - new, keys, device=cache.device)[:, None]
+        mask = cache.new_zeros(hidden.shape).masked_fill(hidden, -torch.inf)
     return Several(slice(start, start + new), slots, mask)
 
 
 def attend_fetched(q: Tensor, k_cache: Tensor, v_cache: Tensor, fetches: list[Singles | Several], scale: float) -> Tensor:
     """Attention of q [N, H, Dh] over the caches [blocks, P, K, Dh]; rows of no fetch are 0."""
-    out = torch.zeros_like(q)
+    out = None
     for f in fetches:
         if isinstance(f, Singles):
-            out.index_copy_(0, f.rows, _attend_singles(q.index_select(0, f.rows), k_cache, v_cache, f, scale))
+            out = _attend_singles(q, k_cache, v_cache, f, scale)
         else:
+            out = torch.zeros_like(q) if out is None else out
             out[f.rows] = _attend_several(q[f.rows], k_cache, v_cache, f, scale)
-    return out
+    return torch.zeros_like(q) if out is None else out
 
 
 def _attend_singles(q: Tensor, k_cache: Tensor, v_cache: Tensor, f: Singles, scale: float) -> Tensor:
-    b, H, Dh = q.shape
-    K = k_cache.shape[2]
-    k = k_cache.flatten(0, 2).index_select(0, f.keys).view(b * K, -1, Dh)                  # [b·K, S, Dh]
-    q = q.view(b * K, H // K, Dh)                        # the heads of a group stand where a sequence's rows would
-    if q.dtype.itemsize < 4:
-        q, k = q.float(), k.float()
-    p = torch.baddbmm(f.mask.to(q.dtype), q, k.transpose(1, 2), alpha=scale).softmax(-1)    # [b·K, H/K, S]
-    y = F.embedding_bag(f.values, v_cache.flatten(0, 2), f.starts, mode="sum", per_sample_weights=p.to(v_cache.dtype).flatten())
-    return y.view(b, H, Dh)
+    k, v = k_cache.flatten(0, 2), v_cache.flatten(0, 2)                                         # [slots · K, Dh]
+    torch.sparse.sampled_addmm(f.meets, q.flatten(0, 1), k.t(), beta=0, alpha=scale, out=f.meets)
+    runs = f.meets.values().split([mask.numel() * q.shape[1] for mask in f.masks])
+    p = torch.cat([(run.view(len(mask), -1, mask.shape[-1]) + mask).softmax(-1).flatten() for run, mask in zip(runs, f.masks)])
+    return F.embedding_bag(f.meets.col_indices(), v, f.meets.crow_indices()[:-1], mode="sum",
+                           per_sample_weights=p).view(q.shape)
 
 
 def _attend_several(q: Tensor, k_cache: Tensor, v_cache: Tensor, f: Several, scale: float) -> Tensor:
     k, v = (cache.flatten(0, 1).index_select(0, f.slots).transpose(0, 1)[None] for cache in (k_cache, v_cache))
     return F.scaled_dot_product_attention(
-        q.transpose(0, 1)[None], k, v, attn_mask=None if f.mask is None else f.mask.to(q.dtype), is_causal=f.mask is None,
+        q.transpose(0, 1)[None], k, v, attn_mask=f.mask, is_causal=f.mask is None,
         scale=scale, enable_gqa=q.shape[1] != k.shape[1])[0].transpose(0, 1)
