@@ -28,9 +28,11 @@ SEQUENCES = 32                       # of llama.cpp's context
 def bench_throughput(model_name: str, trace: Path | None = None, requests: int = 64, seed: int = 0, turns: int = 1,
                      **engine_options: Any) -> Iterator[Row]:
     """Rows C3 and C4: useful tokens a second over a trace, all there at second 0, against the best of transformers'
-    static batches and of llama.cpp's two kinds of cache; and the share of our time that was not the model's."""
+    static batches and of llama.cpp's two kinds of cache; and the share of our time that was not the model's. Nobody
+    waits for a next token here, so prompts are cut by the step's budget alone (chunk_tokens in `engine_options`)."""
     path = resolve(model_name)
     model, _ = load(path)
+    engine_options = {"chunk_tokens": model.config.max_position_embeddings} | engine_options
     todo = _trace(model, trace, requests, seed)
     rivals = {"C3": _transformers(path, model, BATCH_SIZES), "C4": _llama_cpp(path, model, todo, (False, True))}
     servers = [lambda: EngineServer(Engine(model, **engine_options)), *rivals["C3"], *rivals["C4"]]

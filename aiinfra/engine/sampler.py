@@ -5,16 +5,18 @@
 
     likelihood   exp((logit - best) / temperature): 1 for the likeliest token of the row
     floor        top-k, top-p and min-p each say how likely a token must at least be; the strictest counts
-    weight       likelihood · 2^40 as an integer, 0 below the floor
-    draw         the first token at which the running sum of the weights exceeds u · their total
+    draw         a race: token i arrives after wait_i / likelihood_i, with waits from an exponential distribution; the
+                 first to arrive wins, each token in proportion to its likelihood (the Gumbel-max trick)
 
 Invariant: a token depends on its own row of logits, its request's seed and its place in the answer, and on
-nothing else in the batch. A sum of floats depends on the order of its terms, and that on the shape of the batch;
-a sum of integers does not. And u comes from no generator that others could advance: it is a hash of (seed, answer,
-place). So a preempted request has no state to save, and any place can be drawn again. The order of the four is
-transformers'. Notebook 12.
+nothing else in the batch. The waits come from no generator that others could advance: they are read from a fixed
+table, at places that are a hash of (seed, answer, place). So a preempted request has no state to save, and any place
+can be drawn again. The logits themselves are rounded differently in other company. A race minds only if its two
+first arrive at almost the same time; one number laid on the running sum of 49,152 probabilities would fall that near
+to one of their borders for about one token in a hundred. The order of the four is transformers'. Notebook 12.
 """
 
+import functools
 import hashlib
 import secrets
 import struct
@@ -31,7 +33,8 @@ from aiinfra.engine.sampling_params import SamplingParams
 NOT_FINITE = ("the model's logits are not finite numbers: its weights are damaged, or float16 overflowed. "
               "Load it with dtype='float32' or 'bfloat16'.")
 
-_ONE = 1 << 40              # weight of the likeliest token; a vocabulary of 2^23 such still fits in 64 bits
+_ONE = 1 << 40              # the likeliest token as an integer: sums of integers do not depend on the order of their terms
+_ROWS = 1 << 20            # places in the table of waits where a row may begin
 _COLDEST = 1e-30            # a temperature below is not told from 0 by float32
 _CANDIDATES = (64, 4096)    # tokens in which top-p is looked for before all are sorted
 
@@ -40,7 +43,7 @@ class Row(NamedTuple):
     """How one row of logits becomes a token."""
 
     params: SamplingParams
-    u: float = 0.0                          # what is drawn with, from `uniform`; greedy rows need none
+    key: int = 0                            # what is drawn with, from `draw_key`; greedy rows need none
     seen: Collection[int] = ()              # prompt and made so far: what repetition_penalty bears on
     banned: Collection[int] = ()            # ids that must not be chosen
 
@@ -74,10 +77,10 @@ class Sampler:
 
     def row(self, banned: Collection[int] = (), ahead: Sequence[int] = ()) -> Row:
         """How to choose the next token; or the one after `ahead`, if the tokens there are guesses yet to be made."""
-        u = 0.0 if self.params.greedy else uniform(self.seed, self.answer, self.place + len(ahead))
+        key = 0 if self.params.greedy else draw_key(self.seed, self.answer, self.place + len(ahead))
         if self.params.repetition_penalty == 1:
-            return Row(self.params, u, (), banned)
-        return Row(self.params, u, self._ids().union(ahead) if ahead else self._ids(), banned)
+            return Row(self.params, key, (), banned)
+        return Row(self.params, key, self._ids().union(ahead) if ahead else self._ids(), banned)
 
     def took(self, token: int) -> None:
         """The answer has grown by this token."""
@@ -107,10 +110,10 @@ class Sampler:
         return self._seen
 
 
-def uniform(seed: int, answer: int, place: int) -> float:
-    """The number in [0, 1) that draws token `place` of answer number `answer` to a request with this seed."""
+def draw_key(seed: int, answer: int, place: int) -> int:
+    """64 bits that draw token `place` of answer number `answer` to a request with this seed."""
     key = struct.pack("<QQQ", seed & (1 << 64) - 1, answer, place)
-    return (int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 11) / (1 << 53)
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little")
 
 
 @torch.inference_mode()
@@ -121,7 +124,7 @@ def choose(logits: Tensor, rows: Sequence[Row]) -> list[Choice]:
     drawn = [i for i, row in enumerate(rows) if not row.params.greedy]
     for group in _groups(drawn, logits):
         at, some = _upload(group, torch.int64, logits), [rows[i] for i in group]
-        ids.index_copy_(0, at, draw(token_weights(edited[at], [row.params for row in some]), [row.u for row in some]))
+        ids.index_copy_(0, at, draw(likelihoods(edited.index_select(0, at), [row.params for row in some]), [row.key for row in some]))
     told = [i for i, row in enumerate(rows) if row.params.logprobs is not None]
     most = min(max((rows[i].params.logprobs for i in told), default=0), logits.shape[-1])
     parts = [best.double(), ids.double()]                                # a double holds every id
@@ -136,8 +139,8 @@ def choose(logits: Tensor, rows: Sequence[Row]) -> list[Choice]:
     return choices
 
 
-def token_weights(logits: Tensor, params: Sequence[SamplingParams]) -> Tensor:
-    """logits [R, V], temperatures above 0 -> int64 [R, V]: divided by its sum, a row is the distribution that
+def likelihoods(logits: Tensor, params: Sequence[SamplingParams]) -> Tensor:
+    """logits [R, V], temperatures above 0 -> float32 [R, V]: divided by its sum, a row is the distribution that
     is drawn from. Tokens as likely as the last one kept are kept too."""
     settings = _upload([(max(p.temperature, _COLDEST), p.top_p, p.min_p) for p in params], torch.float64, logits)
     temperature, top_p, min_p = settings.unsqueeze(-1).unbind(1)         # [R, 1] each
@@ -150,21 +153,33 @@ def token_weights(logits: Tensor, params: Sequence[SamplingParams]) -> Tensor:
         likelihood.mul_(likelihood >= _nucleus(likelihood, top_p, [i for i, p in enumerate(params) if p.top_p < 1]))
     if any(p.min_p > 0 for p in params):
         likelihood.mul_(likelihood >= min_p.float())
-    return likelihood.mul_(_ONE).long()
+    return likelihood
 
 
 def probabilities(logits: Tensor, params: SamplingParams) -> Tensor:
     """The distribution [V] in float32 that one request's token is drawn from, from logits [V]."""
-    weights = token_weights(logits[None], [params])[0].double()
-    return (weights / weights.sum()).float()
+    likelihood = likelihoods(logits[None], [params])[0].double()
+    return (likelihood / likelihood.sum()).float()
 
 
-def draw(weights: Tensor, u: Sequence[float]) -> Tensor:
-    """weights [R, V] and R numbers in [0, 1) -> ids [R]. A weight of 0 is never drawn."""
-    sums = weights.cumsum(-1)
-    total = sums[:, -1:]
-    goal = (_upload(u, torch.float64, weights)[:, None] * total).long().minimum(total - 1)
-    return torch.searchsorted(sums, goal, right=True).squeeze(-1).clamp(max=weights.shape[-1] - 1)   # NaN: any id
+def draw(likelihood: Tensor, keys: Sequence[int]) -> Tensor:
+    """Likelihoods [R, V] and R keys of 64 bits -> ids [R]. A likelihood of 0 is never drawn."""
+    return (likelihood / waits(keys, likelihood.shape[-1], likelihood.device)).argmax(-1)
+
+
+def waits(keys: Sequence[int], vocabulary: int, device: torch.device) -> Tensor:
+    """float32 [R, V]: what each token must wait, exponentially distributed with mean 1, for each key. The smaller of two
+    rows of V from a table: 2^40 pairs, so that two keys share half their waits once in half a million."""
+    rows = _table(vocabulary, device).unfold(0, vocabulary, 1)                                 # [2 · _ROWS, V], a view
+    first, second = _upload([(key % _ROWS, _ROWS + (key >> 32) % _ROWS) for key in keys], torch.int64, rows).unbind(1)
+    return torch.minimum(rows.index_select(0, first), rows.index_select(0, second))
+
+
+@functools.lru_cache
+def _table(vocabulary: int, device: torch.device) -> Tensor:
+    """Waits with mean 2 (the smaller of two has 1), the same in every process; 9 MB."""
+    uniform = torch.rand(2 * _ROWS + vocabulary - 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return uniform.neg_().log1p_().mul_(-2).clamp_(min=1e-12).float().to(device)     # -log(1 - u); and none may be 0
 
 
 def _groups(rows: list[int], logits: Tensor) -> list[list[int]]:

@@ -9,7 +9,7 @@ from transformers import (MinPLogitsWarper, RepetitionPenaltyLogitsProcessor, Te
 
 from aiinfra import SamplingParams
 from aiinfra.engine.llm import cut_at_stop
-from aiinfra.engine.sampler import Row, Sampler, choose, draw, probabilities, token_weights, uniform
+from aiinfra.engine.sampler import Row, Sampler, choose, draw, draw_key, likelihoods, probabilities, waits
 
 
 @pytest.mark.parametrize("key, value, limit", [
@@ -69,12 +69,12 @@ def test_the_distribution_is_transformers(settings: dict, vocabulary: int) -> No
     expected = transformers_distribution(logits, params, seen)
     drawn_from = {}
 
-    def caught(weights, u):
-        drawn_from["p"] = weights[0] / weights[0].sum()
-        return draw(weights, u)
+    def caught(likelihood, keys):
+        drawn_from["p"] = likelihood[0] / likelihood[0].sum()
+        return draw(likelihood, keys)
     with pytest.MonkeyPatch.context() as patch:                          # what `choose` really draws from
         patch.setattr("aiinfra.engine.sampler.draw", caught)
-        choose(logits[None], [Row(params, 0.5, seen)])
+        choose(logits[None], [Row(params, 5, seen)])
     torch.testing.assert_close(drawn_from["p"], expected)
     if params.repetition_penalty == 1:
         torch.testing.assert_close(probabilities(logits, params), expected)
@@ -85,7 +85,7 @@ def test_a_flat_distribution_needs_more_than_the_first_candidates() -> None:
     torch.manual_seed(0)
     logits = torch.stack([torch.randn(20_000) * scale for scale in (20, 3, 0.1, 2)])
     params = [SamplingParams(top_p=p) for p in (0.9, 0.9, 0.9, 0.5)]
-    kept = (token_weights(logits, params) > 0).sum(-1).tolist()
+    kept = (likelihoods(logits, params) > 0).sum(-1).tolist()
     assert kept[0] < 64 < kept[1] < 4096 < kept[2]
     for row, one in zip(logits, params):
         torch.testing.assert_close(probabilities(row, one), transformers_distribution(row, one, []), rtol=1e-4, atol=1e-9)
@@ -106,7 +106,7 @@ def random_params(rng: random.Random) -> SamplingParams:
 @pytest.mark.parametrize("vocabulary, rounds", [(53, 120), (1000, 30), (49152, 3)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_row_does_not_notice_the_others(vocabulary: int, rounds: int, dtype: torch.dtype) -> None:
-    """Bit for bit: the integers that are drawn from, as a GPU computes them for all rows at once, and the choice."""
+    """Bit for bit: the likelihoods that are drawn from, as a GPU computes them for all rows at once, and the choice."""
     rng = random.Random(vocabulary)
     torch.manual_seed(vocabulary)
     for _ in range(rounds):
@@ -121,11 +121,11 @@ def test_a_row_does_not_notice_the_others(vocabulary: int, rounds: int, dtype: t
             assert (alone.logprobs is None) == (together[i].logprobs is None) == (row.params.logprobs is None)
         drawing = [i for i, row in enumerate(rows) if not row.params.greedy]
         if drawing:
-            weights = token_weights(logits[drawing], [rows[i].params for i in drawing])
-            tokens = draw(weights, [rows[i].u for i in drawing]).tolist()
+            likelihood = likelihoods(logits[drawing], [rows[i].params for i in drawing])
+            tokens = draw(likelihood, [rows[i].key for i in drawing]).tolist()
             for n, i in enumerate(drawing):
-                one = token_weights(logits[i:i + 1].clone(), [rows[i].params])
-                assert torch.equal(one[0], weights[n]) and draw(one, [rows[i].u]).tolist() == [tokens[n]]
+                one = likelihoods(logits[i:i + 1].clone(), [rows[i].params])
+                assert torch.equal(one[0], likelihood[n]) and draw(one, [rows[i].key]).tolist() == [tokens[n]]
 
 
 @pytest.mark.parametrize("settings", [{}, {"temperature": 0.7, "top_k": 6}, {"top_p": 0.8}, {"min_p": 0.1, "temperature": 1.5}])
@@ -143,18 +143,38 @@ def test_draws_follow_the_distribution(settings: dict) -> None:
     assert chi_square < freedom + 4 * (2 * freedom) ** 0.5               # mean and four standard deviations
 
 
-def test_draw_at_the_edges() -> None:
-    weights = torch.tensor([[0, 3, 0, 1, 0]])
-    last = 1 - 2**-53
-    assert [draw(weights, [u]).item() for u in (0.0, 0.7499, 0.75, last)] == [1, 1, 3, 3]
-    full = torch.full((1, 200_000), 1 << 40)                             # a large vocabulary, all alike: no overflow
-    assert [draw(full, [u]).item() for u in (0.0, 0.5, last)] == [0, 100_000, 199_999]
+def test_rounding_seldom_changes_a_draw() -> None:
+    """Logits of other company differ by some 1e-5. One number on a running sum would change more than 1 in 100 of these."""
+    torch.manual_seed(0)
+    logits = torch.randn(49_152) * 2
+    params, changed = SamplingParams(), 0
+    for key in range(600):
+        near = logits + (torch.rand(49_152) - 0.5) * 4e-5
+        first, second = (draw(likelihoods(some[None], [params]), [key * 0x9E3779B97F4A7C15 % 2**64]) for some in (logits, near))
+        changed += int(first != second)
+    assert changed <= 1
 
 
-def test_numbers_depend_on_seed_answer_and_place() -> None:
-    numbers = [uniform(seed, answer, place) for seed in (0, 1, -1, 2**63) for answer in range(3) for place in range(200)]
-    assert all(0 <= u < 1 for u in numbers) and len(set(numbers)) == len(numbers)
-    assert abs(sum(numbers) / len(numbers) - 0.5) < 4 * (1 / 12 / len(numbers)) ** 0.5
+def test_draws_over_a_large_vocabulary() -> None:
+    """Every id has its own number: all are drawn, neighbours and neighbouring keys know nothing of each other."""
+    flat = torch.ones(1, 200_000)
+    ids = torch.tensor([draw(flat, [draw_key(1, 0, place)]).item() for place in range(400)], dtype=torch.float64)
+    assert len(ids.unique()) > 395 and abs(ids.mean() / 200_000 - 0.5) < 4 * (1 / 12 / 400) ** 0.5
+    some = waits([draw_key(7, 0, place) for place in range(4)], 200_000, flat.device).double()             # [4, V]
+    assert bool((some > 0).all()) and bool(((some.mean(-1) - 1).abs() < 4 / 200_000**0.5).all())
+    assert bool((((some < 0.01).double().mean(-1) - 0.00995).abs() < 4 * (0.00995 / 200_000) ** 0.5).all())     # where races are won
+    pairs = torch.corrcoef(torch.cat([some[:, :-1], some[:1, 1:]]))                                        # rows, and a neighbour
+    assert (pairs - torch.eye(5)).abs().max() < 5 / 200_000**0.5
+
+
+def test_what_is_impossible_is_never_drawn() -> None:
+    likelihood = torch.tensor([[0, 1e-30, 0, 1e-38, 0]])
+    assert {draw(likelihood, [draw_key(0, 0, place)]).item() for place in range(300)} == {1}
+
+
+def test_keys_depend_on_seed_answer_and_place() -> None:
+    keys = [draw_key(seed, answer, place) for seed in (0, 1, -1, 2**63) for answer in range(3) for place in range(200)]
+    assert all(0 <= key < 2**64 for key in keys) and len(set(keys)) == len(keys)
 
 
 def test_same_seed_same_draws() -> None:
@@ -187,7 +207,7 @@ def test_logprobs_are_the_models_own() -> None:
     logits = torch.randn(3, 40)
     exact = logits.double().log_softmax(-1)
     params = [SamplingParams(seed=0, temperature=2.0, top_k=7, repetition_penalty=1.5, logprobs=k) for k in (3, 0, 99)]
-    choices = choose(logits, [Row(p, u, [1, 2, 3]) for p, u in zip(params, (0.99, 0.5, 0.2))])
+    choices = choose(logits, [Row(p, key, [1, 2, 3]) for key, p in enumerate(params)])
     for row, (choice, wanted) in enumerate(zip(choices, (3, 0, 40))):
         order = exact[row].argsort(descending=True).tolist()
         assert next(iter(choice.logprobs)) == choice.token_id
@@ -202,7 +222,7 @@ def test_logits_that_are_not_numbers(settings: dict, value: float) -> None:
     params = SamplingParams(seed=0, **settings)
     logits = torch.zeros(3, 70)
     logits[1, 60:] = value
-    choices = choose(logits, [Row(params, 0.5, [1])] * 3)
+    choices = choose(logits, [Row(params, 5, [1])] * 3)
     assert choices[1] == (None, None) and choices[0].token_id is not None and choices[2] == choices[0]
     with pytest.raises(ValueError, match="not finite"):
         Sampler(params)(logits[1])
