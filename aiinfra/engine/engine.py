@@ -12,6 +12,12 @@ answer goes on by itself, on the same blocks until it writes into one:
 
 With `speculative`, a decode runs guesses behind its token, and one step may make several tokens for a request.
 
+On a GPU the engine runs one step ahead (`overlap`): while step n runs, step n + 1 is planned and asked for with n's
+tokens UNKNOWN, which only the GPU has to know. Who turns out to have ended at n has run once for nothing.
+
+    CPU   plan n │ plan n+1 │ read n, hand out │ plan n+2 │ read n+1 …
+    GPU          │ step n ········· │ step n+1 ·········· │ step n+2 …
+
 Token ids in, token ids out: text, stop strings and chat templates are `llm.py`'s. A request that fails
 (logits that are not numbers) ends with finish_reason "error"; the engine goes on. Notebook 12.
 """
@@ -27,9 +33,9 @@ from aiinfra.device import free_bytes, synchronize
 from aiinfra.engine.blocks import BlockPool
 from aiinfra.engine.generate import check_ids, stop_ids_of
 from aiinfra.engine.graphs import decode_graphs
-from aiinfra.engine.request import Request
-from aiinfra.engine.runner import PagedCache, Runner
-from aiinfra.engine.sampler import Choice, Logprob, Sampler, choose
+from aiinfra.engine.request import UNKNOWN, Request
+from aiinfra.engine.runner import Newest, PagedCache, Runner
+from aiinfra.engine.sampler import Choice, Draws, Logprob, Sampler, start_choosing
 from aiinfra.engine.sampling_params import SamplingParams
 from aiinfra.engine.scheduler import Mode, Plan, Scheduler, Work
 from aiinfra.engine.speculative import Proposer, accept, as_proposer, rows_ahead
@@ -54,7 +60,8 @@ class Made:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What one step did. Blocks are counted after it; the three times add up to the step's. Guessing is planning."""
+    """What one step did. Blocks are counted after it; the three times add up to the step's. Guessing is planning.
+    One step ahead, model_seconds end when the tokens are here, and the next step's planning lies within them."""
 
     ran: tuple[tuple[str, int, int], ...]         # (request id, first token, tokens run, guesses among them)
     made: tuple[Made, ...]
@@ -90,18 +97,36 @@ class _Answer:
     sampler: Sampler
     proposer: Proposer | None
 
+    @property
+    def wanted(self) -> bool:
+        """False once it was aborted or has ended."""
+        return self.job.answers.get(self.index) is self
+
+
+@dataclass(eq=False)
+class _Flight:
+    """A step that was asked for, and whose tokens are on their way. `foreseen`: they are UNKNOWN to the requests."""
+
+    plan: Plan
+    takers: list[tuple[_Answer, list[int]]]       # who gets tokens, and the guesses that these may follow
+    draws: Draws | None
+    times: tuple[float, float, float]             # begun, planned, model asked (or, without `overlap`, done)
+    foreseen: bool = False
+
 
 class Engine:
     """Serves many requests on one model, over a paged cache of `cache_bytes` (default: most of what is free on a
     GPU; on a CPU 1 GiB, or what one full context of `max_model_len` tokens needs if that is more). chunk_tokens: None is 128 on a CPU, where more
     would delay those who decode, and all of `token_budget` on a GPU. speculative: "prompt_lookup", or a Proposer
     (its `k` is the most guesses for a request in a step). cuda_graphs: record decode steps and replay them (None: on
-    a GPU); True on a CPU runs them padded as on a GPU, for tests. Other arguments as `Scheduler`."""
+    a GPU); True on a CPU runs them padded as on a GPU, for tests. overlap: run one step ahead (None: on a GPU), which
+    waits for its turn while somebody has a repetition penalty or guesses. Other arguments as `Scheduler`."""
 
     def __init__(self, model: Transformer, cache_bytes: int | None = None, block_size: int = 16,
                  max_model_len: int | None = None, token_budget: int = 512, max_running: int = 32, mode: Mode = "continuous",
                  chunked: bool = True, chunk_tokens: int | None = None, prefix_caching: bool = True,
-                 speculative: str | Proposer | None = None, cuda_graphs: bool | None = None) -> None:
+                 speculative: str | Proposer | None = None, cuda_graphs: bool | None = None,
+                 overlap: bool | None = None) -> None:
         if block_size < 1:
             raise ValueError(f"block_size={block_size}; it must be at least 1 (16 is usual).")
         per_block = PagedCache.block_bytes(model.config, block_size, model.dtype)
@@ -121,6 +146,8 @@ class Engine:
         cache = PagedCache(model.config, self.pool.total, block_size, model.dtype, model.device)
         longest = min(self.pool.total, -(-self.max_model_len // block_size))
         self.runner = Runner(model, cache, decode_graphs(model, cache, self.scheduler.max_running, longest, cuda_graphs))
+        self.overlap = model.device.type == "cuda" if overlap is None else overlap
+        self._flight: _Flight | None = None                  # asked for ahead of its turn
         self._jobs: dict[str, _Job] = {}
         self._answers: dict[Request, _Answer] = {}           # those that the scheduler has
 
@@ -178,27 +205,76 @@ class Engine:
             raise
 
     def _step(self) -> StepRecord:
+        flight = self._flight or self._launch()
+        self._flight = self._launch(flight) if self._foresee(flight) else None
+        record = self._land(flight)
+        ahead = self._flight
+        if ahead and (not self._jobs or not (ahead.plan.work or ahead.plan.preempted)):
+            self._flight = None                              # all who ran have ended, or nobody did
+        return record
+
+    def _launch(self, before: _Flight | None = None) -> _Flight:
+        """Plan a step and ask for it; `before`: the one whose tokens it may need before we have them."""
         start = time.perf_counter()
         plan = self.scheduler.plan()
         if self.proposer is not None:
             plan = self.scheduler.guess(plan, self._propose)
         planned = time.perf_counter()
-        logits = self.runner.run(plan) if plan.work else None
-        synchronize(self.model.device)
+        newest = None
+        if before is not None and before.draws is not None:
+            newest = Newest(before.draws.ids, {answer.request: row for row, (answer, _) in enumerate(before.takers)})
+        logits = self.runner.run(plan, newest) if plan.work else None
+        if not self.overlap:
+            synchronize(self.model.device)
         ran = time.perf_counter()
-        made = self._sample(logits, [w for w in plan.work if w.last])
+        return _Flight(plan, *self._draw(logits, [w for w in plan.work if w.last]), (start, planned, ran))
+
+    def _foresee(self, flight: _Flight) -> bool:
+        """Let every answer of the step have its token, UNKNOWN, so that the next one can be planned. False, and
+        nothing changed, if that needs to know which."""
+        takers = [answer for answer, _ in flight.takers if answer.wanted]
+        if not self.overlap or not flight.plan.work or self.proposer is not None or any(
+                answer.job.params.repetition_penalty != 1 for answer in takers):
+            return False
+        flight.foreseen = True
+        self.scheduler.commit(flight.plan, {a.request: UNKNOWN for a in takers if a.request in self._answers})
+        for answer in takers:
+            if answer.request not in self._answers:
+                self._branch(answer, UNKNOWN)
+            answer.sampler.took(UNKNOWN)
+        return True
+
+    def _land(self, flight: _Flight) -> StepRecord:
+        """Wait for the tokens, hand them out, and let go of whoever ended."""
+        start, planned, ran = flight.times
+        choices = iter(flight.draws.read() if flight.draws is not None else ())
+        if self.overlap:
+            ran = time.perf_counter()
+        made = {}
+        for answer, guesses in flight.takers:
+            some = list(islice(choices, 1 + len(guesses)))
+            if answer.wanted:
+                made[answer] = _take(answer, guesses, some, answer.request.made - flight.foreseen)
         guessed = tuple((w.request.id, len(w.guesses), _right(w, made[self._answers[w.request]]))
-                        for w in plan.work if w.guesses and w.request in self._answers)
-        self._settle(plan, made)
+                        for w in flight.plan.work if w.guesses and self._answers.get(w.request) in made)
+        if flight.foreseen:
+            self._reveal(made)
+        else:
+            self._settle(flight.plan, made)
         end = time.perf_counter()
         return StepRecord(
-            tuple((w.request.id, w.start, w.count) for w in plan.work), tuple(m for some in made.values() for m in some), tuple(r.id for r in plan.admitted),
-            tuple(r.id for r in plan.preempted), len(self.scheduler.waiting), self.pool.free, self.pool.cached, self.pool.used,
-            planned - start, ran - planned, end - ran, guessed)
+            tuple((w.request.id, w.start, w.count) for w in flight.plan.work), tuple(m for some in made.values() for m in some),
+            tuple(r.id for r in flight.plan.admitted), tuple(r.id for r in flight.plan.preempted), len(self.scheduler.waiting),
+            self.pool.free, self.pool.cached, self.pool.used, planned - start, ran - planned, end - ran, guessed)
 
     def _start_again(self) -> None:
         """Forget half a step: what blocks hold is unknown, and answers that had only begun to branch off are gone."""
+        self._flight = None
         self.scheduler.push_out()
+        for answer in self._answers.values():
+            if answer.request.tokens[-1] == UNKNOWN:
+                answer.request.tokens.pop()
+        self._answers = {r: answer for r, answer in self._answers.items() if answer.index == 0 or r.made}
         for request in [r for r in self.scheduler.waiting if r not in self._answers]:
             self.scheduler.finish(request)
         for answer in self._answers.values():
@@ -211,9 +287,9 @@ class Engine:
         k = min(most, proposer.k)
         return proposer.propose(request.tokens, k)[:k]
 
-    def _sample(self, logits: torch.Tensor | None, work: list[Work]) -> "dict[_Answer, list[Made]]":
-        """The next token of each work's request, or several if it had guesses, from its rows of logits [R, V]; n
-        first tokens if its prompt was just read."""
+    def _draw(self, logits: torch.Tensor | None, work: list[Work]) -> tuple[list[tuple[_Answer, list[int]]], Draws | None]:
+        """Begin to choose the next token of each work's request, or several if it had guesses, from its rows of logits
+        [R, V]; n first tokens if its prompt was just read. Who gets them, and the choices, in that order."""
         takers, rows, row_of, row = [], [], [], 0
         for w in work:
             aborted = w.request not in self._answers                     # while the model ran, by another thread
@@ -223,9 +299,8 @@ class Engine:
                 row_of += range(row, row + 1 + len(w.guesses))
             row += 1 + len(w.guesses)
         if not takers:
-            return {}
-        choices = iter(choose(logits if len(row_of) == row else logits[row_of], rows))
-        return {answer: _take(answer, guesses, list(islice(choices, 1 + len(guesses)))) for answer, guesses in takers}
+            return [], None
+        return takers, start_choosing(logits if len(row_of) == row else logits[row_of], rows)
 
     def _sharing(self, answer: _Answer) -> list[_Answer]:
         """Whose next token comes from this answer's logits: its own, or all n when their prompt has just been read."""
@@ -253,6 +328,14 @@ class Engine:
             if some[-1].finish_reason:
                 self._finish(answer)
 
+    def _reveal(self, made: "dict[_Answer, list[Made]]") -> None:
+        """Let the requests of a step that was foreseen know their tokens, and those that ended go."""
+        for answer, [m] in made.items():
+            if m.token_id is not None:
+                answer.request.tokens[-1] = m.token_id
+            if m.finish_reason:
+                self._finish(answer, failed=m.finish_reason == "error")
+
     def _branch(self, answer: _Answer, token: int) -> None:
         """Start an answer beside the first one: on its blocks if there is a place to run in, else in the queue."""
         parent, child = answer.job.answers[0].request, answer.request
@@ -278,21 +361,22 @@ class Engine:
             del self._jobs[job.id]
 
 
-def _take(answer: _Answer, guesses: list[int], choices: list[Choice]) -> list[Made]:
-    """What an answer gets of the choices for its rows: up to the first that was guessed wrongly or ends it."""
+def _take(answer: _Answer, guesses: list[int], choices: list[Choice], had: int) -> list[Made]:
+    """What an answer that `had` so many tokens gets of the choices for its rows: up to the first that was guessed
+    wrongly or ends it."""
     job, made = answer.job, []
     for token, logprobs in choices[:len(accept([c.token_id for c in choices], guesses, job.stop_ids))]:
-        made.append(Made(job.id, token, _ending(answer, token, len(made) + 1), answer.index, logprobs))
+        made.append(Made(job.id, token, _ending(answer, token, had + len(made) + 1), answer.index, logprobs))
     return made
 
 
-def _ending(answer: _Answer, token: int | None, place: int) -> str | None:
-    """Why an answer ends with this token, number `place` of this step; None if it goes on."""
+def _ending(answer: _Answer, token: int | None, made: int) -> str | None:
+    """Why an answer ends with this token, its `made`-th; None if it goes on."""
     if token is None:
         return "error"
     if token in answer.job.stop_ids:
         return "stop"
-    return "length" if answer.request.made + place >= answer.request.max_tokens else None
+    return "length" if made >= answer.request.max_tokens else None
 
 
 def _right(work: Work, made: list[Made]) -> int:

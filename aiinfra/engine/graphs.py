@@ -18,7 +18,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from aiinfra.engine.runner import PagedCache, StepKV, to_device
+from aiinfra.engine.runner import Newest, PagedCache, StepKV, to_device
 from aiinfra.engine.scheduler import Work
 from aiinfra.model import Transformer
 from aiinfra.perf import launches
@@ -59,13 +59,16 @@ class DecodeGraphs:
                 self._replay[bucket] = capture(partial(self._forward, bucket))
 
     @torch.inference_mode()
-    def __call__(self, work: list[Work]) -> Tensor | None:
+    def __call__(self, work: list[Work], newest: Newest | None = None) -> Tensor | None:
         """Logits [B, V] after each request's one token, good until the next call; None if the step does not fit:
-        more than one token of a request, more requests than `max_batch`, or one with more than `max_blocks`."""
+        more than one token of a request, more requests than `max_batch`, or one with more than `max_blocks`.
+        newest: tokens that are UNKNOWN to the requests."""
         bucket = self.bucket(len(work))
         if not work or bucket is None or any(w.count > 1 or len(w.request.blocks) > self.max_blocks for w in work):
             return None
         self._fill(work, bucket)
+        if newest is not None:
+            newest.write(work, self.numbers)
         self._replay[bucket]()
         return self.logits[:len(work)]
 

@@ -11,6 +11,8 @@ from typing import Literal
 
 Status = Literal["waiting", "running", "finished"]
 
+UNKNOWN = -1          # stands for a request's newest token while only the device knows it
+
 
 @dataclass(eq=False)
 class Request:

@@ -17,6 +17,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from aiinfra.engine.request import UNKNOWN, Request
 from aiinfra.engine.scheduler import Plan, Work
 from aiinfra.kernels.kv_write import kv_write
 from aiinfra.kernels.paged_attention import paged_attention
@@ -78,24 +79,44 @@ class GatheredKV:
         return attend_fetched(q, keys, values, self.fetches, q.shape[-1] ** -0.5)
 
 
+@dataclass(frozen=True)
+class Newest:
+    """The tokens of a step that the CPU has not seen yet."""
+
+    ids: Tensor                    # int64 [R]
+    rows: dict[Request, int]       # which of them is whose
+
+    def write(self, work: list[Work], tokens: Tensor) -> None:
+        """Put them where the flat step's `tokens` have UNKNOWN: in the last row of each who waits for one."""
+        ends = accumulate(w.count for w in work)
+        at = {end - 1: self.rows[w.request] for w, end in zip(work, ends) if w.last and w.request.tokens[-1] == UNKNOWN}
+        if at:
+            rows, sources = to_device([list(at), list(at.values())], torch.int64, tokens.device)
+            tokens.index_copy_(0, rows, self.ids.index_select(0, sources))
+
+
 class Runner:
     """Runs plans on a model and its paged cache. `decode` is a faster way for some steps (see graphs.py): work in,
     a row of logits for each out, or None for a step that is not its kind."""
 
-    def __init__(self, model: Transformer, cache: PagedCache, decode: Callable[[list[Work]], Tensor | None] | None = None) -> None:
+    def __init__(self, model: Transformer, cache: PagedCache,
+                 decode: "Callable[[list[Work], Newest | None], Tensor | None] | None" = None) -> None:
         self.model, self.cache, self.decode = model, cache, decode
 
     @torch.inference_mode()
-    def run(self, plan: Plan) -> Tensor:
-        """Logits [R, V], in the plan's order: for each work that is `last` one row, and one more for each guess."""
+    def run(self, plan: Plan, newest: "Newest | None" = None) -> Tensor:
+        """Logits [R, V], in the plan's order: for each work that is `last` one row, and one more for each guess.
+        newest: tokens that are UNKNOWN to the requests."""
         self.cache.copy(plan.copies)
         rows = last_rows(plan.work)
-        logits = None if self.decode is None else self.decode(plan.work)
+        logits = None if self.decode is None else self.decode(plan.work, newest)
         if logits is not None:
             return logits[rows] if len(rows) < len(logits) else logits
-        tokens = [t for w in plan.work for t in w.tokens]
+        tokens = self._tensor([t for w in plan.work for t in w.tokens])
+        if newest is not None:
+            newest.write(plan.work, tokens)
         positions = [i for w in plan.work for i in range(w.start, w.start + w.count)]
-        hidden = self.model.hidden(self._tensor(tokens), self._tensor(positions), self._step_kv(plan.work))  # [N, D]
+        hidden = self.model.hidden(tokens, self._tensor(positions), self._step_kv(plan.work))  # [N, D]
         return self.model.lm_head(hidden[rows] if len(rows) < len(hidden) else hidden)
 
     def _step_kv(self, work: list[Work]) -> StepKV | GatheredKV:

@@ -116,27 +116,63 @@ def draw_key(seed: int, answer: int, place: int) -> int:
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little")
 
 
-@torch.inference_mode()
+@dataclass(frozen=True)
+class Draws:
+    """Choices that have been made, but on the device: `read` waits for them, `ids` can be worked with before."""
+
+    ids: Tensor                             # int64 [R]: where `read` will have None, any id
+    told: Tensor                            # float64, on the CPU once `arrived`: best logits [R], ids [R], reports
+    arrived: torch.cuda.Event | None
+    rows: Sequence[Row]
+    most: int                               # log-probabilities in a report
+
+    def read(self) -> list[Choice]:
+        """A choice for each row."""
+        if self.arrived is not None:
+            self.arrived.synchronize()                                   # for this copy, not for what was asked for since
+        flat, R = self.told.tolist(), len(self.rows)
+        tokens = [int(i) if abs(top) < torch.inf else None for top, i in zip(flat, flat[R:2 * R])]
+        choices = [Choice(token) for token in tokens]
+        for n, i in enumerate(_reported(self.rows)):
+            if tokens[i] is not None:
+                start = 2 * R + n * (2 + 2 * self.most)
+                choices[i] = Choice(tokens[i], _read(tokens[i], flat[start:start + 2 + 2 * self.most], self.rows[i].params.logprobs))
+        return choices
+
+
 def choose(logits: Tensor, rows: Sequence[Row]) -> list[Choice]:
     """logits [R, V], on any device, and how to read each row -> a choice each. The logits are not changed."""
+    return start_choosing(logits, rows).read()
+
+
+@torch.inference_mode()
+def start_choosing(logits: Tensor, rows: Sequence[Row]) -> Draws:
+    """As `choose`, without waiting for a GPU."""
     edited = _edit(logits, rows)
     best, ids = edited.max(-1)                                           # NaN counts as the largest
     drawn = [i for i, row in enumerate(rows) if not row.params.greedy]
     for group in _groups(drawn, logits):
         at, some = _upload(group, torch.int64, logits), [rows[i] for i in group]
-        ids.index_copy_(0, at, draw(likelihoods(edited.index_select(0, at), [row.params for row in some]), [row.key for row in some]))
-    told = [i for i, row in enumerate(rows) if row.params.logprobs is not None]
+        likelihood = likelihoods(edited.index_select(0, at), [row.params for row in some])
+        ids.index_copy_(0, at, draw(likelihood, [row.key for row in some]))
+    told = _reported(rows)
     most = min(max((rows[i].params.logprobs for i in told), default=0), logits.shape[-1])
     parts = [best.double(), ids.double()]                                # a double holds every id
     parts += [_report(logits, ids, _upload(group, torch.int64, logits), most).flatten() for group in _groups(told, logits)]
-    flat = torch.cat(parts).tolist()                                     # the one wait
-    tokens = [int(i) if abs(top) < torch.inf else None for top, i in zip(flat, flat[len(rows):2 * len(rows)])]
-    choices = [Choice(token) for token in tokens]
-    for n, i in enumerate(told):
-        if tokens[i] is not None:
-            start = 2 * len(rows) + n * (2 + 2 * most)
-            choices[i] = Choice(tokens[i], _read(tokens[i], flat[start:start + 2 + 2 * most], rows[i].params.logprobs))
-    return choices
+    return Draws(ids, *_send(torch.cat(parts)), rows, most)
+
+
+def _reported(rows: Sequence[Row]) -> list[int]:
+    return [i for i, row in enumerate(rows) if row.params.logprobs is not None]
+
+
+def _send(values: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+    """The values on the CPU, and what says when they are there; None: now."""
+    if not values.is_cuda:
+        return values, None
+    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    host.copy_(values, non_blocking=True)
+    return host, torch.cuda.current_stream(values.device).record_event()
 
 
 def likelihoods(logits: Tensor, params: Sequence[SamplingParams]) -> Tensor:

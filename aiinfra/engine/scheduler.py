@@ -112,7 +112,8 @@ class Scheduler:
         # Decodes before chunks: a long prompt must not delay those who are being served.
         for request in sorted(self.running, key=lambda r: (r.pending > 1, r.age)):
             count = self._piece(request, self._budget(request, work))
-            if request.status == "running" and count:
+            # One that has all its tokens is here while the last of them is UNKNOWN.
+            if request.status == "running" and count and request.made < request.max_tokens:
                 if self._make_room(request, count, work, preempted):
                     copies += self._reserve(request, count)
                     work[request] = count

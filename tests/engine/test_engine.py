@@ -79,8 +79,8 @@ def test_logits_that_are_not_numbers_fail_one_request(small: Transformer, monkey
         engine.add(name, [1, 2, 3], SamplingParams(temperature=0, max_tokens=3))
     run_step = engine.runner.run
 
-    def damaged(plan):
-        logits = run_step(plan).clone()
+    def damaged(plan, newest=None):
+        logits = run_step(plan, newest).clone()
         for row, work in enumerate(w for w in plan.work if w.last):
             if work.request.id == "bad":
                 logits[row] = torch.nan

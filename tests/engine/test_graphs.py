@@ -144,7 +144,7 @@ def test_padding_through_the_real_kernels(small: Transformer, monkeypatch) -> No
 def test_a_step_of_decodes_goes_through_the_graph_and_only_that(small: Transformer) -> None:
     graphs = DecodeGraphs(small, cache_for(small, 40), 4, 8, run_again)
     used = []
-    runner = Runner(small, graphs.cache, lambda work: used.append(logits := graphs(work)) or logits)
+    runner = Runner(small, graphs.cache, lambda work, newest: used.append(logits := graphs(work, newest)) or logits)
     half_read = Work(Request("half", [1, 2, 3, 4, 5], 1), 0, 1)             # one token of a prompt, not its last
     half_read.request.blocks = [30, 31]
     logits = runner.run(Plan([*decoding([3, 6]), half_read], [], [], []))
@@ -170,7 +170,7 @@ def serve(model: Transformer, **options) -> tuple[dict[str, list[int]], list[int
     engine = Engine(model, cache_bytes=blocks * PagedCache.block_bytes(model.config, P, model.dtype), block_size=P, **options)
     if engine.runner.decode is not None:
         fast = engine.runner.decode
-        engine.runner.decode = lambda work: None if (logits := fast(work)) is None else (padded.append(len(work)), logits)[1]
+        engine.runner.decode = lambda work, newest: None if (logits := fast(work, newest)) is None else (padded.append(len(work)), logits)[1]
     made = {name: [] for name in traffic(16)}
     for name, (prompt, params) in traffic(16).items():
         engine.add(name, prompt, params)

@@ -11,7 +11,8 @@ from aiinfra.engine.sampling_params import SamplingParams
 from aiinfra.engine.speculative import PromptLookup
 
 GREEDY = SamplingParams(temperature=0, max_tokens=9)
-ROWS = SamplingParams(n=3, seed=4, max_tokens=9, repetition_penalty=1.3)
+ROWS = SamplingParams(n=3, seed=4, max_tokens=9)
+PENALISED = SamplingParams(n=3, seed=4, max_tokens=9, repetition_penalty=1.3)
 
 
 def drain(engine: Engine, made: dict | None = None) -> dict[tuple[str, int], list[int]]:
@@ -42,14 +43,16 @@ class Fragile:
 
 
 @pytest.mark.parametrize("before", [True, False])
-@pytest.mark.parametrize("part", ["runner.run", "_sample", "scheduler.plan"])
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("part", ["runner.run", "_draw", "_foresee", "scheduler.plan"])
+@pytest.mark.parametrize("seed", range(12))
 def test_broken_off_anywhere(seed: int, part: str, before: bool, small, monkeypatch) -> None:
     rng = random.Random(seed)
-    engine = engine_with(small, blocks=rng.choice([14, 40]), speculative=PromptLookup() if seed % 2 else None)
+    settings = [{}, {"speculative": PromptLookup()}, {"overlap": True}][seed % 3]
+    params_of = {"p1": ROWS if seed % 2 else PENALISED}
+    engine = engine_with(small, blocks=rng.choice([14, 40]), **settings)
     prompts = {f"p{i}": [rng.randrange(53) for _ in range(rng.randint(1, 12))] for i in range(4)}
     for name, prompt in prompts.items():
-        engine.add(name, prompt, ROWS if name == "p1" else GREEDY)
+        engine.add(name, prompt, params_of.get(name, GREEDY))
     owner, _, leaf = part.rpartition(".")
     holder = getattr(engine, owner) if owner else engine
     monkeypatch.setattr(holder, leaf, Fragile(getattr(holder, leaf), set(rng.sample(range(1, 16), 4)), before))
@@ -61,7 +64,7 @@ def test_broken_off_anywhere(seed: int, part: str, before: bool, small, monkeypa
         except KeyboardInterrupt:
             assert engine.pool.used == 0
     for name, prompt in prompts.items():
-        params = ROWS if name == "p1" else GREEDY
+        params = params_of.get(name, GREEDY)
         assert [made[name, i] for i in range(params.n)] == [alone(small, prompt, params, i) for i in range(params.n)]
 
 
@@ -83,7 +86,7 @@ def test_aborted_while_the_model_runs(small, monkeypatch) -> None:
     for name in "ab":
         engine.add(name, [1, 2, 3], GREEDY)
     run = engine.runner.run
-    monkeypatch.setattr(engine.runner, "run", lambda plan: (run(plan), engine.abort("a"))[0])
+    monkeypatch.setattr(engine.runner, "run", lambda *args: (run(*args), engine.abort("a"))[0])
     assert drain(engine) == {("b", 0): alone(small, [1, 2, 3], GREEDY)}
 
 
