@@ -186,7 +186,7 @@ def quantize(model: Transformer, scheme: str) -> Transformer:
     bits = {name: bits_for(name, module, scheme) for name, module in model.named_modules()}
     chosen = [name for name in bits if bits[name]]
     for name in chosen:                                         # all before the first is replaced: no half a model
-        _check_finite(_plain_weight(model.get_submodule(name)), name)
+        check_finite(_plain_weight(model.get_submodule(name)), name)
     for name in chosen:
         quantize_one(model, name, bits[name])
     check_any_quantized(model, scheme)
@@ -194,13 +194,11 @@ def quantize(model: Transformer, scheme: str) -> Transformer:
 
 
 def quantize_one(model: Transformer, name: str, bits: int, blocks: PackedWeight | None = None) -> None:
-    """Quantise the layer of that name, to the bits that `bits_for` gives; its plain weight is let go.
-
-    blocks: its 4-bit weight where a file already has one. Raises ValueError if weights are not finite.
-    """
+    """Quantise the layer of that name, to the bits that `bits_for` gives; its plain weight, which must be finite, is
+    let go. blocks: its 4-bit weight where a file already has one."""
     layer = model.get_submodule(name)
     weight = _plain_weight(layer)
-    new = _from_blocks(blocks, layer.bias) if blocks is not None else _from_floats(weight, layer.bias, bits, name)
+    new = _from_blocks(blocks, layer.bias) if blocks is not None else _from_floats(weight, layer.bias, bits)
     parent, _, leaf = name.rpartition(".")
     setattr(model.get_submodule(parent), leaf, new)
     if name == "lm_head" and model.config.tie_word_embeddings:
@@ -237,14 +235,14 @@ def _plain_weight(layer: nn.Linear | PackedLinear) -> Tensor:
     return layer.unpacked_weight() if isinstance(layer, PackedLinear) else layer.weight.detach()
 
 
-def _check_finite(weight: Tensor, name: str) -> None:
+def check_finite(weight: Tensor, name: str) -> None:
+    """Raise ValueError if a weight is not a finite number: it would spoil those that share its ruler."""
     if not sum(weight.aminmax()).isfinite():              # unlike isfinite(weight), makes no copies of a large table
         raise ValueError(f"{name}: some weights are not finite numbers, and their neighbours would share the damage. "
                          "Fetch the model again.")
 
 
-def _from_floats(weight: Tensor, bias: Tensor | None, bits: int, name: str) -> QuantizedLinear:
-    _check_finite(weight, name)
+def _from_floats(weight: Tensor, bias: Tensor | None, bits: int) -> QuantizedLinear:
     if bits == 4:
         return _from_blocks(quantize_int4(weight), bias)
     return KernelLinear(quantize_int8(weight), bias) if weight.is_cuda else Int8Linear(weight, bias)

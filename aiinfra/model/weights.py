@@ -25,7 +25,7 @@ from aiinfra.kernels.quant_matmul import PackedWeight, from_q4_1
 from aiinfra.model.config import ModelConfig, RopeScaling
 from aiinfra.model.gguf_file import GGUFFile
 from aiinfra.model.packed import can_pack, pack_one
-from aiinfra.model.quantized import bits_for, check_any_quantized, quantize_one
+from aiinfra.model.quantized import bits_for, check_any_quantized, check_finite, quantize_one
 from aiinfra.model.transformer import Transformer
 
 # ours: (Hugging Face's parts, GGUF's parts). `{}` is the layer's number. Parts stack along the output.
@@ -203,6 +203,8 @@ def fill(model: Transformer, source: Source, dtype: torch.dtype, device: torch.d
         if tied and name == "embed":
             model.lm_head.weight, name = model.embed.weight, "lm_head"           # at once, while little else is in memory
         if linear.get(name):
+            if blocks is None:
+                check_finite(model.get_submodule(name).weight, name)
             quantize_one(model, name, linear[name], blocks and blocks.to(device))
         elif name in passing:
             pack_one(model, name)
