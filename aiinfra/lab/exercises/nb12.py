@@ -33,6 +33,10 @@ def _steps(trace: Trace, seats: int, mode: str) -> list[list[str]]:
     return steps
 
 
+def _seats(count: int) -> str:
+    return f"{count} seat" if count == 1 else f"{count} seats"
+
+
 def _traces(count: int, seed: int) -> list[tuple[Trace, int]]:
     """Random mornings with gaps in them, each with a number of seats."""
     rng = random.Random(seed)
@@ -69,9 +73,10 @@ def empty_seats(count):
             raise Unsolved
         require(isinstance(got, tuple | list) and len(got) == 2, f"you returned {got!r}; two numbers are wanted, (wasted, spare).")
         mine = tuple(_number(part, "(wasted, spare)") for part in got)
-        where = f"{len(trace)} requests, {seats} seats, {mode}"
+        where = f"{len(trace)} requests, {_seats(seats)}, {mode}"
         if mine != want:
             _explain_empty(mine, want, free, there, steps, arrivals, where)
+            _first_difference(count, free, there, steps, seats, arrivals, where)
     return "Static: 101 of 264 seats wasted on the twelve requests. Continuous: none, in any trace; that is what work-conserving means."
 
 
@@ -90,7 +95,21 @@ def _explain_empty(mine, want, free, there, steps, arrivals, where) -> None:
         raise Wrong(f"{where}: whoever is not in a step is not therefore waiting: some have been, and are done.")
     require(sum(mine) == sum(want), f"{where}: your two numbers add up to {sum(mine)}; {sum(want)} seats were empty, in "
             f"{len(steps)} steps.")
-    raise Wrong(f"{where}: you have {mine}; {want} is wanted.")
+
+
+def _first_difference(count, free, there, steps, seats, arrivals, where) -> None:
+    """Raise Wrong with the first step whose two numbers differ, who rides in it and who waits."""
+    before = (0, 0)
+    for at, ids in enumerate(steps):
+        got = tuple(count([list(some) for some in steps[:at + 1]], seats, dict(arrivals)))
+        mine, want = (got[0] - before[0], got[1] - before[1]), (min(free[at], there[at]), max(0, free[at] - there[at]))
+        if mine != want:
+            been = {i for some in steps[:at + 1] for i in some}
+            stop = [i for i, a in arrivals.items() if a <= at and i not in been]
+            raise Wrong(f"{where}, step {at}: riding {', '.join(ids) or 'nobody'}; at the stop {', '.join(stop) or 'nobody'}. "
+                        f"(wasted, spare) of this step is {want}; you add {mine}.")
+        before = got
+    raise Wrong(f"{where}: asked twice, you give two answers.")
 
 
 @exercise("12.bus_steps", hints=(
@@ -105,7 +124,7 @@ def bus_steps(steps):
         want, got = len(_steps(trace, seats, "static")), _number(steps(list(trace), seats), "steps")
         if got == want:
             continue
-        show = f"{trace if len(trace) <= 5 else 'a trace of ' + str(len(trace))} with {seats} seats"
+        show = f"{trace if len(trace) <= 5 else 'a trace of ' + str(len(trace))} with {_seats(seats)}"
         chunks = [trace[i:i + seats] for i in range(0, len(trace), seats)]
         if got == _rides(chunks):
             raise Wrong(f"{show}: you have {got}, {want} is wanted. You filled every bus with the next {seats}; somebody among them "
@@ -149,11 +168,11 @@ def least_steps(least):
         crowd = {a: a + -(-sum(n for b, n in trace if b >= a) // seats) for a, _ in trace}
         want, got = max(alone, *crowd.values()), _number(least(list(trace), seats), "steps")
         reached = len(_steps(trace, seats, "continuous"))
-        require(got <= reached, f"{trace} with {seats} seats: you say that nobody can need fewer than {got}; the shared ride "
+        require(got <= reached, f"{trace} with {_seats(seats)}: you say that nobody can need fewer than {got}; the shared ride "
                 f"needs {reached}.")
         if got == want:
             continue
-        show = f"{trace} with {seats} seats: you have {got}; {want} is wanted."
+        show = f"{trace} with {_seats(seats)}: you have {got}; {want} is wanted."
         total = sum(n for _, n in trace)
         require(got != total / seats, f"{show} A step is whole: round up.")
         require(got != alone, f"{show} That is the request that is home last. With few seats there is a crowd, too.")
@@ -233,18 +252,23 @@ def seats_needed(needed):
 
     def cpu(rows: int) -> float:
         return max(0.02, 0.0015 * rows) + 0.005         # flat, then proportional
+
+    def tiles(rows: int) -> float:
+        return 0.02 * -(-rows // 8)                     # the ninth row costs as much as the first eight
+
     for curve, rate, tokens, most, want in ((gpu, 4, 200, 64, 4), (gpu, 20, 200, 64, 22), (gpu, 20, 200, 16, None), (gpu, 1, 20, 64, 1),
-                                            (cpu, 2, 60, 64, 3), (cpu, 20, 20, 128, 10), (cpu, 50, 20, 1000, None), (gpu, 0.001, 10, 8, 1)):
+                                            (cpu, 2, 60, 64, 3), (cpu, 20, 20, 128, 10), (cpu, 50, 20, 1000, None), (gpu, 0.001, 10, 8, 1),
+                                            (tiles, 39, 10, 20, 8)):
         got = needed(rate, tokens, curve, most)
         show = f"{rate} requests a second, {tokens} tokens each, at most {most} rows: you have {got!r}"
         if got == want:
             continue
         if got is Ellipsis:
             raise Unsolved
-        require(want is not None or got is None, f"{show}; even {most} rows make only {most / curve(most):,.0f} of "
-                f"{rate * tokens:,.0f} tokens a second, so None is wanted.")
-        require(got is not None, f"{show}; {want} rows make {want / curve(want):,.0f} tokens a second, {rate * tokens:,.0f} are wanted."
-                if want else show)
+        require(want is not None or got is None, f"{show}; the best number of rows makes only "
+                f"{max(rows / curve(rows) for rows in range(1, most + 1)):,.0f} of {rate * tokens:,.0f} tokens a second, so None is wanted.")
+        require(got is not None, f"{show}; {want} rows make {want / curve(want):,.0f} tokens a second, {rate * tokens:,.0f} are wanted. "
+                f"{most} rows make {most / curve(most):,.0f}: more rows need not make more tokens.")
         rows = _number(got, "rows")
         require(rows == int(rows), f"{show}; rows are whole.")
         require(rows >= 1, f"{show}; a step has at least one row.")
@@ -256,7 +280,8 @@ def seats_needed(needed):
         if rows < want:
             raise Wrong(f"{show}: they make {rows / curve(int(rows)):,.0f} tokens a second, and {rate * tokens:,.0f} are wanted. "
                         "A step with more rows takes longer: use step_seconds(R), not step_seconds(1).")
-        raise Wrong(f"{show}; {want} rows are enough: they make {want / curve(want):,.0f} of {rate * tokens:,.0f} tokens a second.")
+        raise Wrong(f"{show}; {want} rows are enough: they make {want / curve(want):,.0f} tokens a second, {rate * tokens:,.0f} are wanted. "
+                    "(More rows need not make more tokens: try them one by one.)")
     return "Little's law as a loop: rows = tokens wanted a second × seconds a step. The CPU's curve saturates, and then no number of seats helps."
 
 

@@ -61,6 +61,28 @@ def empty_seats(steps, seats, arrivals):        # steps without anybody left out
 
 check("12.empty_seats", empty_seats)
 
+# %% 12.empty_seats | at the stop nobody
+def empty_seats(steps, seats, arrivals):        # who gets on in this step is counted as waiting, too
+    ran, wasted, spare = set(), 0, 0
+    for at, ids in enumerate(steps):
+        free, there = seats - len(ids), sum(a <= at and name not in ran for name, a in arrivals.items())
+        wasted, spare = wasted + min(free, there), spare + free - min(free, there)
+        ran |= set(ids)
+    return wasted, spare
+
+check("12.empty_seats", empty_seats)
+
+# %% 12.empty_seats | at the stop 1
+def empty_seats(steps, seats, arrivals):        # arrived before this step, and had not run before it
+    ran, wasted, spare = set(), 0, 0
+    for at, ids in enumerate(steps):
+        free, there = seats - len(ids), sum(a < at and name not in ran for name, a in arrivals.items())
+        wasted, spare = wasted + min(free, there), spare + free - min(free, there)
+        ran |= set(ids)
+    return wasted, spare
+
+check("12.empty_seats", empty_seats)
+
 # %% 12.bus_steps | had not arrived when it left
 def bus_steps(trace, seats):                    # always the next four
     now = 0
@@ -212,6 +234,27 @@ def seats_needed(rate, tokens, step_seconds, most):      # one too many
     for rows in range(1, most + 1):
         if rows / step_seconds(rows) >= rate * tokens:
             return min(rows + 1, most)
+
+check("12.seats_needed", seats_needed)
+
+# %% 12.seats_needed | more rows need not make more tokens
+def seats_needed(rate, tokens, step_seconds, most):      # gives up if the largest number of rows is too slow
+    if most / step_seconds(most) < rate * tokens:
+        return None
+    return next(rows for rows in range(1, most + 1) if rows / step_seconds(rows) >= rate * tokens)
+
+check("12.seats_needed", seats_needed)
+
+# %% 12.seats_needed | try them one by one
+def seats_needed(rate, tokens, step_seconds, most):      # binary search, as if more rows always made more tokens
+    low, high = 1, most + 1
+    while low < high:
+        rows = (low + high) // 2
+        if rows / step_seconds(rows) >= rate * tokens:
+            high = rows
+        else:
+            low = rows + 1
+    return low if low <= most else None
 
 check("12.seats_needed", seats_needed)
 
