@@ -21,7 +21,7 @@ from aiinfra.engine.blocks import BlockPool
 from aiinfra.engine.request import Request
 
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C6BB1", "#999933")
-_KEY = "full: used · hatched: shared · pale: cached, owned by nobody · white: free"
+_KEY = "full: used · hatched: shared · pale, in brackets: cached, owned by nobody · white: free"
 
 
 @dataclass(frozen=True)
