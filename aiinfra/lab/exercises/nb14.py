@@ -31,7 +31,7 @@ def idle_gaps(answer):
     got = answer([(3.0, 4.0), (0.0, 1.0)])
     require(not isinstance(got, float | int) or got >= 0,
             "less than nothing was idle. A trace is not sorted by time: its events come stream by stream.")
-    close(got, 2.0, "the same two kernels, listed in another order")
+    close(got, 2.0, "two kernels, [(3.0, 4.0), (0.0, 1.0)]: the later one is listed first")
     got = answer([(0.0, 10.0), (1.0, 2.0), (12.0, 13.0)])
     require(got != 10.0, "one stream is busy from 0 to 10 and another from 1 to 2. You counted from 2 on, but at 2 the "
             "first is still at work.")
@@ -93,6 +93,10 @@ def fill(answer):
         slots, contexts = buffers["slots"][len(rows):].tolist(), buffers["context_lens"][len(rows):].tolist()
         require(slots == [-1] * pad, f"a padding row has slot {max(slots, default=0)}: its key would be written there, "
                 "into a block that belongs to somebody.")
+        for name in ("tokens", "positions"):
+            least = int(buffers[name].min())
+            require(least >= 0, f"a padding row has {least} in `{name}`: the graph computes that row too, and there is no such "
+                    "token or position.")
         require(contexts == [0] * pad, f"a padding row has a context of {max(contexts, default=0)}: it would attend to keys "
                 "of others, for nothing.")
     return "Five requests in a bucket of eight, then two: and no trace of the five."
@@ -122,6 +126,9 @@ def next_tokens(answer):
         temperature = torch.tensor([(0.0, 0.7, 1.5)[i % 3] for i in range(rows)])
         got = answer(logits.clone(), temperature.clone(), noise.clone())
         want = torch.stack([row.argmax() if t == 0 else (row / t + n).argmax() for row, t, n in zip(logits, temperature, noise)])
+        for row, t in enumerate(temperature.tolist() if isinstance(got, Tensor) and got.shape == want.shape else ()):
+            how = "its logits.argmax()" if t == 0 else "its (logits / temperature + noise).argmax()"
+            require(got[row] == want[row], f"row {row} has temperature {t:g}: {how} is {want[row]}, you have {got[row]}.")
         close(got, want, f"the tokens of {rows} request{'s' if rows > 1 else ''}, every third of them greedy")
     hidden = [torch.empty(shape, device="meta") for shape in ((6, 50), (6,), (6, 50))]
     try:
@@ -190,6 +197,7 @@ def one_ahead(answer):
         require(got == want, f"the device makes {tokens[:6]}…, the stop token is 0 and the limit {limit}: you returned "
                 f"{got[:8]}, wanted is {want[:8]}.")
         require(gpu.started <= limit, f"{gpu.started} steps were started for a limit of {limit}: that end is known in advance.")
+        require(gpu.reads <= len(want), f"{gpu.reads} steps were read for {len(want)} tokens: the CPU waited for a surplus step.")
         most = gpu.STEP * len(want) + gpu.HOST
         require(gpu.cpu <= most + 1e-6, f"{len(want)} tokens took {gpu.cpu:.0f} ms; {most:.0f} are enough. The GPU waited for the "
                 f"CPU between its {gpu.STEP:.0f} ms steps: keep one step in flight.")
@@ -203,8 +211,8 @@ def _padding(counts: dict[int, int], buckets: tuple[int, ...]) -> int:
 @exercise("14.buckets", hints=(
     "Which bucket can never be left out? And is there any point in a bucket that is not a batch size that occurs?",
     "The largest size must be one. Choose the other k - 1 among the sizes that occur; with few sizes you can try all choices.",
-    "itertools.combinations(sorted sizes without the largest, k - 1), each with the largest added; keep the one with the least "
-    "sum of steps · (smallest bucket that is large enough - size).",
+    "itertools.combinations(sorted sizes without the largest, min(k, len(counts)) - 1), each with the largest added; keep the "
+    "one with the least sum of steps · (smallest bucket that is large enough - size).",
 ))
 def buckets(answer):
     for counts, k in (({1: 10, 2: 10, 3: 10, 4: 10, 8: 1}, 3), ({1: 500, 5: 40, 6: 45, 7: 30, 30: 100, 32: 3}, 3), ({3: 5}, 1),

@@ -81,6 +81,16 @@ def fill(buffers, rows):                        # the new token's own key is for
 
 check("14.fill", fill)
 
+# %% 14.fill | no such token
+def fill(buffers, rows):                        # no embedding has the number -1
+    for name, pad in (("tokens", -1), ("positions", 0), ("slots", -1), ("context_lens", 0)):
+        buffers[name].fill_(pad)
+    for i, (token, position, slot) in enumerate(rows):
+        buffers["tokens"][i], buffers["positions"][i] = token, position
+        buffers["slots"][i], buffers["context_lens"][i] = slot, position + 1
+
+check("14.fill", fill)
+
 # %% 14.next_tokens | you look at a number
 def next_tokens(logits, temperature, noise):
     return torch.stack([row.argmax() if t == 0 else (row / t + n).argmax()
@@ -97,7 +107,13 @@ def next_tokens(logits, temperature, noise):
 
 check("14.next_tokens", next_tokens)
 
-# %% 14.next_tokens | every third of them greedy
+# %% 14.next_tokens | row 0 has temperature 0
+def next_tokens(logits, temperature, noise):    # a division by 0
+    return (logits / temperature[:, None] + noise).argmax(-1)
+
+check("14.next_tokens", next_tokens)
+
+# %% 14.next_tokens | has temperature 0
 def next_tokens(logits, temperature, noise):
     return (logits / temperature.clamp(min=1e-6)[:, None] + noise).argmax(-1) * 0 + (logits + noise).argmax(-1)
 
@@ -112,6 +128,20 @@ def one_ahead(gpu, stop, limit):
         if tokens[-1] == stop:
             break
     return tokens
+
+check("14.one_ahead", one_ahead)
+
+# %% 14.one_ahead | a surplus step
+def one_ahead(gpu, stop, limit):
+    tokens, step = [], gpu.start(None)
+    while True:
+        following = gpu.start(step) if len(tokens) + 1 < limit else None
+        tokens.append(gpu.read(step))
+        if tokens[-1] == stop or following is None:
+            if following:
+                gpu.read(following)
+            return tokens
+        step = following
 
 check("14.one_ahead", one_ahead)
 
