@@ -9,6 +9,7 @@ import ctypes
 import os
 import random
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -107,6 +108,13 @@ def _cpu_model() -> str:
         return platform.processor() or platform.machine()
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else "CPU"
+
+
+def to_device(values: Sequence | torch.Tensor, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """A small tensor of the values there. The CPU does not wait for a GPU: the copy is from pinned memory, which
+    PyTorch's host allocator takes back when the copy is done."""
+    made = torch.as_tensor(values, dtype=dtype)
+    return (made.pin_memory() if device.type == "cuda" and not made.is_cuda else made).to(device, non_blocking=True)
 
 
 def triton_interpreted() -> bool:

@@ -90,7 +90,7 @@ def bench_engine(model_name: str, seed: int = 0, **engine_options: Any) -> Itera
     """
     model, _ = load(model_name)
     for batch in tqdm(BATCHES, desc="batch", disable=None):
-        parts = _split_steps(Engine(model, **{"max_running": max(BATCHES), **engine_options}), batch, seed)
+        parts = _split_steps(Engine(model, **{"max_running": max(BATCHES), "overlap": False, **engine_options}), batch, seed)
         total = sum(parts.values())
         for name, seconds in parts.items():
             yield Row(f"batch {batch}: {name}", 1e3 * seconds, "ms", note=f"{100 * seconds / total:.1f} %")

@@ -96,11 +96,18 @@ class BlockPool:
                     self._cached[block] = None
 
     def forget(self, blocks: Iterable[int]) -> None:
-        """What is in these blocks, which somebody owns, is not to be found again."""
+        """What is in these blocks is not to be found again; those that nobody owns are free."""
         for block in blocks:
             if self._digest[block] is not None:
                 del self._by_digest[self._digest[block]]
                 self._digest[block] = None
+            if block in self._cached:
+                del self._cached[block]
+                self._free.append(block)
+
+    def clear(self) -> None:
+        """All blocks are free: nobody owns one any more."""
+        self.__init__(self.total, self.block_size, self.prefix_caching)
 
     def match(self, tokens: Sequence[int]) -> list[int]:
         """The blocks, used or cached, that hold the longest known beginning of `tokens`. At least one

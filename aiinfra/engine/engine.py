@@ -29,7 +29,7 @@ from itertools import islice
 
 import torch
 
-from aiinfra.device import free_bytes, synchronize
+from aiinfra.device import free_bytes, synchronize, to_device
 from aiinfra.engine.blocks import BlockPool
 from aiinfra.engine.generate import check_ids, stop_ids_of
 from aiinfra.engine.graphs import decode_graphs
@@ -61,7 +61,8 @@ class Made:
 @dataclass(frozen=True)
 class StepRecord:
     """What one step did. Blocks are counted after it; the three times add up to the step's. Guessing is planning.
-    One step ahead, model_seconds end when the tokens are here, and the next step's planning lies within them."""
+    One step ahead, plan_seconds are for planning the next step and asking for it, and model_seconds what was then
+    left to wait for this one."""
 
     ran: tuple[tuple[str, int, int], ...]         # (request id, first token, tokens run, guesses among them)
     made: tuple[Made, ...]
@@ -110,7 +111,7 @@ class _Flight:
     plan: Plan
     takers: list[tuple[_Answer, list[int]]]       # who gets tokens, and the guesses that these may follow
     draws: Draws | None
-    times: tuple[float, float, float]             # begun, planned, model asked (or, without `overlap`, done)
+    times: tuple[float, ...]                      # when: begun, planned, model done (without `overlap`)
     foreseen: bool = False
 
 
@@ -196,8 +197,8 @@ class Engine:
             yield self.step()
 
     def step(self) -> StepRecord:
-        """Run one step over whoever is there. If it is broken off, by Ctrl-C or an error, whoever was running starts
-        again from the tokens that were handed out."""
+        """Run one step over whoever is there. If it is broken off, by Ctrl-C or an error, all start again from the
+        tokens that they have; what the step had just made may be lost."""
         try:
             return self._step()
         except BaseException:
@@ -205,8 +206,11 @@ class Engine:
             raise
 
     def _step(self) -> StepRecord:
+        begun = time.perf_counter()
         flight = self._flight or self._launch()
         self._flight = self._launch(flight) if self._foresee(flight) else None
+        if self.overlap:
+            flight.times = begun, time.perf_counter()
         record = self._land(flight)
         ahead = self._flight
         if ahead and (not self._jobs or not (ahead.plan.work or ahead.plan.preempted)):
@@ -237,7 +241,7 @@ class Engine:
                 answer.job.params.repetition_penalty != 1 for answer in takers):
             return False
         flight.foreseen = True
-        self.scheduler.commit(flight.plan, {a.request: UNKNOWN for a in takers if a.request in self._answers})
+        self.scheduler.commit(flight.plan, {a.request: UNKNOWN for a in takers if a.request in self._answers}, seal=False)
         for answer in takers:
             if answer.request not in self._answers:
                 self._branch(answer, UNKNOWN)
@@ -246,10 +250,8 @@ class Engine:
 
     def _land(self, flight: _Flight) -> StepRecord:
         """Wait for the tokens, hand them out, and let go of whoever ended."""
-        start, planned, ran = flight.times
         choices = iter(flight.draws.read() if flight.draws is not None else ())
-        if self.overlap:
-            ran = time.perf_counter()
+        start, planned, ran = (*flight.times, time.perf_counter())[:3]
         made = {}
         for answer, guesses in flight.takers:
             some = list(islice(choices, 1 + len(guesses)))
@@ -258,7 +260,7 @@ class Engine:
         guessed = tuple((w.request.id, len(w.guesses), _right(w, made[self._answers[w.request]]))
                         for w in flight.plan.work if w.guesses and self._answers.get(w.request) in made)
         if flight.foreseen:
-            self._reveal(made)
+            self._reveal(flight.plan, made)
         else:
             self._settle(flight.plan, made)
         end = time.perf_counter()
@@ -270,13 +272,11 @@ class Engine:
     def _start_again(self) -> None:
         """Forget half a step: what blocks hold is unknown, and answers that had only begun to branch off are gone."""
         self._flight = None
-        self.scheduler.push_out()
         for answer in self._answers.values():
             if answer.request.tokens[-1] == UNKNOWN:
                 answer.request.tokens.pop()
         self._answers = {r: answer for r, answer in self._answers.items() if answer.index == 0 or r.made}
-        for request in [r for r in self.scheduler.waiting if r not in self._answers]:
-            self.scheduler.finish(request)
+        self.scheduler.start_again(list(self._answers))
         for answer in self._answers.values():
             answer.sampler.rewind(answer.request.tokens, answer.request.made)
             answer.job.answers = {i: a for i, a in answer.job.answers.items() if a.request in self._answers}
@@ -300,7 +300,8 @@ class Engine:
             row += 1 + len(w.guesses)
         if not takers:
             return [], None
-        return takers, start_choosing(logits if len(row_of) == row else logits[row_of], rows)
+        return takers, start_choosing(
+            logits if len(row_of) == row else logits.index_select(0, to_device(row_of, torch.int64, logits.device)), rows)
 
     def _sharing(self, answer: _Answer) -> list[_Answer]:
         """Whose next token comes from this answer's logits: its own, or all n when their prompt has just been read."""
@@ -328,13 +329,17 @@ class Engine:
             if some[-1].finish_reason:
                 self._finish(answer)
 
-    def _reveal(self, made: "dict[_Answer, list[Made]]") -> None:
+    def _reveal(self, plan: Plan, made: "dict[_Answer, list[Made]]") -> None:
         """Let the requests of a step that was foreseen know their tokens, and those that ended go."""
         for answer, [m] in made.items():
             if m.token_id is not None:
                 answer.request.tokens[-1] = m.token_id
-            if m.finish_reason:
-                self._finish(answer, failed=m.finish_reason == "error")
+            else:
+                self._finish(answer, failed=True)
+        self.scheduler.seal(plan)                            # now that it is known whose blocks are sound
+        for answer, [m] in made.items():
+            if m.finish_reason and answer.wanted:
+                self._finish(answer)
 
     def _branch(self, answer: _Answer, token: int) -> None:
         """Start an answer beside the first one: on its blocks if there is a place to run in, else in the queue."""

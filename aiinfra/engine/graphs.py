@@ -18,7 +18,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from aiinfra.engine.runner import Newest, PagedCache, StepKV, to_device
+from aiinfra.device import to_device
+from aiinfra.engine.runner import Newest, PagedCache, StepKV
 from aiinfra.engine.scheduler import Work
 from aiinfra.model import Transformer
 from aiinfra.perf import launches

@@ -17,6 +17,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from aiinfra.device import to_device
 from aiinfra.engine.request import UNKNOWN, Request
 from aiinfra.engine.scheduler import Plan, Work
 from aiinfra.kernels.kv_write import kv_write
@@ -111,13 +112,13 @@ class Runner:
         rows = last_rows(plan.work)
         logits = None if self.decode is None else self.decode(plan.work, newest)
         if logits is not None:
-            return logits[rows] if len(rows) < len(logits) else logits
+            return self._rows(logits, rows)
         tokens = self._tensor([t for w in plan.work for t in w.tokens])
         if newest is not None:
             newest.write(plan.work, tokens)
         positions = [i for w in plan.work for i in range(w.start, w.start + w.count)]
         hidden = self.model.hidden(tokens, self._tensor(positions), self._step_kv(plan.work))  # [N, D]
-        return self.model.lm_head(hidden[rows] if len(rows) < len(hidden) else hidden)
+        return self.model.lm_head(self._rows(hidden, rows))
 
     def _step_kv(self, work: list[Work]) -> StepKV | GatheredKV:
         size = self.cache.block_size
@@ -134,14 +135,12 @@ class Runner:
         return StepKV(self.cache, slots, self._tensor(padded, torch.int32), self._tensor(ends, torch.int32),
                       None if decode else self._tensor(starts, torch.int32))
 
+    def _rows(self, values: Tensor, rows: list[int]) -> Tensor:
+        """Those rows; not values[rows], which on a GPU waits for all that was asked for before."""
+        return values.index_select(0, self._tensor(rows)) if len(rows) < len(values) else values
+
     def _tensor(self, values: list, dtype: torch.dtype = torch.int64) -> Tensor:
         return to_device(values, dtype, self.model.device)
-
-
-def to_device(values: list, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The values as a tensor there. The CPU does not wait for a GPU: the copy is from pinned memory, which
-    PyTorch's host allocator takes back when the copy is done."""
-    return torch.tensor(values, dtype=dtype, pin_memory=device.type == "cuda").to(device, non_blocking=True)
 
 
 def last_rows(work: list[Work]) -> list[int]:

@@ -28,6 +28,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from aiinfra.device import to_device
 from aiinfra.engine.sampling_params import SamplingParams
 
 NOT_FINITE = ("the model's logits are not finite numbers: its weights are damaged, or float16 overflowed. "
@@ -35,6 +36,7 @@ NOT_FINITE = ("the model's logits are not finite numbers: its weights are damage
 
 _ONE = 1 << 40              # the likeliest token as an integer: sums of integers do not depend on the order of their terms
 _ROWS = 1 << 20            # places in the table of waits where a row may begin
+_31_BITS = 0x7FFFFFFF
 _COLDEST = 1e-30            # a temperature below is not told from 0 by float32
 _CANDIDATES = (64, 4096)    # tokens in which top-p is looked for before all are sorted
 
@@ -204,18 +206,20 @@ def draw(likelihood: Tensor, keys: Sequence[int]) -> Tensor:
 
 
 def waits(keys: Sequence[int], vocabulary: int, device: torch.device) -> Tensor:
-    """float32 [R, V]: what each token must wait, exponentially distributed with mean 1, for each key. The smaller of two
-    rows of V from a table: 2^40 pairs, so that two keys share half their waits once in half a million."""
+    """float32 [R, V]: what each token must wait, exponentially distributed with mean 1, for each key. -log(1 - u), u being
+    the sum modulo 1 of two rows of V from a table: 2^40 pairs of rows. One row alone would not do: of a million
+    numbers, too few are so small that an unlikely token wins by them."""
     rows = _table(vocabulary, device).unfold(0, vocabulary, 1)                                 # [2 · _ROWS, V], a view
-    first, second = _upload([(key % _ROWS, _ROWS + (key >> 32) % _ROWS) for key in keys], torch.int64, rows).unbind(1)
-    return torch.minimum(rows.index_select(0, first), rows.index_select(0, second))
+    first, second = to_device([(key % _ROWS, _ROWS + (key >> 32) % _ROWS) for key in keys], torch.int64, device).unbind(1)
+    u = (rows.index_select(0, first) + rows.index_select(0, second)).bitwise_and_(_31_BITS)
+    return u.float().add_(0.5).mul_(2**-31).clamp_(max=1 - 2**-24).neg_().log1p_().neg_()
 
 
-@functools.lru_cache
+@functools.lru_cache(4)
 def _table(vocabulary: int, device: torch.device) -> Tensor:
-    """Waits with mean 2 (the smaller of two has 1), the same in every process; 9 MB."""
-    uniform = torch.rand(2 * _ROWS + vocabulary - 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return uniform.neg_().log1p_().mul_(-2).clamp_(min=1e-12).float().to(device)     # -log(1 - u); and none may be 0
+    """31-bit integers, the same in every process; 8 MB."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(_31_BITS + 1, (2 * _ROWS + vocabulary - 1,), generator=generator, dtype=torch.int32).to(device)
 
 
 def _groups(rows: list[int], logits: Tensor) -> list[list[int]]:
@@ -289,4 +293,4 @@ def _read(token: int, row: list[float], wanted: int) -> dict[int, Logprob]:
 
 def _upload(values: Sequence | Tensor, dtype: torch.dtype, like: Tensor) -> Tensor:
     """A small tensor on the device of `like`, without waiting for it."""
-    return torch.as_tensor(values, dtype=dtype).to(like.device, non_blocking=True)
+    return to_device(values, dtype, like.device)

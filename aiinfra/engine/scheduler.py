@@ -112,7 +112,7 @@ class Scheduler:
         # Decodes before chunks: a long prompt must not delay those who are being served.
         for request in sorted(self.running, key=lambda r: (r.pending > 1, r.age)):
             count = self._piece(request, self._budget(request, work))
-            # One that has all its tokens is here while the last of them is UNKNOWN.
+            # One that has all its tokens is here, or at the door, while the last of them is UNKNOWN.
             if request.status == "running" and count and request.made < request.max_tokens:
                 if self._make_room(request, count, work, preempted):
                     copies += self._reserve(request, count)
@@ -136,9 +136,9 @@ class Scheduler:
             work.append(Work(request, w.start, w.count + len(guesses), guesses))
         return Plan(work, plan.copies, plan.admitted, plan.preempted)
 
-    def commit(self, plan: Plan, made: dict[Request, int], right: dict[Request, int] | None = None) -> None:
+    def commit(self, plan: Plan, made: dict[Request, int], right: dict[Request, int] | None = None, seal: bool = True) -> None:
         """The step has run: `made` has the new token of every request whose work was `last`, and `right` how many
-        of its guesses came true before that one (0 if left out)."""
+        of its guesses came true before that one (0 if left out). seal: others may find the blocks that are now full."""
         for work in plan.work:
             request = work.request
             if request.status != "running":                               # aborted meanwhile
@@ -146,20 +146,29 @@ class Scheduler:
             true = work.guesses[:(right or {}).get(request, 0)]
             request.computed += work.count - len(work.guesses) + len(true)
             request.tokens += true
-            self._seal(request)
+            if seal:
+                self._seal(request)
             self._cut_blocks(request)
             if request in made:
                 request.tokens.append(made[request])
 
-    def push_out(self) -> None:
-        """Preempt everybody: after a step that was broken off, nobody knows what is in the blocks it wrote."""
-        for request in list(self.running):
-            self._preempt(request)
+    def seal(self, plan: Plan) -> None:
+        """Let others find the blocks that a step has filled whose `commit` did not."""
+        for work in plan.work:
+            self._seal(work.request)
+
+    def start_again(self, requests: list[Request]) -> None:
+        """These alone, from their tokens, with all blocks empty: after a step that was broken off, wherever it was."""
+        for request in requests:
+            request.preemptions += request.status == "running"
+            request.status, request.blocks, request.digests, request.computed = "waiting", [], [], 0
+        self.waiting, self.running, self._bus = requests, [], []
+        self.pool.clear()
 
     def finish(self, request: Request, failed: bool = False) -> None:
         """Take a request out, whatever its state, and give its blocks back; if it `failed`, nobody is to find them."""
-        if failed:
-            self.pool.forget(request.blocks)
+        if failed:                                                        # pushed out meanwhile, it owns none
+            self.pool.forget(request.blocks or self.pool.match(request.tokens))
         if request.status == "running":
             self.running.remove(request)
         elif request.status == "waiting":
@@ -234,7 +243,7 @@ class Scheduler:
         """Who may be admitted, in order: with a bus, those it came for, over as many steps as reading them takes."""
         if len(self.running) >= self.max_running:
             return []
-        queue = sorted(self.waiting, key=lambda r: r.age)
+        queue = sorted((r for r in self.waiting if r.made < r.max_tokens), key=lambda r: r.age)
         if self.mode == "continuous":
             return queue
         if not self.running:

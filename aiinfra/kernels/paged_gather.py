@@ -18,8 +18,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state")    # said of the format, in every process
-
 _PADDING = 1.5       # requests are padded to one length while that makes at most half as many keys again
 
 
@@ -68,8 +66,10 @@ def _singles(requests: list[tuple], N: int, H: int, cache: Tensor) -> Singles:
         widths[list(rows)] = longest
     ends = F.pad(widths.repeat_interleave(H).cumsum(0, dtype=torch.int32), (1, 0))
     meets = torch.cat(columns)
-    return Singles(torch.sparse_csr_tensor(ends, meets, cache.new_zeros(len(meets)), (N * H, cache.shape[:3].numel()),
-                                           check_invariants=False), masks)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state")           # said once, of the format
+        return Singles(torch.sparse_csr_tensor(ends, meets, cache.new_zeros(len(meets)), (N * H, cache.shape[:3].numel()),
+                                               check_invariants=False), masks)
 
 
 def _of_similar_length(requests: list[tuple]) -> list[list[tuple]]:
@@ -96,7 +96,7 @@ def _several(table: list[int], keys: int, start: int, new: int, cache: Tensor) -
 
 
 def attend_fetched(q: Tensor, k_cache: Tensor, v_cache: Tensor, fetches: list[Singles | Several], scale: float) -> Tensor:
-    """Attention of q [N, H, Dh] over the caches [blocks, P, K, Dh]; rows of no fetch are 0."""
+    """Attention of q [N, H, Dh] over the caches [blocks, P, K, Dh], without gradients; rows of no fetch are 0."""
     out = None
     for f in fetches:
         if isinstance(f, Singles):
@@ -109,6 +109,7 @@ def attend_fetched(q: Tensor, k_cache: Tensor, v_cache: Tensor, fetches: list[Si
 
 def _attend_singles(q: Tensor, k_cache: Tensor, v_cache: Tensor, f: Singles, scale: float) -> Tensor:
     k, v = k_cache.flatten(0, 2), v_cache.flatten(0, 2)                                         # [slots · K, Dh]
+    # In place: a fresh result would copy the pattern, too. beta=0 still multiplies the scores of the layer before.
     torch.sparse.sampled_addmm(f.meets, q.flatten(0, 1), k.t(), beta=0, alpha=scale, out=f.meets)
     runs = f.meets.values().split([mask.numel() * q.shape[1] for mask in f.masks])
     p = torch.cat([(run.view(len(mask), -1, mask.shape[-1]) + mask).softmax(-1).flatten() for run, mask in zip(runs, f.masks)])

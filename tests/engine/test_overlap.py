@@ -26,7 +26,7 @@ def traffic(seed: int, penalties: bool = False) -> dict[str, tuple[list[int], Sa
                                 stop_token_ids=rng.sample(range(53), 4), min_tokens=min(most, rng.choice([0, 0, 3])),
                                 logprobs=rng.choice([None, 2]), top_p=rng.choice([1, 0.9]))
         if penalties and i % 5 == 0:
-            params = replace(params, repetition_penalty=1.3)
+            params = replace(params, repetition_penalty=1.3, max_tokens=4, min_tokens=0)
         requests[f"r{i}"] = (begin[:rng.randint(0, 9)] + [rng.randrange(53) for _ in range(rng.randint(1, 9))], params)
     return requests
 
@@ -120,3 +120,40 @@ def test_nobody_finds_the_blocks_of_a_request_that_failed(small: Transformer, mo
         engine.add("a", prompt, replace(GREEDY, max_tokens=1))
         assert [m.finish_reason for record in engine.stream() for m in record.made] == ["error"]
     assert engine.pool.cached == 0
+
+
+def test_nobody_is_admitted_onto_the_blocks_of_a_step_that_may_have_failed(small: Transformer, monkeypatch) -> None:
+    engine, prompt, steps = engine_with(small, 40, overlap=True, token_budget=14, max_running=2), list(range(14)), []
+    run, norm = engine.runner.run, small.layers[0].attention_norm
+
+    def broken_once(plan, newest=None):
+        steps.append(plan)
+        with monkeypatch.context() as broken:
+            if len(steps) == 1:
+                broken.setattr(norm, "eps", float("nan"))
+            return run(plan, newest)
+    monkeypatch.setattr(engine.runner, "run", broken_once)
+    for name in ("bad", "other"):
+        engine.add(name, prompt, GREEDY)
+    made = [(m.request_id, m.token_id) for record in engine.stream() for m in record.made]
+    assert [t for name, t in made if name == "bad"] == [None]
+    assert [t for name, t in made if name == "other"] == alone(small, prompt, GREEDY)
+
+
+def test_a_request_that_failed_and_was_pushed_out_is_forgotten(small: Transformer, monkeypatch) -> None:
+    engine, prompt, steps = engine_with(small, 4, overlap=True), list(range(9)), []
+    run = engine.runner.run
+
+    def damaged_once(plan, newest=None):                              # keys and logits of one request, as an overflow would
+        steps.append(plan)
+        logits = run(plan, newest)
+        bad = [row for row, w in enumerate(w for w in plan.work if w.last) if w.request.id == "bad"]
+        if len(steps) > 1 or not bad:
+            return logits
+        engine.runner.cache.v[:, next(w.request for w in plan.work if w.request.id == "bad").blocks] = torch.nan
+        return logits.index_fill(0, torch.tensor(bad), torch.nan)
+    monkeypatch.setattr(engine.runner, "run", damaged_once)
+    short, longer = replace(GREEDY, max_tokens=2), replace(GREEDY, max_tokens=6)
+    assert serve(engine, {"first": ([9, 9, 9, 9], short), "bad": (prompt, longer)})[0]["bad", 0] == [None]
+    for name in ("second", "third"):
+        assert serve(engine, {name: (prompt, longer)})[0][name, 0] == alone(small, prompt, longer)

@@ -167,6 +167,15 @@ def test_draws_over_a_large_vocabulary() -> None:
     assert (pairs - torch.eye(5)).abs().max() < 5 / 200_000**0.5
 
 
+@pytest.mark.parametrize("each", [1e-5, 1e-6, 3e-7])
+def test_many_unlikely_tokens_are_drawn_as_often_as_their_sum_says(each: float) -> None:
+    likelihood = torch.full((1, 49_152), each)
+    likelihood[0, 0] = 1
+    p, draws = 49_151 * each / (1 + 49_151 * each), 3000
+    unlikely = sum(draw(likelihood, [draw_key(3, 0, place)]).item() > 0 for place in range(draws))
+    assert abs(unlikely - p * draws) < 4 * (p * (1 - p) * draws) ** 0.5
+
+
 def test_what_is_impossible_is_never_drawn() -> None:
     likelihood = torch.tensor([[0, 1e-30, 0, 1e-38, 0]])
     assert {draw(likelihood, [draw_key(0, 0, place)]).item() for place in range(300)} == {1}
