@@ -103,8 +103,9 @@ def speed_up(answer):
                     ((before + fixed) / (weights * bits / 8 / bandwidth + fixed), f"the rulers are missing: 32 bits for each {group} weights."),
                     (16 / stored, "the fixed cost does not shrink with the weights. Amdahl: it stays in both times."),
                     (16 / bits, "that is the ratio of the bits. Rulers take space, and the fixed cost stays."),
-                    ((before + fixed) / (weights * (bits + 16 / group) / 8 / bandwidth + fixed), "a group has TWO rulers of 16 bits, minimum and scale."),
+                    ((before + fixed) / (weights * (bits + 16 / group) / 8 / bandwidth + fixed), "a ruler is TWO numbers of 16 bits, minimum and scale."),
                     ((before + fixed) / (weights * stored / bandwidth + fixed), "bandwidth counts bytes, and you have put bits into the second time."),
+                    ((weights * 16 / bandwidth + fixed) / (weights * stored / bandwidth + fixed), "bandwidth counts bytes, and both your times read bits."),
                     (1 / want, "upside down: times as FAST is the old time over the new one.")):
                 if _is(got, mistake):
                     raise Wrong(f"{name}: {got:.3g}: {words}")
@@ -129,7 +130,10 @@ def tokens_made(make):
              ("a stop id that nobody guessed", [5, 2, 7], [5, 6], {2}, 99, [5, 2]),
              ("a stop id behind a wrong guess", [5, 6, 2], [5, 7], {2}, 99, [5, 6]),
              ("room for two", [5, 6, 7, 8], [5, 6, 7], set(), 2, [5, 6]),
-             ("room for one", [5, 6], [5], set(), 1, [5]))
+             ("room for one", [5, 6], [5], set(), 1, [5]),
+             ("room ends before a wrong guess", [5, 6, 9, 1], [5, 6, 7], set(), 1, [5]),
+             ("room ends behind a wrong guess", [5, 6, 7, 8], [5, 0, 7], set(), 3, [5, 6]),
+             ("room ends before a stop id", [5, 6, 2, 1], [5, 6, 2], {2}, 2, [5, 6]))
     for name, says, draft, stop, room, want in cases:
         got = make(list(says), list(draft), set(stop), room)
         if got is Ellipsis:
@@ -142,15 +146,15 @@ def tokens_made(make):
         if got == says[:right] and not stop and room > right:
             raise Wrong(f"{text}: the row behind the last right guess is a token, too, the model's own. Without it a pass whose "
                         "guesses are all wrong makes nothing, for ever.")
-        if not stop and room == 99 and len(got) > right + 1:
+        if not stop and right + 1 < len(got) <= room:
             raise Wrong(f"{text}: the row behind a wrong guess was computed for a text that does not exist. Nothing after it counts, "
                         "even if it looks right.")
-        if room < 99:
+        if len(got) > room:
             raise Wrong(f"{text}: {len(got)} tokens, and the user has paid for {room}.")
         if stop:
             raise Wrong(f"{text}: the text ends WITH its first stop id. {want} is wanted.")
         raise Wrong(f"{text}; {want} is wanted.")
-    return "Ten edges. This is `accept`, and the end of a request."
+    return "Thirteen edges. This is `accept`, and the end of a request."
 
 
 @exercise("16.keep_or_redraw", hints=(

@@ -108,7 +108,13 @@ def speed_up(weights, bits, group, bandwidth, fixed_seconds):
 
 check("16.speed_up", speed_up)
 
-# %% 16.speed_up | TWO rulers
+# %% 16.speed_up | both your times read bits
+def speed_up(weights, bits, group, bandwidth, fixed_seconds):
+    return (weights * 16 / bandwidth + fixed_seconds) / (weights * (bits + 32 / group) / bandwidth + fixed_seconds)
+
+check("16.speed_up", speed_up)
+
+# %% 16.speed_up | TWO numbers
 def speed_up(weights, bits, group, bandwidth, fixed_seconds):
     return (weights * 2 / bandwidth + fixed_seconds) / (weights * (bits + 16 / group) / 8 / bandwidth + fixed_seconds)
 
@@ -172,6 +178,26 @@ def made(says, draft, stop_ids, room):          # swallows the stop id
         if token != guess or len(out) == room:
             break
     return out
+
+check("16.tokens_made", made)
+
+# %% 16.tokens_made | the user has paid for 1
+def made(says, draft, stop_ids, room):          # minds the room only where every guess was right
+    for i, guess in enumerate(draft):
+        if says[i] != guess or guess in stop_ids:
+            return says[:i + 1]
+    return says[:room]
+
+check("16.tokens_made", made)
+
+# %% 16.tokens_made | a text that does not exist
+def made(says, draft, stop_ids, room):          # fills the room without looking
+    if room < len(says):
+        return says[:room]
+    for i, guess in enumerate(draft):
+        if says[i] != guess or says[i] in stop_ids:
+            return says[:i + 1]
+    return says
 
 check("16.tokens_made", made)
 
