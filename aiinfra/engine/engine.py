@@ -97,6 +97,7 @@ class _Answer:
     request: Request
     sampler: Sampler
     proposer: Proposer | None
+    handed_out: int = 0                           # tokens that are in records which `step` has returned
 
     @property
     def wanted(self) -> bool:
@@ -198,7 +199,7 @@ class Engine:
 
     def step(self) -> StepRecord:
         """Run one step over whoever is there. If it is broken off, by Ctrl-C or an error, all start again from the
-        tokens that they have; what the step had just made may be lost."""
+        tokens that were handed out; only who had just ended has lost the last one."""
         try:
             return self._step()
         except BaseException:
@@ -215,6 +216,8 @@ class Engine:
         ahead = self._flight
         if ahead and (not self._jobs or not (ahead.plan.work or ahead.plan.preempted)):
             self._flight = None                              # all who ran have ended, or nobody did
+        for answer, _ in flight.takers:
+            answer.handed_out = answer.request.made
         return record
 
     def _launch(self, before: _Flight | None = None) -> _Flight:
@@ -272,9 +275,8 @@ class Engine:
     def _start_again(self) -> None:
         """Forget half a step: what blocks hold is unknown, and answers that had only begun to branch off are gone."""
         self._flight = None
-        for answer in self._answers.values():
-            if answer.request.tokens[-1] == UNKNOWN:
-                answer.request.tokens.pop()
+        for request, answer in self._answers.items():
+            del request.tokens[len(request.prompt) + answer.handed_out:]
         self._answers = {r: answer for r, answer in self._answers.items() if answer.index == 0 or r.made}
         self.scheduler.start_again(list(self._answers))
         for answer in self._answers.values():
