@@ -124,3 +124,9 @@ def test_draft_model(llm: LLM, requests: Requests, naive: list[list[int]]) -> No
 def test_steps_padded_as_for_cuda_graphs(llm: LLM, requests: Requests, naive: list[list[int]]) -> None:
     made, _ = serve(engine_of(llm, cuda_graphs=True), requests)
     assert made == naive
+
+
+@pytest.mark.parametrize("options", [{"cuda_graphs": True}, {"token_budget": 40, "blocks": 30}], ids=["padded", "in small steps, with few blocks"])
+def test_one_step_ahead(options: dict, llm: LLM, requests: Requests, naive: list[list[int]]) -> None:
+    made, _ = serve(engine_of(llm, **options, overlap=True), requests)
+    assert made == naive
