@@ -154,13 +154,13 @@ def start_choosing(logits: Tensor, rows: Sequence[Row]) -> Draws:
     best, ids = edited.max(-1)                                           # NaN counts as the largest
     drawn = [i for i, row in enumerate(rows) if not row.params.greedy]
     for group in _groups(drawn, logits):
-        at, some = _upload(group, torch.int64, logits), [rows[i] for i in group]
+        at, some = to_device(group, torch.int64, logits.device), [rows[i] for i in group]
         likelihood = likelihoods(edited.index_select(0, at), [row.params for row in some])
         ids.index_copy_(0, at, draw(likelihood, [row.key for row in some]))
     told = _reported(rows)
     most = min(max((rows[i].params.logprobs for i in told), default=0), logits.shape[-1])
     parts = [best.double(), ids.double()]                                # a double holds every id
-    parts += [_report(logits, ids, _upload(group, torch.int64, logits), most).flatten() for group in _groups(told, logits)]
+    parts += [_report(logits, ids, to_device(group, torch.int64, logits.device), most).flatten() for group in _groups(told, logits)]
     return Draws(ids, *_send(torch.cat(parts)), rows, most)
 
 
@@ -180,7 +180,7 @@ def _send(values: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
 def likelihoods(logits: Tensor, params: Sequence[SamplingParams]) -> Tensor:
     """logits [R, V], temperatures above 0 -> float32 [R, V]: divided by its sum, a row is the distribution that
     is drawn from. Tokens as likely as the last one kept are kept too."""
-    settings = _upload([(max(p.temperature, _COLDEST), p.top_p, p.min_p) for p in params], torch.float64, logits)
+    settings = to_device([(max(p.temperature, _COLDEST), p.top_p, p.min_p) for p in params], torch.float64, logits.device)
     temperature, top_p, min_p = settings.unsqueeze(-1).unbind(1)         # [R, 1] each
     logits = logits.float()
     likelihood = (logits - logits.amax(-1, keepdim=True)).div_(temperature.float()).exp_()
@@ -229,7 +229,7 @@ def _groups(rows: list[int], logits: Tensor) -> list[list[int]]:
 
 def _kth(likelihood: Tensor, top_k: list[int]) -> Tensor:
     """The top_k-th largest of each row [R, 1]; 0 where top_k is 0."""
-    k = _upload(top_k, torch.int64, likelihood)[:, None]
+    k = to_device(top_k, torch.int64, likelihood.device)[:, None]
     return likelihood.topk(max(top_k)).values.gather(-1, (k - 1).clamp(min=0)).mul_(k > 0)
 
 
@@ -238,7 +238,7 @@ def _nucleus(likelihood: Tensor, top_p: Tensor, limited: list[int]) -> Tensor:
     vocabulary = likelihood.shape[-1]
     goal = (likelihood * _ONE).long().sum(-1, keepdim=True) * top_p
     floor = torch.zeros_like(likelihood[:, :1])
-    rows = _upload(limited, torch.int64, likelihood)
+    rows = to_device(limited, torch.int64, likelihood.device)
     # A CPU sorts slowly and asks cheaply whether it can stop; a GPU the other way round.
     sizes = () if likelihood.is_cuda else [size for size in _CANDIDATES if size < vocabulary]
     for size in (*sizes, vocabulary):
@@ -263,13 +263,13 @@ def _edit(logits: Tensor, rows: Sequence[Row]) -> Tensor:
     logits = logits.to(torch.float32, copy=True)
     if penalised:
         lengths = torch.tensor([len(rows[i].seen) for i in penalised])
-        at = _upload(torch.tensor(penalised).repeat_interleave(lengths), torch.int64, logits)
-        seen = _upload(list(chain.from_iterable(rows[i].seen for i in penalised)), torch.int64, logits)
+        at = to_device(torch.tensor(penalised).repeat_interleave(lengths), torch.int64, logits.device)
+        seen = to_device(list(chain.from_iterable(rows[i].seen for i in penalised)), torch.int64, logits.device)
         penalty = torch.tensor([rows[i].params.repetition_penalty for i in penalised]).repeat_interleave(lengths)
-        penalty, values = _upload(penalty, torch.float32, logits), logits[at, seen]
+        penalty, values = to_device(penalty, torch.float32, logits.device), logits[at, seen]
         logits[at, seen] = torch.where(values < 0, values * penalty, values / penalty)   # twice seen: written twice, the same
     if banned:
-        logits[tuple(_upload(list(zip(*banned)), torch.int64, logits))] = -torch.inf
+        logits[tuple(to_device(list(zip(*banned)), torch.int64, logits.device))] = -torch.inf
     return logits
 
 
@@ -289,8 +289,3 @@ def _read(token: int, row: list[float], wanted: int) -> dict[int, Logprob]:
     for place in range(min(wanted, most)):
         found.setdefault(int(row[2 + place]), Logprob(row[2 + most + place], place + 1))
     return found
-
-
-def _upload(values: Sequence | Tensor, dtype: torch.dtype, like: Tensor) -> Tensor:
-    """A small tensor on the device of `like`, without waiting for it."""
-    return to_device(values, dtype, like.device)
