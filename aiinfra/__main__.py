@@ -103,9 +103,9 @@ def run_bench(args: argparse.Namespace) -> None:
     import torch
 
     from aiinfra import device
-    from aiinfra.engine import bench, bench_serving, bench_steps
+    from aiinfra.engine import bench, bench_gpu, bench_serving, bench_steps
     from aiinfra.perf.timing import save_json
-    measure = {"decode": bench.bench_decode, "load": bench.bench_load, "engine": bench_steps.bench_engine,
+    measure = {"decode": bench.bench_decode, "load": bench.bench_load, "engine": bench_steps.bench_engine, "gpu": bench_gpu.bench_gpu,
                "throughput": bench_serving.bench_throughput, "latency": bench_serving.bench_latency}[args.what]
     options = {name: getattr(args, name) for name in args.options} | dict(getattr(args, "set", []))
     print(f"{args.model} on {device.device_name()}, torch {torch.__version__}")
@@ -193,6 +193,7 @@ def _bench_commands(what: argparse._SubParsersAction) -> None:
             ("throughput", "64 mixed requests at once: the engine, against transformers' static batches and llama.cpp", (*requests, "turns")),
             ("latency", "the same requests by and by: what users wait for, and what they notice of a long prompt", (*requests, "rate")),
             ("engine", "where a decode step's time goes, at 1, 8 and 32 requests", ("seed",)),
+            ("gpu", "on a GPU: decoding against its memory's bandwidth, CUDA graphs, 256 requests against transformers", ()),
             ("load", "a fresh process: seconds to the first token, peak memory", ())):
         one = _command(what, name, run_bench, text)
         one.set_defaults(what=name, options=options)

@@ -55,8 +55,11 @@ def synchronize(device: torch.device | str) -> None:
 
 
 def free_bytes(device: torch.device | str) -> int | None:
-    """Memory that is free on a GPU; None for a CPU, where memory is everybody's and a budget must be stated."""
-    return torch.cuda.mem_get_info(device)[0] if torch.device(device).type == "cuda" else None
+    """Memory that is free on a GPU, and what PyTorch keeps in reserve there; None for a CPU, where memory is
+    everybody's and a budget must be stated."""
+    if torch.device(device).type != "cuda":
+        return None
+    return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 def seed_everything(seed: int) -> None:

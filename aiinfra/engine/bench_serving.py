@@ -16,7 +16,7 @@ from aiinfra.engine.bench import Row
 from aiinfra.engine.bench_steps import EngineServer, bench_long_prompt
 from aiinfra.engine.engine import Engine
 from aiinfra.engine.peers import LlamaCpp, StaticBatches, llama_cpp_module, transformers_model
-from aiinfra.engine.trace import Answer, Server, TraceRequest, poisson_arrivals, random_trace, read_trace, replay
+from aiinfra.engine.trace import Answer, Server, TraceRequest, duration, poisson_arrivals, random_trace, read_trace, replay
 from aiinfra.model import Transformer, load
 from aiinfra.model.hub import resolve
 from aiinfra.perf import percentile
@@ -43,7 +43,7 @@ def bench_throughput(model_name: str, trace: Path | None = None, requests: int =
         for make in servers:                                                            # a fresh cache each time
             runs[make].append((server := make(), replay(server, todo)))
     wanted = sum(r.output_tokens for r in todo)
-    rates = {make: percentile([wanted / _seconds(answers) for _, answers in done], 50) for make, done in runs.items()}
+    rates = {make: percentile([wanted / duration(answers) for _, answers in done], 50) for make, done in runs.items()}
     ours, answers = runs[servers[0]][-1]
     work = f"{len(todo)} requests, {sum(len(r.prompt) for r in todo):,} tokens in, {wanted:,} out"
     for row, makers in rivals.items():
@@ -53,7 +53,7 @@ def bench_throughput(model_name: str, trace: Path | None = None, requests: int =
             same = f"; {_equal(answers, runs[best][-1][1])} answers equal" if best and row == "C3" else ""
             yield Row(f"{row} mixed trace", rates[servers[0]], "tok/s", *peer, note=work + same)
     outside = sum(r.plan_seconds + r.sample_seconds for r in ours.records)
-    yield Row("   planning and sampling", 100 * outside / _seconds(answers), "%", note="of the trace's time; `bench engine` has more")
+    yield Row("   planning and sampling", 100 * outside / duration(answers), "%", note="of the trace's time; `bench engine` has more")
 
 
 def bench_latency(model_name: str, trace: Path | None = None, requests: int = 64, seed: int = 0, rate: float = 1.0,
@@ -108,10 +108,6 @@ def _llama_cpp(path: Path, model: Transformer, todo: list[TraceRequest], shared_
     longest = max(len(r.prompt) + r.output_tokens for r in todo)
     servers = [LlamaCpp(api, path, SEQUENCES, longest, shared) for shared in shared_caches]
     return [lambda server=server: server for server in servers]                          # it empties its own cache
-
-
-def _seconds(answers: list[Answer]) -> float:
-    return max(answer.at_seconds[-1] for answer in answers)
 
 
 def _equal(ours: list[Answer], theirs: list[Answer]) -> int:

@@ -52,6 +52,18 @@ class EngineServer:
         return [Token(int(made.request_id), made.token_id, now) for made in self.records[-1].made]
 
 
+def decoding(engine: Engine, requests: int, prompt_tokens: int, output_tokens: int, rng: random.Random) -> EngineServer:
+    """A server whose requests, with random prompts, have been read and have decoded for a few steps."""
+    server = EngineServer(engine)
+    for i in range(requests):
+        server.add(i, _ids(rng, engine.model, prompt_tokens), output_tokens)
+    while engine.scheduler.waiting or any(r.pending > 1 for r in engine.scheduler.running):
+        server.step()
+    for _ in range(4):                                                                   # warm
+        server.step()
+    return server
+
+
 def bench_long_prompt(model: Transformer, seed: int = 0, **engine_options: Any) -> Iterator[Row]:
     """P99 of the gaps between tokens of 8 requests, from the moment a 2,000-token prompt is added to its first
     token; and how long that took. The peer is the same engine when it reads prompts whole."""
@@ -65,13 +77,8 @@ def bench_long_prompt(model: Transformer, seed: int = 0, **engine_options: Any) 
 def _gaps_during_a_long_prompt(engine: Engine, seed: int) -> list[float]:
     """Seconds of each step, which is what every bystander waits for its next token. One a step: that all eight
     wait equally long does not make the sample larger."""
-    rng, server = random.Random(seed), EngineServer(engine)
-    for i in range(BYSTANDERS):
-        server.add(i, _ids(rng, engine.model, 32), LONG_PROMPT + 32)
-    while engine.scheduler.waiting or any(r.pending > 1 for r in engine.scheduler.running):
-        server.step()
-    for _ in range(4):                                                                   # warm
-        server.step()
+    rng = random.Random(seed)
+    server = decoding(engine, BYSTANDERS, 32, LONG_PROMPT + 32, rng)
     server.add(BYSTANDERS, _ids(rng, engine.model, LONG_PROMPT), 1)
     gaps, before = [], time.perf_counter()
     while True:
@@ -100,11 +107,7 @@ def bench_engine(model_name: str, seed: int = 0, **engine_options: Any) -> Itera
 
 def _split_steps(engine: Engine, batch: int, seed: int) -> dict[str, float]:
     """Median seconds of plan, inputs, model and sampling over decode steps of `batch` requests."""
-    rng, server = random.Random(seed), EngineServer(engine)
-    for i in range(batch):
-        server.add(i, _ids(rng, engine.model, CONTEXT), 2 * STEPS + CONTEXT)
-    while engine.scheduler.waiting or any(r.pending > 1 for r in engine.scheduler.running):
-        server.step()
+    server = decoding(engine, batch, CONTEXT, 2 * STEPS + CONTEXT, random.Random(seed))
     parts: dict[str, list[float]] = {"plan": [], "inputs": [], "model": [], "sampling": []}
     with _clock(engine.model) as inside:
         for _ in range(STEPS):

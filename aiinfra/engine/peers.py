@@ -1,6 +1,7 @@
 """Other people's engines on the same model, so that ours can be measured against them. All are optional.
 
-    transformers   its `generate`: requests in batches, padded to the longest prompt, run to the longest answer
+    transformers   its `generate`: requests in batches, padded to the longest prompt, run to the longest answer;
+                   and its `generate_batch`, which batches continuously over a paged cache
     llama.cpp      its C interface through the Python package `llama_cpp` (not among the requirements): up to 32
                    sequences in one context; each step decodes all that run and reads prompts with the tokens left
 
@@ -10,6 +11,7 @@ Both get token ids and are made to write exactly as many tokens as asked, greedi
 import time
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import torch
 
 from aiinfra.engine.trace import Token
 from aiinfra.errors import LoadError
+from aiinfra.model import ModelConfig
 
 
 def transformers_model(path: Path, dtype: torch.dtype, device: torch.device) -> tuple[Any, str] | None:
@@ -31,6 +34,24 @@ def transformers_model(path: Path, dtype: torch.dtype, device: torch.device) -> 
     transformers.logging.disable_progress_bar()
     peer = transformers.AutoModelForCausalLM.from_pretrained(**place, dtype=dtype).eval().to(device)
     return peer, f"transformers {transformers.__version__}"
+
+
+def transformers_twin(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> tuple[Any, str] | None:
+    """transformers' model of this shape (dense Llama, or Qwen3 if it normalises q and k), with random weights, and its
+    name with version and kind of attention; None if it is not installed."""
+    try:
+        import transformers
+    except ImportError:
+        return None
+    transformers.logging.set_verbosity_error()
+    theirs = transformers.Qwen3Config if config.qk_norm else transformers.LlamaConfig
+    shared = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
+              "intermediate_size", "max_position_embeddings", "rms_norm_eps", "tie_word_embeddings")
+    shape = theirs(**{name: getattr(config, name) for name in shared}, bos_token_id=None, eos_token_id=None,
+                   rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta})
+    with torch.device(device):
+        peer = transformers.AutoModelForCausalLM.from_config(shape, dtype=dtype).eval().requires_grad_(False)
+    return peer, f"transformers {transformers.__version__}, {peer.config._attn_implementation} attention"
 
 
 class StaticBatches:
@@ -63,6 +84,50 @@ class StaticBatches:
         rows = out[:, widest:].tolist()
         return [Token(request, row[i], clocks[i]) for row, (request, _, wanted) in zip(rows, batch) for i in range(wanted)]
 
+
+class GenerateBatch:
+    """transformers' continuous batching as a server: a step serves all that wait to the end. What it prepares for that
+    (its cache, CUDA graphs) is kept from step to step, until `close`."""
+
+    def __init__(self, model: Any, name: str) -> None:
+        import transformers
+        self.model, self.name = model, f"{name}, generate_batch"
+        greedy = transformers.GenerationConfig(do_sample=False, eos_token_id=-1)
+        # On a GPU it takes the memory that is free. It would on a CPU, too, where that is everybody's.
+        sizes = {} if model.device.type == "cuda" else {"num_blocks": 64, "max_batch_tokens": 512}         # blocks of 256 tokens
+        settings = transformers.ContinuousBatchingConfig(**sizes)
+        self._manager = partial(model.continuous_batching_context_manager, greedy, continuous_batching_config=settings,
+                                persistent_manager=True)
+        self._waiting: list[tuple[int, list[int], int]] = []
+        with self._manager():
+            pass                                                         # it warms up
+
+    @property
+    def unfinished(self) -> int:
+        """Requests that wait; between steps none runs."""
+        return len(self._waiting)
+
+    def add(self, request: int, prompt: list[int], output_tokens: int) -> None:
+        """Queue a request."""
+        self._waiting.append((request, prompt, output_tokens))
+
+    def step(self) -> list[Token]:
+        """Serve everybody. Raises RuntimeError if its thread ends before that."""
+        batch, made = self._waiting, []
+        self._waiting = []
+        with self._manager() as manager:
+            for request, prompt, wanted in batch:
+                manager.add_request(prompt, str(request), wanted, record_timestamps=True)
+            for _ in batch:
+                while (done := manager.get_result(timeout=1)) is None:
+                    if not manager.is_running():
+                        raise RuntimeError("transformers' generate_batch stopped before it had served all requests.")
+                made += [Token(int(done.request_id), token, at) for token, at in zip(done.generated_tokens, done.timestamps)]
+        return made
+
+    def close(self) -> None:
+        """Give its cache back."""
+        self.model.destroy_cached_continuous_batching_manager()
 
 def transformers_generate(model: Any, prompt: list[int], output_tokens: int) -> list[int]:
     """The tokens that transformers writes after one prompt."""

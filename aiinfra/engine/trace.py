@@ -143,6 +143,11 @@ def replay(server: Server, trace: Sequence[TraceRequest]) -> list[Answer]:
     return answers
 
 
+def duration(answers: Sequence[Answer]) -> float:
+    """Seconds from the start of the trace to its last token."""
+    return max(answer.at_seconds[-1] for answer in answers)
+
+
 def _draw(rng: random.Random, first: int, length: int, vocab_size: int) -> list[int]:
     return [first, *(rng.randrange(vocab_size) for _ in range(length - 1))]
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import threading
 import time
 
 import pytest
@@ -13,7 +14,7 @@ from aiinfra.engine import bench, bench_serving, bench_steps
 from aiinfra.engine.bench import Row, Side, digits
 from aiinfra.engine.bench_steps import EngineServer
 from aiinfra.engine.engine import Engine
-from aiinfra.engine.peers import LlamaCpp, StaticBatches, transformers_generate
+from aiinfra.engine.peers import GenerateBatch, LlamaCpp, StaticBatches, transformers_generate
 from aiinfra.engine.trace import Token, TraceRequest, poisson_arrivals, random_trace, read_trace, replay
 from aiinfra.model import Transformer
 from aiinfra.model.hub import resolve
@@ -175,6 +176,18 @@ def test_all_servers_do_the_same_work(model: Transformer, peer) -> None:
         answers = replay(server, TRACE)
         assert [a.tokens for a in answers] == alone and server.unfinished == 0
         assert all(a.at_seconds == sorted(a.at_seconds) and a.at_seconds[0] > 0 for a in answers)
+
+
+def test_generate_batch_leaves_nothing_running(peer) -> None:
+    """It makes transformers' own tokens, again and again; its thread ends with each step, and its kind of attention."""
+    alone, kind = [transformers_generate(peer, r.prompt, r.output_tokens) for r in TRACE], peer.config._attn_implementation
+    server, before = GenerateBatch(peer, "transformers"), threading.active_count()
+    for _ in range(2):
+        answers = replay(server, TRACE)
+        assert [a.tokens for a in answers] == alone and server.unfinished == 0
+        assert all(a.at_seconds == sorted(a.at_seconds) and a.at_seconds[0] > 0 for a in answers)
+    assert threading.active_count() == before and peer.config._attn_implementation == kind
+    server.close()
 
 
 def test_llama_cpp_speaks_as_through_its_own_interface() -> None:
