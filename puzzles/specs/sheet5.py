@@ -239,7 +239,7 @@ def _empty_parts(tensors, sizes, rng):
         case(B=4, H=3, D=16, BLOCK_S=8, S=5),
         case(B=2, H=1, D=8, BLOCK_S=2, S=1),
         case(B=3, H=2, D=16, BLOCK_S=4, S=3, scale=100.0),
-        case(B=2, H=2, D=8, BLOCK_S=4, S=3, shift=500.0),
+        case(B=2, H=2, D=8, BLOCK_S=4, S=3, shift=500.0),  # overflows whatever is drawn; the one above in 19 of 20
     ],
     big=case(B=256, H=32, D=128, BLOCK_S=16, S=16),
     budget=dict(part="B * H * S * D", lse="B * H * S"),
