@@ -10,8 +10,9 @@ _GARBAGE = 1_000_000_000  # what lies behind the used part of a block table or s
 
 
 def _slots(tensors, sizes, rng):
-    """Different slots for different tokens, the cache's last row left free; every fourth token is padding."""
-    slots = torch.randperm(max(sizes["S"] - 1, 1), generator=rng)[: sizes["N"]].int()
+    """Different slots for different tokens, the cache's first and last rows left free; every fourth is padding."""
+    rows = torch.arange(sizes["S"])[1:-1] if sizes["S"] > 2 else torch.zeros(1)
+    slots = rows[torch.randperm(len(rows), generator=rng)[: sizes["N"]]].int()
     slots[3::4] = -1
     return tensors | dict(slot=slots)
 
