@@ -109,15 +109,17 @@ def run_bench(args: argparse.Namespace) -> None:
                "throughput": bench_serving.bench_throughput, "latency": bench_serving.bench_latency}[args.what]
     options = {name: getattr(args, name) for name in args.options} | dict(getattr(args, "set", []))
     print(f"{args.model} on {device.device_name()}, torch {torch.__version__}")
+    settings = {"command": f"bench {args.what}", "model": str(args.model), "device": device.device_name(),
+                "torch": torch.__version__, "threads": torch.get_num_threads(), "date": str(date.today()),
+                **{name: value.name if isinstance(value, Path) else value for name, value in options.items()}}
     rows = []
-    for row in measure(args.model, **options):
-        rows.append(row)
-        print(row, flush=True)
-    if args.save:
-        settings = {"command": f"bench {args.what}", "model": str(args.model), "device": device.device_name(),
-                    "torch": torch.__version__, "threads": torch.get_num_threads(), "date": str(date.today()),
-                    **{name: value.name if isinstance(value, Path) else value for name, value in options.items()}}
-        save_json(rows, settings, args.save)
+    try:
+        for row in measure(args.model, **options):
+            rows.append(row)
+            print(row, flush=True)
+    finally:                                      # after minutes, what has been measured is kept, whatever comes then
+        if args.save and rows:
+            save_json(rows, settings, args.save)
 
 
 def run_bench_kernels(args: argparse.Namespace) -> None:

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -76,7 +77,7 @@ def bandwidth_row(name: str, shape: str, model: Transformer) -> Row:
                read_bandwidth(model.device) / 1e9, "read, measured in this run", f"{1 / seconds:.4g} tok/s, {_about(model)}")
 
 
-def decode_seconds(model: Transformer, requests: int = 1, **engine_options: object) -> float:
+def decode_seconds(model: Transformer, requests: int = 1, **engine_options: Any) -> float:
     """Seconds of a decode step, the mean of STEPS: one ahead, a single one has no beginning of its own."""
     server = _decoding(model, requests, **engine_options)
     start = time.perf_counter()
@@ -130,10 +131,18 @@ def throughput_rows(shape: str, model: Transformer, seed: int = 0) -> Iterator[R
     if twin is None:
         yield Row(f"G4 {REQUESTS} requests, {shape} shape", ours, "tok/s", note="transformers is not installed")
         return
-    static = max(_served(trace, model.device, lambda: StaticBatches(*twin, size)) for size in BATCH_SIZES)
+    static = max(_static(trace, twin, size) for size in BATCH_SIZES)
     work = f"{sum(len(r.prompt) for r in trace):,} tokens in, {sum(r.output_tokens for r in trace):,} out, {_about(model)}"
     yield Row(f"G4 {REQUESTS} requests, {shape} shape", ours, "tok/s", *static, work)
     yield Row(f"G5 {REQUESTS} requests, {shape} shape", ours, "tok/s", *_served(trace, model.device, lambda: GenerateBatch(*twin)), work)
+
+
+def _static(trace: list[TraceRequest], twin: tuple[Any, str], size: int) -> tuple[float, str]:
+    server = StaticBatches(*twin, size)
+    try:
+        return _served(trace, twin[0].device, lambda: server)
+    except torch.OutOfMemoryError:                       # its caches grow with the longest of the batch
+        return 0.0, f"{server.name}: out of memory"
 
 
 def _served(trace: list[TraceRequest], device: torch.device, make: Callable[[], Server]) -> tuple[float, str]:
@@ -156,7 +165,7 @@ def _tidy(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def _decoding(model: Transformer, requests: int, **engine_options: object) -> EngineServer:
+def _decoding(model: Transformer, requests: int, **engine_options: Any) -> EngineServer:
     _tidy(model.device)
     output = 4 * STEPS
     engine = Engine(model, max_model_len=CONTEXT + output, max_running=requests, token_budget=max(512, requests), **engine_options)

@@ -299,3 +299,12 @@ def test_saved_with_its_settings(small, tmp_path, capsys) -> None:
     saved = json.loads(out.read_text())
     assert saved["settings"]["trace"] == "trace.jsonl" and saved["settings"]["max_running"] == 4 and len(saved["rows"]) == 2
     assert "C3 mixed trace" in capsys.readouterr().out
+
+
+def test_what_was_measured_is_kept_when_a_later_row_fails(small, tmp_path, monkeypatch) -> None:
+    def rows(name: str, **options: object):
+        yield Row("first", 1.0, "s")
+        raise KeyboardInterrupt
+    monkeypatch.setattr(bench_serving, "bench_throughput", rows)
+    assert main(["bench", "throughput", "--save", str(tmp_path / "out.json")]) == 130
+    assert [row["name"] for row in json.loads((tmp_path / "out.json").read_text())["rows"]] == ["first"]

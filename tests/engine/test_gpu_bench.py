@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from aiinfra.__main__ import main
 from aiinfra.engine import bench_gpu
 from aiinfra.engine.bench_gpu import SHAPES, busy_spans, gaps, random_model
 from aiinfra.engine.peers import transformers_twin
+from aiinfra.engine.trace import random_trace
 from aiinfra.model import ModelConfig
 
 CPU = torch.device("cpu")
@@ -59,6 +61,18 @@ def test_all_rows(monkeypatch) -> None:
     assert all(row.ours > 0 and row.ratio == row.ours / row.peer for name, row in rows.items() if name != "G13")
     assert 0 <= rows["G13"].ours < 100 and rows["G4"].ours == rows["G5"].ours
     assert "static batches of" in rows["G4"].peer_name and "generate_batch" in rows["G5"].peer_name
+
+
+def test_a_batch_that_does_not_fit_is_not_the_best() -> None:
+    def generate(ids: torch.Tensor, **options: object) -> torch.Tensor:
+        if len(ids) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        for criterion in options["stopping_criteria"] * options["max_new_tokens"]:
+            criterion(ids, None)
+        return torch.nn.functional.pad(ids, (0, options["max_new_tokens"]))
+    twin, trace = (SimpleNamespace(device=CPU, generate=generate), "peer"), random_trace(5, 211, 0, (3, 9), (3, 9))
+    (rate, name), (none, reason) = (bench_gpu._static(trace, twin, size) for size in (2, 4))
+    assert rate > 0 and name == "peer, static batches of 2" and none == 0 and reason == "peer, static batches of 4: out of memory"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
