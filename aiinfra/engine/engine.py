@@ -24,8 +24,10 @@ Token ids in, token ids out: text, stop strings and chat templates are `llm.py`'
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import torch
 
@@ -129,10 +131,15 @@ class Engine:
                  chunked: bool = True, chunk_tokens: int | None = None, prefix_caching: bool = True,
                  speculative: str | Proposer | None = None, cuda_graphs: bool | None = None,
                  overlap: bool | None = None) -> None:
+        context = model.config.max_position_embeddings
+        self.max_model_len = context if max_model_len is None else max_model_len
+        _check_kinds({"block_size": block_size, "max_model_len": self.max_model_len, "token_budget": token_budget, "max_running": max_running},
+                     {"chunked": chunked, "prefix_caching": prefix_caching}, {"cuda_graphs": cuda_graphs, "overlap": overlap})
         if block_size < 1:
             raise ValueError(f"block_size={block_size}; it must be at least 1 (16 is usual).")
+        if not 1 <= self.max_model_len <= context:
+            raise ValueError(f"max_model_len={max_model_len}; the model's context is {context:,} tokens: choose 1 to {context:,}.")
         per_block = PagedCache.block_bytes(model.config, block_size, model.dtype)
-        self.max_model_len = max_model_len or model.config.max_position_embeddings
         if cache_bytes is None:
             free = free_bytes(model.device)
             cache_bytes = max(_DEFAULT_CACHE_BYTES, per_block * -(-self.max_model_len // block_size)) if free is None else \
@@ -167,10 +174,15 @@ class Engine:
         if not isinstance(priority, int):
             raise ValueError(f"priority={priority!r}; it must be a whole number: the lowest goes first.")
         job = _Job(request_id, params, stop_ids_of(params, eos_ids, self.model.config.vocab_size), {})
-        first = self._answer(job, 0, Request(request_id, list(prompt), params.max_tokens, priority))
-        self.scheduler.add(first.request, places=params.n)
-        self._answers[first.request] = first
-        self._jobs[request_id] = job
+        first = self._answer(job, 0, Request(request_id, prompt, params.max_tokens, priority))
+        try:
+            self.scheduler.add(first.request, places=params.n)
+            self._answers[first.request], self._jobs[request_id] = first, job
+        except BaseException:                                # refused; or Ctrl-C, and nothing may be half there
+            if first.request in self.scheduler.waiting:
+                self.scheduler.finish(first.request)
+            self._answers.pop(first.request, None), self._jobs.pop(request_id, None)
+            raise
 
     def abort(self, request_id: str, index: int | None = None) -> bool:
         """Drop a request and free its blocks; with `index`, only this answer of it, once it has a token. False if
@@ -182,8 +194,9 @@ class Engine:
             dropped = list(job.answers.values())
         else:
             dropped = [a for a in job.answers.values() if a.index == index and a.request.made]
-        for answer in dropped:
-            self._finish(answer)
+        with self._all_or_nothing():
+            for answer in dropped:
+                self._finish(answer)
         return bool(dropped)
 
     @property
@@ -200,11 +213,8 @@ class Engine:
     def step(self) -> StepRecord:
         """Run one step over whoever is there. If it is broken off, by Ctrl-C or an error, all start again from the
         tokens that were handed out; only who had just ended has lost the last one."""
-        try:
+        with self._all_or_nothing():
             return self._step()
-        except BaseException:
-            self._start_again()
-            raise
 
     def _step(self) -> StepRecord:
         begun = time.perf_counter()
@@ -272,11 +282,19 @@ class Engine:
             tuple(r.id for r in flight.plan.admitted), tuple(r.id for r in flight.plan.preempted), len(self.scheduler.waiting),
             self.pool.free, self.pool.cached, self.pool.used, planned - start, ran - planned, end - ran, guessed)
 
+    @contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self._start_again()
+            raise
+
     def _start_again(self) -> None:
         """Forget half a step: what blocks hold is unknown, and answers that had only begun to branch off are gone."""
         self._flight = None
         for request, answer in self._answers.items():
-            del request.tokens[len(request.prompt) + answer.handed_out:]
+            del request.tokens[request.prompt_tokens + answer.handed_out:]
         self._answers = {r: answer for r, answer in self._answers.items() if answer.index == 0 or r.made}
         self.scheduler.start_again(list(self._answers))
         for answer in self._answers.values():
@@ -355,17 +373,26 @@ class Engine:
         self._answers[child] = answer
 
     def _answer(self, job: _Job, index: int, request: Request) -> _Answer:
-        job.answers[index] = _Answer(job, index, request, Sampler(job.params, request.prompt, index),
+        job.answers[index] = _Answer(job, index, request, Sampler(job.params, request.tokens, index),
                                      None if self.proposer is None else self.proposer.fresh())
         return job.answers[index]
 
     def _finish(self, answer: _Answer, failed: bool = False) -> None:
         job = answer.job
-        del job.answers[answer.index]
-        if self._answers.pop(answer.request, None):
+        if self._answers.pop(answer.request, None):          # first: who is in there starts again if this is broken off
             self.scheduler.finish(answer.request, failed)
+        del job.answers[answer.index]
         if not job.answers:
             del self._jobs[job.id]
+
+
+def _check_kinds(whole: dict[str, Any], either: dict[str, Any], or_none: dict[str, Any]) -> None:
+    for name, value in whole.items():
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ValueError(f"{name}={value!r}; it must be a whole number.")
+    for name, value in {**either, **or_none}.items():
+        if not isinstance(value, bool) and not (name in or_none and value is None):
+            raise ValueError(f"{name}={value!r}; it must be True or False{', or None for what suits the device' * (name in or_none)}.")
 
 
 def _take(answer: _Answer, guesses: list[int], choices: list[Choice], had: int) -> list[Made]:

@@ -72,11 +72,8 @@ class LLM:
             if key not in known:
                 raise TypeError(f"LLM has no option {key!r}.{nearest(key, known)} Known: {', '.join(known)}.")
         self.model, self.tokenizer = load(model, dtype, device, cache=cache, quantize=quantization)
-        limit = self.model.config.max_position_embeddings
-        if max_model_len is not None and not 1 <= max_model_len <= limit:
-            raise ValueError(f"max_model_len={max_model_len}; the model's context is {limit:,} tokens: choose 1 to {limit:,}.")
-        self.max_model_len = max_model_len or limit
-        self.engine = Engine(self.model, max_model_len=self.max_model_len, **engine_options)
+        self.engine = Engine(self.model, max_model_len=max_model_len, **engine_options)
+        self.max_model_len = self.engine.max_model_len
         self._request_numbers = count()
         self._answers: dict[tuple[str, int], _Answer] = {}       # by request id and index
         self._made: deque[Made] = deque()                        # by the last step, not yet handed out
@@ -154,8 +151,12 @@ class LLM:
                 eos = () if one.ignore_eos else self.tokenizer.eos_ids
                 for out in request.outputs:
                     self._answers[request.request_id, out.index] = _Answer(out, one, {*eos, *one.stop_token_ids}, self.tokenizer)
-                self.engine.add(request.request_id, request.prompt_token_ids, one, eos)
                 added.append(request.request_id)
+                try:
+                    self.engine.add(request.request_id, request.prompt_token_ids, one, eos)
+                except ValueError:
+                    added.pop()                              # refused: whoever has this id in the engine is not ours
+                    raise
             while not all(request.finished for request in requests):
                 if not self._made and not self.engine.unfinished:
                     raise RuntimeError("the engine has nothing left to do and a request has no end: its last step was broken off. "

@@ -19,11 +19,10 @@ class Request:
     """What is asked, and how far it has come. Lower `priority` numbers go first; then first come."""
 
     id: str
-    prompt: list[int]
+    tokens: list[int]                                     # given: the prompt; then also what was made so far
     max_tokens: int
     priority: int = 0
     arrival: int = 0                                      # set by the scheduler: the how-manieth
-    tokens: list[int] = field(default_factory=list)       # prompt and made so far
     computed: int = 0
     blocks: list[int] = field(default_factory=list)
     digests: list[bytes] = field(default_factory=list)    # of its full, computed blocks
@@ -31,8 +30,16 @@ class Request:
     preemptions: int = 0
     cached_tokens: int = 0                                # of its last admission: found, not computed
 
+    prompt_tokens: int = field(init=False)
+
     def __post_init__(self) -> None:
-        self.tokens = list(self.prompt)
+        self.tokens = list(self.tokens)
+        self.prompt_tokens = len(self.tokens)
+
+    @property
+    def prompt(self) -> list[int]:
+        """The tokens that were given."""
+        return self.tokens[:self.prompt_tokens]
 
     @property
     def pending(self) -> int:
@@ -42,7 +49,7 @@ class Request:
     @property
     def made(self) -> int:
         """Tokens made so far."""
-        return len(self.tokens) - len(self.prompt)
+        return len(self.tokens) - self.prompt_tokens
 
     @property
     def age(self) -> tuple[int, int]:

@@ -91,7 +91,7 @@ class Scheduler:
     def add(self, request: Request, places: int = 1) -> None:
         """Queue a request. places: so many arrivals are kept for it and those that will be forked off it. Raises
         ValueError, with the figures, if it can never fit."""
-        most = len(request.prompt) + request.max_tokens - 1               # the last token made is never run
+        most = request.prompt_tokens + request.max_tokens - 1               # the last token made is never run
         need, have = self._blocks_for(most), self.pool.total
         if need > have:
             raise ValueError(f"request {request.id} may grow to {most:,} tokens = {need} blocks of "
