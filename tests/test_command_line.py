@@ -40,7 +40,7 @@ def test_several_answers_one_after_another() -> None:
     (["generate", "--prompt", ""], 1, "the prompt is empty"),
     (["generate", "--prompt", "x", "--temperature", "-1"], 1, "temperature=-1.0; it must be at least 0"),
     (["generate", "--prompt", "x", "--min-p", "2"], 1, "min_p=2.0; it must be between 0 and 1"),
-    (["generate", "--prompt", "x", "--repetition-penalty", "0"], 1, "repetition_penalty=0.0; it must be above 0 (1 is no penalty"),
+    (["generate", "--prompt", "x", "--repetition-penalty", "0"], 1, "repetition_penalty=0.0; it must be between 1e-06 and 1,000,000 (1 is no penalty"),
     (["generate", "--prompt", "x", "--n", "2"], 1, "n=2; it must be 1 at temperature 0"),
     (["generate", "--prompt", "x", "--min-pp=0.1"], 2, "Did you mean '--min-p'?"),
     (["generate", "--prompt", "x", "--dtype", "int7"], 1, "dtype='int7' is not known"),

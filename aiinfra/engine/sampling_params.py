@@ -1,9 +1,10 @@
 """What a request asks of the sampler, under vLLM's names, checked when it is written down."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from aiinfra.errors import config
+
+_FAR = 1e6      # as a temperature, logits 0.1 apart are one float32 rounding apart; as a penalty, those up to 1e32 stay finite
 
 
 @config
@@ -39,10 +40,10 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         _check(_integer(self.n) and self.n >= 1, "n", self.n, "an integer of at least 1", "1 is one answer")
-        _check(_number(self.repetition_penalty) and self.repetition_penalty > 0, "repetition_penalty",
-               self.repetition_penalty, "above 0", "1 is no penalty, 1.1 is usual")
-        _check(_number(self.temperature) and self.temperature >= 0, "temperature", self.temperature,
-               "at least 0", "0 is greedy, 1 is the model's own distribution")
+        _check(_number(self.repetition_penalty) and 1 / _FAR <= self.repetition_penalty <= _FAR, "repetition_penalty",
+               self.repetition_penalty, f"between {1 / _FAR:g} and {_FAR:,.0f}", "1 is no penalty, 1.1 is usual")
+        _check(_number(self.temperature) and 0 <= self.temperature <= _FAR, "temperature", self.temperature,
+               f"at least 0 and at most {_FAR:,.0f}", "0 is greedy, 1 is the model's own distribution")
         _check(_number(self.top_p) and 0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1", "1 keeps every token")
         _check(_number(self.min_p) and 0 <= self.min_p <= 1, "min_p", self.min_p, "between 0 and 1", "0 keeps every token")
         _check(_integer(self.top_k) and self.top_k >= -1, "top_k", self.top_k,
@@ -56,12 +57,12 @@ class SamplingParams:
         _check(self.logprobs is None or _integer(self.logprobs) and self.logprobs >= 0, "logprobs", self.logprobs,
                "None or an integer of at least 0", "0 reports only the token made")
         _check(self.n == 1 or not self.greedy, "n", self.n, "1 at temperature 0", "all answers would be the same; raise temperature")
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-        ids = tuple(self.stop_token_ids or ())
-        _check(all(_integer(i) and i >= 0 for i in ids), "stop_token_ids", self.stop_token_ids,
-               "token ids: integers of at least 0", "leave it out to stop only at the end of sequence")
-        _check(all(isinstance(s, str) and s for s in stop), "stop", self.stop, "a non-empty string or several",
-               "leave it out to stop only at the end of sequence")
+        _check(isinstance(self.ignore_eos, bool), "ignore_eos", self.ignore_eos, "True or False", "True goes on past the end of sequence")
+        stop, ids = _several((self.stop,) if isinstance(self.stop, str) else self.stop), _several(self.stop_token_ids)
+        _check(ids is not None and all(_integer(i) and i >= 0 for i in ids), "stop_token_ids", self.stop_token_ids,
+               "a list of token ids: integers of at least 0", "leave it out to stop only at the end of sequence")
+        _check(stop is not None and all(isinstance(s, str) and s for s in stop), "stop", self.stop,
+               "a non-empty string or a list of them", "leave it out to stop only at the end of sequence")
         object.__setattr__(self, "stop", stop)                  # one form inside: a tuple of strings
         object.__setattr__(self, "stop_token_ids", ids)
 
@@ -72,11 +73,16 @@ class SamplingParams:
 
 
 def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _integer(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _several(values: object) -> tuple | None:
+    """As a tuple, empty for None; None for what holds no values."""
+    return () if values is None else tuple(values) if isinstance(values, Iterable) else None
 
 
 def _check(good: bool, name: str, value: object, limit: str, remedy: str) -> None:

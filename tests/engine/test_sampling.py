@@ -9,7 +9,7 @@ from transformers import (MinPLogitsWarper, RepetitionPenaltyLogitsProcessor, Te
 
 from aiinfra import SamplingParams
 from aiinfra.engine.llm import cut_at_stop
-from aiinfra.engine.sampler import Row, Sampler, choose, draw, draw_key, likelihoods, probabilities, waits
+from aiinfra.engine.sampler import Row, Sampler, choose, draw, draw_key, likelihoods, probabilities, start_choosing, waits
 
 
 @pytest.mark.parametrize("key, value, limit", [
@@ -18,7 +18,12 @@ from aiinfra.engine.sampler import Row, Sampler, choose, draw, draw_key, likelih
     ("max_tokens", 0, "at least 1"), ("min_tokens", 17, "between 0 and max_tokens=16"), ("min_tokens", -1, "between 0"),
     ("stop", "", "non-empty"), ("stop", ["x", ""], "non-empty"), ("seed", 1.5, "None or an integer"), ("seed", 10**25, "at most 64 bits"), ("stop_token_ids", ["a"], "token ids"),
     ("n", 0, "at least 1"), ("n", 1.5, "an integer"), ("n", True, "an integer"), ("min_p", 1.1, "between 0 and 1"), ("min_p", -0.1, "between 0 and 1"),
-    ("repetition_penalty", 0, "above 0"), ("repetition_penalty", float("inf"), "above 0"),
+    ("repetition_penalty", 0, "between 1e-06 and 1,000,000"), ("repetition_penalty", float("inf"), "between"),
+    ("repetition_penalty", 1e-300, "between"), ("repetition_penalty", 1.1e6, "between"), ("repetition_penalty", "no", "between"),
+    ("temperature", 1e300, "at most 1,000,000"), ("temperature", float("inf"), "at most"), pytest.param("temperature", 10**400, "at most", id="a huge integer"), ("min_p", float("nan"), "between"),
+    ("stop", 5, "a non-empty string or a list"), ("stop", 0, "a non-empty string"), ("stop", b"x", "a non-empty string"),
+    ("stop_token_ids", 5, "a list of token ids"), ("stop_token_ids", 0, "a list of token ids"), ("stop_token_ids", "5", "a list of token ids"),
+    ("ignore_eos", "no", "True or False"), ("ignore_eos", None, "True or False"),
     ("logprobs", -1, "None or an integer of at least 0"), ("logprobs", True, "None or an integer"),
 ])
 def test_a_value_outside_its_range(key: str, value, limit: str) -> None:
@@ -237,6 +242,20 @@ def test_logits_that_are_not_numbers(settings: dict, value: float) -> None:
         Sampler(params)(logits[1])
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="only a GPU can be waited for")
+def test_choosing_waits_for_nothing() -> None:
+    rng, logits = random.Random(0), torch.randn(40, 1000, device="cuda", dtype=torch.bfloat16)
+    samplers = [Sampler(random_params(rng), [rng.randrange(1000) for _ in range(20)]) for _ in logits]
+    rows = [s.row(banned=[rng.randrange(1000)] if i % 3 == 0 else ()) for i, s in enumerate(samplers)]
+    expected = choose(logits, rows)                                      # makes the table of waits, and has waited
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        draws = start_choosing(logits, rows)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert draws.read() == expected
+
+
 @pytest.mark.parametrize("text, stops, final, expected", [
     ("one two three", ("two",), False, ("one ", True)), ("one two", ("zz",), False, ("one two", False)),
     ("one tw", ("two",), False, ("one ", False)), ("one tw", ("two",), True, ("one tw", False)),
@@ -248,6 +267,21 @@ def test_cut_at_stop(text: str, stops: tuple, final: bool, expected: tuple) -> N
 
 def test_vllm_defaults_of_none() -> None:
     assert SamplingParams(stop=None, stop_token_ids=None) == SamplingParams()
+
+
+def test_the_farthest_values_still_draw_what_may_be_drawn() -> None:
+    """Bans hold, every likelihood is a number, and the model is not blamed for what the request asked."""
+    logits = torch.tensor([[-1e3, 3.0, 2.0, 1e3]])
+    for penalty in (1e-6, 1.0, 1e6):
+        for temperature in (0, 1e-300, 1.0, 1e6):
+            params = [SamplingParams(temperature=temperature, repetition_penalty=penalty, seed=seed) for seed in range(20)]
+            tokens = [choose(logits, [Row(p, draw_key(p.seed, 0, 0), seen=[0, 1, 3], banned=[3])])[0].token_id for p in params]
+            assert set(tokens) <= {0, 1, 2}
+    assert probabilities(logits[0, :3], SamplingParams(temperature=1e6)).allclose(torch.full((3,), 1 / 3), atol=1e-3)
+
+
+def test_stops_in_any_collection() -> None:
+    assert SamplingParams(stop=iter(["x", "y"]), stop_token_ids=range(2)) == SamplingParams(stop=["x", "y"], stop_token_ids=[0, 1])
 
 
 def test_a_tiny_temperature_is_nearly_greedy() -> None:
