@@ -34,6 +34,9 @@ def as_device(device: str | torch.device | None) -> torch.device:
         raise ValueError(f"device={str(device)!r} was asked for. {gpu_report()} Use device='cpu'.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device={str(device)!r}; this machine has {torch.cuda.device_count()} GPU(s), counted from cuda:0.")
+    if device.type == "cuda" and device.index not in (None, torch.cuda.current_device()):
+        raise ValueError(f"device={str(device)!r} is not the current GPU, where Triton starts its kernels. Call "
+                         f"torch.cuda.set_device({device.index}) first, or start with CUDA_VISIBLE_DEVICES={device.index}.")
     return device
 
 

@@ -34,10 +34,11 @@ _LESS_IS_BETTER = ("s", "ms")
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a benchmark: a value with its unit, and the peer's where there is one."""
+    """One line of a benchmark: a value with its unit, and the peer's where there is one. ours: None if it could not
+    be measured; the note says why."""
 
     name: str
-    ours: float
+    ours: float | None
     unit: str
     peer: float | None = None
     peer_name: str = ""
@@ -46,13 +47,14 @@ class Row:
     @property
     def ratio(self) -> float | None:
         """How many times better than the peer: ours over theirs for a rate, theirs over ours for a time."""
-        if not self.peer:
+        if not self.peer or self.ours is None:
             return None
         return self.peer / self.ours if self.unit in _LESS_IS_BETTER else self.ours / self.peer
 
     def __str__(self) -> str:
         against = f"{digits(self.peer):>8s} {self.peer_name}   × {self.ratio:.2f}" if self.peer else ""
-        return f"{self.name:40s} {digits(self.ours):>8s} {self.unit:6s} {against}  {self.note}".rstrip()
+        ours = "–" if self.ours is None else digits(self.ours)
+        return f"{self.name:40s} {ours:>8s} {self.unit:6s} {against}  {self.note}".rstrip()
 
 
 def digits(value: float) -> str:
@@ -116,7 +118,8 @@ def _decode_rows(sides: dict[str, Side], model: Transformer) -> Iterator[Row]:
         f"{model.weight_bytes() / 1e6:.0f} MB of weights a token; {bandwidth / 1e9:.1f} GB/s read, measured in this run"))
     if "ours int4" in sides:
         yield Row("C2 decode, 1 request, int4", sides["ours int4"].decode_rate, "tok/s", *against("llama.cpp", "decode_rate"))
-    yield Row(f"C5 prefill, {PREFILL_TOKENS} tokens", sides["ours"].prefill_rate, "tok/s", *against("transformers", "prefill_rate"))
+    yield Row(f"C5 prefill, {PREFILL_TOKENS} tokens", sides["ours"].prefill_rate, "tok/s",
+              *against("transformers", "prefill_rate"))
 
 
 def take_turns(sides: list[Side], prompt: list[int], turns: int) -> None:
@@ -179,7 +182,8 @@ def bench_load(model_name: str) -> Iterator[Row]:
     resolve(model_name)                                                  # a download is not part of it
     result = subprocess.run([sys.executable, "-c", _LOAD.format(model=model_name)], capture_output=True, text=True)
     if result.returncode:
-        raise RuntimeError(f"the measured process failed: {(result.stderr.strip().splitlines() or [f'exit status {result.returncode}'])[-1]}")
+        said = result.stderr.strip().splitlines() or [f"exit status {result.returncode}"]
+        raise RuntimeError(f"the measured process failed: {said[-1]}")
     seconds, grown, weights = json.loads(result.stdout.splitlines()[-1])
     yield Row("load to first token", seconds, "s", note="imports included")
     yield Row("peak memory ÷ float32 weights", grown / weights, "", note=f"{grown / 1e6:.0f} MB over {weights / 1e6:.0f} MB")

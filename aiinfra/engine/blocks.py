@@ -28,9 +28,13 @@ class BlockPool:
             raise ValueError(f"{total} blocks of {block_size} tokens; there must be at least 1 of at least 1. "
                              "Give the cache more memory (cache_bytes), or choose a block_size such as 16.")
         self.total, self.block_size, self.prefix_caching = total, block_size, prefix_caching
-        self._free = deque(range(total))
-        self._owners = [0] * total
-        self._digest: list[bytes | None] = [None] * total
+        self.clear()
+
+    def clear(self) -> None:
+        """All blocks are free: nobody owns one any more."""
+        self._free = deque(range(self.total))
+        self._owners = [0] * self.total
+        self._digest: list[bytes | None] = [None] * self.total
         self._by_digest: dict[bytes, int] = {}
         self._cached: OrderedDict[int, None] = OrderedDict()        # least recently used first
 
@@ -105,20 +109,16 @@ class BlockPool:
                 del self._cached[block]
                 self._free.append(block)
 
-    def clear(self) -> None:
-        """All blocks are free: nobody owns one any more."""
-        self.__init__(self.total, self.block_size, self.prefix_caching)
-
-    def match(self, tokens: Sequence[int]) -> list[int]:
+    def match(self, tokens: Sequence[int], digests: list[bytes] | None = None) -> list[int]:
         """The blocks, used or cached, that hold the longest known beginning of `tokens`. At least one
-        token is left over, because somebody has to compute the next one. Owners are not changed."""
-        found, digest = [], b""
-        if self.prefix_caching:
-            for start in range(0, len(tokens) - self.block_size, self.block_size):
-                digest = chain(digest, tokens[start:start + self.block_size])
-                if digest not in self._by_digest:
-                    break
-                found.append(self._by_digest[digest])
+        token is left over, because somebody has to compute the next one. Owners are not changed. digests: those
+        of the tokens' first blocks that are known already; what is worked out here is added."""
+        found, digests = [], [] if digests is None else digests
+        for i in range((len(tokens) - 1) // self.block_size if self.prefix_caching else 0):
+            digest = digest_of(i, tokens, self.block_size, digests)
+            if digest not in self._by_digest:
+                break
+            found.append(self._by_digest[digest])
         return found
 
     def seal(self, block: int, digest: bytes) -> None:
@@ -131,3 +131,10 @@ class BlockPool:
 def chain(before: bytes, tokens: Sequence[int]) -> bytes:
     """Digest of a block's tokens and of all blocks before it; 128 bits, so that no two ever meet."""
     return hashlib.blake2b(before + array("q", tokens).tobytes(), digest_size=16).digest()
+
+
+def digest_of(block: int, tokens: Sequence[int], block_size: int, known: list[bytes]) -> bytes:
+    """Digest of the tokens' block number `block`, from 0. known: those of the first blocks; what is worked out is added."""
+    for i in range(len(known), block + 1):
+        known.append(chain(known[-1] if known else b"", tokens[i * block_size:(i + 1) * block_size]))
+    return known[block]

@@ -64,7 +64,8 @@ class Made:
 class StepRecord:
     """What one step did. Blocks are counted after it; the three times add up to the step's. Guessing is planning.
     One step ahead, plan_seconds are for planning the next step and asking for it, and model_seconds what was then
-    left to wait for this one."""
+    left to wait for this one; the blocks of the next step are counted with the used ones, and who was admitted to it
+    is not waiting any more."""
 
     ran: tuple[tuple[str, int, int], ...]         # (request id, first token, tokens run, guesses among them)
     made: tuple[Made, ...]
@@ -114,17 +115,19 @@ class _Flight:
     plan: Plan
     takers: list[tuple[_Answer, list[int]]]       # who gets tokens, and the guesses that these may follow
     draws: Draws | None
-    times: tuple[float, ...]                      # when: begun, planned, model done (without `overlap`)
+    times: tuple[float, float, float | None]      # when: begun, planned, model done; None: at `_land`, with `overlap`
     foreseen: bool = False
 
 
 class Engine:
     """Serves many requests on one model, over a paged cache of `cache_bytes` (default: most of what is free on a
-    GPU; on a CPU 1 GiB, or what one full context of `max_model_len` tokens needs if that is more). chunk_tokens: None is 128 on a CPU, where more
-    would delay those who decode, and all of `token_budget` on a GPU. speculative: "prompt_lookup", or a Proposer
-    (its `k` is the most guesses for a request in a step). cuda_graphs: record decode steps and replay them (None: on
-    a GPU); True on a CPU runs them padded as on a GPU, for tests. overlap: run one step ahead (None: on a GPU), which
-    waits for its turn while somebody has a repetition penalty or guesses. Other arguments as `Scheduler`."""
+    GPU; on a CPU 1 GiB, or what one full context of `max_model_len` tokens needs if that is more).
+
+    chunk_tokens: None is 128 on a CPU, where more would delay those who decode, and all of `token_budget` on a GPU.
+    speculative: "prompt_lookup", or a Proposer (its `k` is the most guesses for a request in a step). cuda_graphs:
+    record decode steps and replay them (None: on a GPU); True on a CPU runs them padded as on a GPU, for tests.
+    overlap: run one step ahead (None: on a GPU), which waits for its turn while somebody has a repetition penalty or
+    guesses. Other arguments as `Scheduler`."""
 
     def __init__(self, model: Transformer, cache_bytes: int | None = None, block_size: int = 16,
                  max_model_len: int | None = None, token_budget: int = 512, max_running: int = 32, mode: Mode = "continuous",
@@ -221,7 +224,7 @@ class Engine:
         flight = self._flight or self._launch()
         self._flight = self._launch(flight) if self._foresee(flight) else None
         if self.overlap:
-            flight.times = begun, time.perf_counter()
+            flight.times = begun, time.perf_counter(), None
         record = self._land(flight)
         ahead = self._flight
         if ahead and (not self._jobs or not (ahead.plan.work or ahead.plan.preempted)):
@@ -264,14 +267,15 @@ class Engine:
     def _land(self, flight: _Flight) -> StepRecord:
         """Wait for the tokens, hand them out, and let go of whoever ended."""
         choices = iter(flight.draws.read() if flight.draws is not None else ())
-        start, planned, ran = (*flight.times, time.perf_counter())[:3]
+        start, planned, ran = flight.times
+        ran = ran or time.perf_counter()
         made = {}
         for answer, guesses in flight.takers:
             some = list(islice(choices, 1 + len(guesses)))
             if answer.wanted:
                 made[answer] = _take(answer, guesses, some, answer.request.made - flight.foreseen)
-        guessed = tuple((w.request.id, len(w.guesses), _right(w, made[self._answers[w.request]]))
-                        for w in flight.plan.work if w.guesses and self._answers.get(w.request) in made)
+        guessed = tuple((answer.request.id, len(guesses), _right(guesses, made[answer]))
+                        for answer, guesses in flight.takers if guesses and answer in made)
         if flight.foreseen:
             self._reveal(flight.plan, made)
         else:
@@ -339,7 +343,8 @@ class Engine:
                 self._finish(answer, failed=True)
         made = {answer: some for answer, some in made.items() if some[-1].finish_reason != "error"}
         sound = {a.request: some for a, some in made.items() if a.request in self._answers}
-        self.scheduler.commit(plan, {r: some[-1].token_id for r, some in sound.items()}, {r: len(some) - 1 for r, some in sound.items()})
+        self.scheduler.commit(plan, {r: some[-1].token_id for r, some in sound.items()},
+                              {r: len(some) - 1 for r, some in sound.items()})
         for answer, some in made.items():
             if answer.request not in self._answers and not some[-1].finish_reason:
                 self._branch(answer, some[-1].token_id)
@@ -364,12 +369,12 @@ class Engine:
     def _branch(self, answer: _Answer, token: int) -> None:
         """Start an answer beside the first one: on its blocks if there is a place to run in, else in the queue."""
         parent, child = answer.job.answers[0].request, answer.request
+        child.arrival = parent.arrival + answer.index        # before all who came later
         if len(self.scheduler.running) < self.scheduler.max_running:
             self.scheduler.fork(parent, child)
         else:
             self.scheduler.add(child)
         child.tokens = [*child.prompt, token]
-        child.arrival = parent.arrival + answer.index        # before all who came later
         self._answers[child] = answer
 
     def _answer(self, job: _Job, index: int, request: Request) -> _Answer:
@@ -413,6 +418,6 @@ def _ending(answer: _Answer, token: int | None, made: int) -> str | None:
     return "length" if made >= answer.request.max_tokens else None
 
 
-def _right(work: Work, made: list[Made]) -> int:
-    """How many of a work's guesses came true."""
-    return sum(m.token_id == guess for m, guess in zip(made, work.guesses))
+def _right(guesses: list[int], made: list[Made]) -> int:
+    """How many of the guesses came true."""
+    return sum(m.token_id == guess for m, guess in zip(made, guesses))

@@ -49,8 +49,7 @@ def generate_cached(model: Transformer, prompt: list[int], params: SamplingParam
 
     def forward(tokens: list[int]) -> tuple[Tensor, int]:
         new = tokens[cache.length:]                                                    # prompt first, then one
-        positions = torch.arange(cache.length, len(tokens), device=model.device)
-        hidden = model.hidden(torch.tensor([new], device=model.device), positions, cache)
+        hidden = model.hidden(torch.tensor([new], device=model.device), kv=cache)
         return model.lm_head(hidden[:, -1])[0], len(new)
 
     yield from _loop(model, prompt, params, eos_ids, answer, forward)

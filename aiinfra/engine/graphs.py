@@ -102,12 +102,12 @@ def _put(buffer: Tensor, rows: list) -> None:
 
 
 def recorder(device: torch.device) -> Callable[[Replay], Replay]:
-    """A `capture` that records CUDA graphs, all in one pool of memory: they never run at the same time."""
-    pool = torch.cuda.graph_pool_handle()
+    """A `capture` that records CUDA graphs, all in one pool of memory and on one stream: they never run at the same time."""
+    pool, stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)
 
     def capture(work: Replay) -> Replay:
         with torch.cuda.device(device):
-            return launches.capture(work, pool).replay
+            return launches.capture(work, pool, stream).replay
     return capture
 
 

@@ -78,7 +78,8 @@ class LLM:
         self._answers: dict[tuple[str, int], _Answer] = {}       # by request id and index
         self._made: deque[Made] = deque()                        # by the last step, not yet handed out
 
-    def generate(self, prompts: Prompt | Sequence[Prompt], sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+    def generate(self, prompts: Prompt | Sequence[Prompt],
+                 sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
                  use_tqdm: bool | None = None) -> list[RequestOutput]:
         """Complete each prompt (a string or a list of token ids); one output a prompt, in order.
 
@@ -105,16 +106,16 @@ class LLM:
         params = sampling_params or SamplingParams()
         return self._follow(self._request(prompt, params), params)
 
-    def _params_for(self, prompts: list[Prompt], params: SamplingParams | Sequence[SamplingParams] | None) -> list[SamplingParams]:
-        given = params if isinstance(params, list | tuple) else [params or SamplingParams()]
+    def _params_for(self, prompts: list[Prompt],
+                    params: SamplingParams | Sequence[SamplingParams] | None) -> list[SamplingParams]:
+        one_for_all = [SamplingParams() if params is None else params] * len(prompts)
+        given = list(params) if isinstance(params, list | tuple) else one_for_all
         for one in given:
             if not isinstance(one, SamplingParams):
                 raise ValueError(f"sampling_params must be SamplingParams, or a list of them; got {one!r}.")
-        if params is None or isinstance(params, SamplingParams):
-            return [params or SamplingParams()] * len(prompts)
-        if len(params) != len(prompts):
-            raise ValueError(f"{len(params)} sampling_params for {len(prompts)} prompts: give one for all, or one each.")
-        return list(params)
+        if len(given) != len(prompts):
+            raise ValueError(f"{len(given)} sampling_params for {len(prompts)} prompts: give one for all, or one each.")
+        return given
 
     def _request(self, prompt: Prompt, params: SamplingParams) -> RequestOutput:
         if isinstance(prompt, dict):                         # vLLM's other form
@@ -149,8 +150,9 @@ class LLM:
             for request, one in zip(requests, params):
                 one = with_max_tokens(one, self.max_model_len - len(request.prompt_token_ids))
                 eos = () if one.ignore_eos else self.tokenizer.eos_ids
+                silent = {*eos, *one.stop_token_ids}
                 for out in request.outputs:
-                    self._answers[request.request_id, out.index] = _Answer(out, one, {*eos, *one.stop_token_ids}, self.tokenizer)
+                    self._answers[request.request_id, out.index] = _Answer(out, one, silent, self.tokenizer)
                 added.append(request.request_id)
                 try:
                     self.engine.add(request.request_id, request.prompt_token_ids, one, eos)
@@ -159,8 +161,8 @@ class LLM:
                     raise
             while not all(request.finished for request in requests):
                 if not self._made and not self.engine.unfinished:
-                    raise RuntimeError("the engine has nothing left to do and a request has no end: its last step was broken off. "
-                                       "Ask again.")
+                    raise RuntimeError("the engine has nothing left to do and a request has no end: its last step was "
+                                       "broken off. Ask again.")
                 if not self._made:
                     self._made.extend(self.engine.step().made)
                 while self._made:                            # kept until handed out: some are another call's
@@ -219,7 +221,7 @@ def with_max_tokens(params: SamplingParams, room: int) -> SamplingParams:
     """The same parameters with max_tokens (and min_tokens) no larger than `room`."""
     if params.max_tokens <= room:
         return params
-    return SamplingParams(**{**vars(params), "max_tokens": room, "min_tokens": min(params.min_tokens, room)})
+    return replace(params, max_tokens=room, min_tokens=min(params.min_tokens, room))
 
 
 def cut_at_stop(text: str, stops: Sequence[str], final: bool) -> tuple[str, bool]:

@@ -22,14 +22,13 @@ class Request:
     tokens: list[int]                                     # given: the prompt; then also what was made so far
     max_tokens: int
     priority: int = 0
-    arrival: int = 0                                      # set by the scheduler: the how-manieth
+    arrival: int | None = None                            # the how-manieth; the scheduler counts, unless it is given
     computed: int = 0
     blocks: list[int] = field(default_factory=list)
-    digests: list[bytes] = field(default_factory=list)    # of its full, computed blocks
+    digests: list[bytes] = field(default_factory=list)    # of its first blocks of tokens, as far as anybody asked
     status: Status = "waiting"
     preemptions: int = 0
     cached_tokens: int = 0                                # of its last admission: found, not computed
-
     prompt_tokens: int = field(init=False)
 
     def __post_init__(self) -> None:

@@ -135,10 +135,10 @@ class Draws:
         flat, R = self.told.tolist(), len(self.rows)
         tokens = [int(i) if abs(top) < torch.inf else None for top, i in zip(flat, flat[R:2 * R])]
         choices = [Choice(token) for token in tokens]
-        for n, i in enumerate(_reported(self.rows)):
+        width = 2 + 2 * self.most
+        for i, start in zip(_reported(self.rows), range(2 * R, len(flat), width)):
             if tokens[i] is not None:
-                start = 2 * R + n * (2 + 2 * self.most)
-                choices[i] = Choice(tokens[i], _read(tokens[i], flat[start:start + 2 + 2 * self.most], self.rows[i].params.logprobs))
+                choices[i] = Choice(tokens[i], _read(tokens[i], flat[start:start + width], self.rows[i].params.logprobs))
         return choices
 
 
@@ -160,7 +160,8 @@ def start_choosing(logits: Tensor, rows: Sequence[Row]) -> Draws:
     told = _reported(rows)
     most = min(max((rows[i].params.logprobs for i in told), default=0), logits.shape[-1])
     parts = [best.double(), ids.double()]                                # a double holds every id
-    parts += [_report(logits, ids, to_device(group, torch.int64, logits.device), most).flatten() for group in _groups(told, logits)]
+    for group in _groups(told, logits):
+        parts.append(_report(logits, ids, to_device(group, torch.int64, logits.device), most).flatten())
     return Draws(ids, *_send(torch.cat(parts)), rows, most)
 
 
@@ -269,7 +270,8 @@ def _edit(logits: Tensor, rows: Sequence[Row]) -> Tensor:
         penalty, values = to_device(penalty, torch.float32, logits.device), logits[at, seen]
         logits[at, seen] = torch.where(values < 0, values * penalty, values / penalty)   # twice seen: written twice, the same
     if banned:
-        logits[tuple(to_device(list(zip(*banned)), torch.int64, logits.device))] = -torch.inf
+        at = to_device(list(zip(*banned)), torch.int64, logits.device).unbind()
+        logits.index_put_(at, logits.new_full((), -torch.inf))           # logits[at] = -inf waits for a GPU to copy the number
     return logits
 
 

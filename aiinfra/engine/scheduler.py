@@ -17,14 +17,18 @@ Modes are admission rules: "one" at a time, "static" batches that must all end b
 Notebooks 12 and 13.
 """
 
-from collections.abc import Callable
+from bisect import insort
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import islice
+from operator import attrgetter
 from typing import Literal
 
-from aiinfra.engine.blocks import BlockPool, chain
+from aiinfra.engine.blocks import BlockPool, digest_of
 from aiinfra.engine.request import Request
 
 Mode = Literal["one", "static", "continuous"]
+_AGE = attrgetter("age")
 
 
 @dataclass(frozen=True)
@@ -79,11 +83,12 @@ class Scheduler:
             raise ValueError(f"token_budget={token_budget}, max_running={max_running}; a step must have room for one "
                              "token of every running request: token_budget >= max_running >= 1.")
         if chunk_tokens is not None and chunk_tokens < 1:
-            raise ValueError(f"chunk_tokens={chunk_tokens}; a prompt must move by at least 1 token a step. None: by token_budget.")
+            raise ValueError(f"chunk_tokens={chunk_tokens}; a prompt must move by at least 1 token a step. "
+                             "None: by token_budget.")
         self.pool, self.token_budget, self.mode, self.chunked = pool, token_budget, mode, chunked
         self.chunk_tokens = token_budget if chunk_tokens is None or not chunked else min(chunk_tokens, token_budget)
         self.max_running = max_running
-        self.waiting: list[Request] = []
+        self.waiting: list[Request] = []                    # in order of age
         self.running: list[Request] = []
         self._arrivals = 0
         self._bus: list[Request] = []                       # who rides together, where not all may get on at any time
@@ -100,9 +105,8 @@ class Scheduler:
         if not self.chunked and most > self.token_budget:
             raise ValueError(f"request {request.id} may grow to {most:,} tokens and prompts are not chunked; a step "
                              f"runs {self.token_budget:,}. Raise token_budget or allow chunks.")
-        request.arrival = self._arrivals
-        self._arrivals += places
-        self.waiting.append(request)
+        self._arrive(request, places)
+        insort(self.waiting, request, key=_AGE)
 
     def plan(self) -> Plan:
         """The next step. Blocks that it needs are taken; empty if there is nothing to do."""
@@ -111,8 +115,9 @@ class Scheduler:
         preempted: list[Request] = []
         # Decodes before chunks: a long prompt must not delay those who are being served.
         for request in sorted(self.running, key=lambda r: (r.pending > 1, r.age)):
-            count = self._piece(request, self._budget(request, work))
-            # One that has all its tokens is here, or at the door, while the last of them is UNKNOWN.
+            # There is room for one token of everybody who runs; only prompts share what is left of the budget.
+            count = 1 if request.pending == 1 else self._piece(request, self._budget(request, work))
+            # One step ahead, who has all its tokens has not ended yet: the last of them is UNKNOWN.
             if request.status == "running" and count and request.made < request.max_tokens:
                 if self._make_room(request, count, work, preempted):
                     copies += self._reserve(request, count)
@@ -147,7 +152,7 @@ class Scheduler:
             request.computed += work.count - len(work.guesses) + len(true)
             request.tokens += true
             if seal:
-                self._seal(request)
+                self._seal(work)
             self._cut_blocks(request)
             if request in made:
                 request.tokens.append(made[request])
@@ -155,14 +160,14 @@ class Scheduler:
     def seal(self, plan: Plan) -> None:
         """Let others find the blocks that a step has filled whose `commit` did not."""
         for work in plan.work:
-            self._seal(work.request)
+            self._seal(work)
 
     def start_again(self, requests: list[Request]) -> None:
         """These alone, from their tokens, with all blocks empty: after a step that was broken off, wherever it was."""
         for request in requests:
             request.preemptions += request.status == "running"
             request.status, request.blocks, request.digests, request.computed = "waiting", [], [], 0
-        self.waiting, self.running, self._bus = requests, [], []
+        self.waiting, self.running, self._bus = sorted(requests, key=_AGE), [], []
         self.pool.clear()
 
     def finish(self, request: Request, failed: bool = False) -> None:
@@ -179,12 +184,16 @@ class Scheduler:
     def fork(self, parent: Request, child: Request) -> None:
         """Let `child`, with the same tokens, run beside `parent` on the same blocks; the first to write into
         a shared block gets a copy of it."""
-        child.arrival, self._arrivals = self._arrivals, self._arrivals + 1
+        self._arrive(child)
         child.tokens, child.computed = list(parent.tokens), parent.computed
         child.blocks, child.digests = list(parent.blocks), list(parent.digests)
         self.pool.share(child.blocks)
         child.status = "running"
         self.running.append(child)
+
+    def _arrive(self, request: Request, places: int = 1) -> None:
+        if request.arrival is None:
+            request.arrival, self._arrivals = self._arrivals, self._arrivals + places
 
     def _budget(self, request: Request, work: dict[Request, int]) -> int:
         """Tokens that are left to `request` in a step that has this `work` already. The chunk is shared by all
@@ -204,7 +213,7 @@ class Scheduler:
     def _make_room(self, request: Request, count: int, work: dict[Request, int], preempted: list[Request]) -> bool:
         """Push out the youngest until `request` can have its blocks; False if it was the youngest itself."""
         while not self.pool.can_allocate(self._missing(request, count)):
-            victim = max(self.running, key=lambda r: r.age)
+            victim = max(self.running, key=_AGE)
             work.pop(victim, None)
             self._preempt(victim)
             preempted.append(victim)
@@ -219,18 +228,15 @@ class Scheduler:
             budget = self._budget(request, work)
             if len(self.running) >= self.max_running or budget == 0:
                 break
-            found = self.pool.match(request.tokens)
+            found = self.pool.match(request.tokens, request.digests)
             self.pool.share(found)
             request.blocks, request.computed = found, len(found) * self.pool.block_size
             count = self._piece(request, budget)
             # Room for the whole prompt, not just its first piece: else two half-read prompts could block each other.
             if not count or not self.pool.can_allocate(self._missing(request, request.pending)):
-                self.pool.release(found)
-                request.blocks, request.computed = [], 0
+                self._give_back(request)
                 break
             request.cached_tokens = request.computed
-            request.digests = []
-            self._seal(request)
             self._reserve(request, count)
             request.status = "running"
             self.waiting.remove(request)
@@ -239,16 +245,16 @@ class Scheduler:
             work[request] = count
         return admitted
 
-    def _door(self) -> list[Request]:
+    def _door(self) -> Iterable[Request]:
         """Who may be admitted, in order: with a bus, those it came for, over as many steps as reading them takes."""
         if len(self.running) >= self.max_running:
             return []
-        queue = sorted((r for r in self.waiting if r.made < r.max_tokens), key=lambda r: r.age)
+        queue = (r for r in list(self.waiting) if r.made < r.max_tokens)
         if self.mode == "continuous":
             return queue
         if not self.running:
-            self._bus = queue[:self.max_running]
-        return [request for request in queue if request in self._bus]
+            self._bus = list(islice(queue, self.max_running))
+        return [r for r in self._bus if r.status == "waiting" and r.made < r.max_tokens]
 
     def _missing(self, request: Request, count: int) -> int:
         """Blocks to be taken before `count` more tokens of `request` can be run."""
@@ -272,13 +278,11 @@ class Scheduler:
         at = request.computed // self.pool.block_size
         return at if at < len(request.blocks) and self.pool.owners(request.blocks[at]) > 1 else None
 
-    def _seal(self, request: Request) -> None:
-        """Make known the blocks that are full and computed."""
-        size = self.pool.block_size
-        for i in range(len(request.digests), request.computed // size):
-            before = request.digests[-1] if request.digests else b""
-            request.digests.append(chain(before, request.tokens[i * size:(i + 1) * size]))
-            self.pool.seal(request.blocks[i], request.digests[-1])
+    def _seal(self, work: Work) -> None:
+        """Make known the blocks that this work has filled."""
+        request, size = work.request, self.pool.block_size
+        for i in range(work.start // size, request.computed // size):
+            self.pool.seal(request.blocks[i], digest_of(i, request.tokens, size, request.digests))
 
     def _cut_blocks(self, request: Request) -> None:
         """Give back the blocks that only wrong guesses were written to."""
@@ -291,11 +295,11 @@ class Scheduler:
         request.status = "waiting"
         request.preemptions += 1
         self.running.remove(request)
-        self.waiting.append(request)
+        insort(self.waiting, request, key=_AGE)
 
     def _give_back(self, request: Request) -> None:
         self.pool.release(request.blocks)
-        request.blocks, request.digests, request.computed = [], [], 0
+        request.blocks, request.computed = [], 0
 
     def _blocks_for(self, tokens: int) -> int:
         return -(-tokens // self.pool.block_size)

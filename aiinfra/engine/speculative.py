@@ -9,7 +9,7 @@ Row i counts only if every guess before it was right, so acceptance ends at the 
 chooses otherwise; that choice is itself the next token, and costs nothing.
 
 Invariant: the tokens are those that would have been made anyway. Each row's token is *drawn as ever*, from p
-and with the random number of its place in the answer; the next row counts if the draw equals the guess x. That
+and with the random numbers of its place in the answer; the next row counts if the draw equals the guess x. That
 happens with probability p(x); otherwise the draw is distributed as p without x, renormalised. So this is the
 accept/reject rule of Leviathan et al. 2023 and Chen et al. 2023 for guesses that are not themselves drawn, and
 greedy is its case of p = 1.
@@ -20,7 +20,7 @@ at all, a draft model costs a small one. Notebook 16.
 
 import time
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -51,7 +51,8 @@ class PromptLookup:
 
     The longest ending of `longest` down to `shortest` tokens that occurred earlier counts, at its latest
     place. If that place is so near that fewer than k tokens followed, the text is taken to go on repeating.
-    All n-grams seen are kept in a dictionary, so a token costs a few look-ups however long the text is.
+    All n-grams seen are kept in a dictionary, so a token costs a few look-ups, and one comparison of the text
+    with the one seen last.
     Good where answers quote (code edits, summaries, retrieval), useless elsewhere, and nearly free there.
     """
 
@@ -84,7 +85,7 @@ class PromptLookup:
         for end in range(max(len(self._seen), 1), len(tokens)):
             for size in range(self.shortest, min(self.longest, end) + 1):
                 self._after[tuple(tokens[end - size:end])] = end
-        self._seen = list(tokens)
+        self._seen += tokens[len(self._seen):]
 
 
 class DraftModel:
@@ -137,9 +138,8 @@ def first_layers(model: Transformer, n: int) -> Transformer:
     not copied. Such a cut was never trained to speak: measure how often it is right before relying on it."""
     if not 1 <= n <= len(model.layers):
         raise ValueError(f"n={n}; the model has layers 1 to {len(model.layers)}.")
-    config = type(model.config)(**{**vars(model.config), "num_hidden_layers": n})
     with torch.device("meta"):                            # shapes only: the weights come from the model
-        draft = Transformer(config)
+        draft = Transformer(replace(model.config, num_hidden_layers=n))
     draft.embed, draft.rotary, draft.layers = model.embed, model.rotary, model.layers[:n]
     draft.norm, draft.lm_head = model.norm, model.lm_head
     return draft.eval()
@@ -154,7 +154,8 @@ def as_proposer(speculative: "str | Proposer | None", vocab_size: int) -> "Propo
                              "Use 'prompt_lookup', PromptLookup(…), DraftModel(…) or None.")
         return PromptLookup()
     if speculative is not None and (isinstance(speculative, type) or not hasattr(speculative, "propose")):
-        raise ValueError(f"speculative={speculative!r} is no proposer. Use 'prompt_lookup', PromptLookup(…), DraftModel(…) or None.")
+        raise ValueError(f"speculative={speculative!r} is no proposer. "
+                         "Use 'prompt_lookup', PromptLookup(…), DraftModel(…) or None.")
     if isinstance(speculative, DraftModel) and speculative.model.config.vocab_size != vocab_size:
         raise ValueError(f"the draft model knows {speculative.model.config.vocab_size:,} tokens and the model "
                          f"{vocab_size:,}: a draft needs the same tokenizer. Choose a draft of the same family.")

@@ -88,10 +88,11 @@ def _attend(acc, m, l, q, k_ptr, v_ptr, table_ptr, cache_row, lo, hi, last_key, 
     return acc, m, l
 
 
-@triton.jit(do_not_specialize=["requests"])
+# What changes from step to step is no constant: each new value would be compiled anew.
+@triton.jit(do_not_specialize=["requests", "table_row", "splits"])
 def _attention_kernel(q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, table_ptr, context_ptr, cu_ptr, requests,
-                      q_row, q_head, out_row, out_head, cache_row, cache_head, table_row, scale_log2,
-                      GROUP: tl.constexpr, TOKENS: tl.constexpr, DECODE: tl.constexpr, SPLITS: tl.constexpr,
+                      q_row, q_head, out_row, out_head, cache_row, cache_head, table_row, splits, scale_log2,
+                      GROUP: tl.constexpr, TOKENS: tl.constexpr, DECODE: tl.constexpr, SPLIT: tl.constexpr,
                       P: tl.constexpr, DH: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):
     # Heads vary fastest: programs that run together read neighbouring heads of the same tokens.
     kv_head = tl.program_id(0)
@@ -116,7 +117,7 @@ def _attention_kernel(q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, table_ptr, context_
     last_key = keys - tokens + token
     end = tl.minimum(keys, tl.maximum(keys - tokens + token0 + TOKENS, 0))
     full = tl.minimum(keys, tl.maximum(keys - tokens + token0 + 1, 0)) // BN * BN   # seen by every row
-    part = tl.cdiv(tl.cdiv(end, BN), SPLITS) * BN
+    part = tl.cdiv(tl.cdiv(end, BN), splits) * BN
     lo, hi = split * part, tl.minimum(split * part + part, end)
     cut = tl.minimum(tl.maximum(full, lo), hi)
     table_ptr += request.to(tl.int64) * table_row
@@ -134,7 +135,7 @@ def _attention_kernel(q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, table_ptr, context_
                         True, P, DH, DP, BN)
     l = tl.where(l == 0.0, 1.0, l)                                            # no key seen: 0
     out_at = (q0 + token).to(tl.int64) * out_row + head * out_head
-    if SPLITS > 1:                                                            # out is [B, H, SPLITS, DH] here
+    if SPLIT:                                                                 # out is [B, H, splits, DH] here
         out_at += split * DH
         lse_at = ((q0 + token).to(tl.int64) * out_row + head * out_head) // DH + split
         tl.store(lse_ptr + lse_at, m + tl.math.log2(l), mask=valid)
@@ -142,14 +143,14 @@ def _attention_kernel(q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, table_ptr, context_
     tl.store(out_ptr + out_at[:, None] + dim[None, :], out, mask=inside)
 
 
-@triton.jit
-def _merge_kernel(part_ptr, lse_ptr, out_ptr, out_row, out_head, H: tl.constexpr, SPLITS: tl.constexpr,
+@triton.jit(do_not_specialize=["splits"])
+def _merge_kernel(part_ptr, lse_ptr, out_ptr, out_row, out_head, splits, H: tl.constexpr,
                   SP: tl.constexpr, DH: tl.constexpr, DP: tl.constexpr):
-    """out[b, h] from its SPLITS parts; SP is SPLITS rounded up to a power of two."""
+    """out[b, h] from its `splits` parts; SP is `splits` rounded up to a power of two."""
     request, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     split, dim = tl.arange(0, SP), tl.arange(0, DP)
-    at = (request * H + head) * SPLITS + split
-    lse = tl.load(lse_ptr + at, mask=split < SPLITS, other=-float("inf"))
+    at = (request * H + head) * splits + split
+    lse = tl.load(lse_ptr + at, mask=split < splits, other=-float("inf"))
     seen = lse > -float("inf")
     top = tl.max(tl.where(seen, lse, -1e30), 0)
     weight = tl.where(seen, tl.math.exp2(lse - top), 0.0)
@@ -222,11 +223,11 @@ def paged_attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, block_tables: T
     padded = max(16, triton.next_power_of_2(size))
     _attention_kernel[grid](
         q, k_cache, v_cache, part, lse, block_tables, context_lens, context_lens if decode else cu_seqlens_q,
-        requests, *q.stride()[:2], *part.stride()[:2], kv_heads * size, size, block_tables.stride(0),
-        scale * math.log2(math.e), GROUP=heads // kv_heads, TOKENS=tokens, DECODE=decode, SPLITS=splits,
+        requests, *q.stride()[:2], *part.stride()[:2], kv_heads * size, size, block_tables.stride(0), splits,
+        scale * math.log2(math.e), GROUP=heads // kv_heads, TOKENS=tokens, DECODE=decode, SPLIT=splits > 1,
         P=P, DH=size, DP=padded, **tiling)
     if splits > 1:
-        _merge_kernel[(rows, heads)](part, lse, out, *out.stride()[:2], H=heads, SPLITS=splits,
+        _merge_kernel[(rows, heads)](part, lse, out, *out.stride()[:2], splits, H=heads,
                                      SP=triton.next_power_of_2(splits), DH=size, DP=padded)
     return out
 
@@ -271,7 +272,7 @@ def compile_cases(arch: int) -> list[dict]:
             "table_ptr": "*i32", "context_ptr": "*i32", "cu_ptr": "*i32"}
         types |= {name: "i32:16" for name in ("q_row", "q_head", "out_row", "out_head", "cache_row", "cache_head")}
         constexprs = {"GROUP": 4, "TOKENS": 1 if decode else tiling["BM"] // 4, "DECODE": decode,
-                      "SPLITS": 4 if decode else 1, "P": 16, "DH": size, "DP": size,
+                      "SPLIT": decode, "P": 16, "DH": size, "DP": size,
                       "BM": tiling["BM"], "BN": tiling["BN"]}
         cases.append(dict(name=f"{'decode' if decode else 'prefill'} {kind} Dh={size}", kernel=_attention_kernel,
                           types=types, constexprs=constexprs, num_warps=tiling["num_warps"],
@@ -279,5 +280,5 @@ def compile_cases(arch: int) -> list[dict]:
     cases.append(dict(name="merge 16 parts Dh=128", kernel=_merge_kernel,
                       types={"part_ptr": "*fp32", "lse_ptr": "*fp32", "out_ptr": "*bf16",
                              "out_row": "i32:16", "out_head": "i32:16"},
-                      constexprs={"H": 32, "SPLITS": 16, "SP": 16, "DH": 128, "DP": 128}))
+                      constexprs={"H": 32, "SP": 16, "DH": 128, "DP": 128}))
     return cases

@@ -50,8 +50,8 @@ class PackedLinear(nn.Module):
         return torch.ops.mkldnn._linear_pointwise(x, self.packed_weight, self.bias, "none", [], "")
 
     def _sum_panels(self, x: Tensor) -> Tensor:
-        y = []
-        x_again = x.reshape(1, -1).expand(min(BAGS, self.out_features // PANEL), -1).reshape(-1)     # the same x for every panel
+        y, panels = [], min(BAGS, self.out_features // PANEL)
+        x_again = x.reshape(1, -1).expand(panels, -1).reshape(-1)                              # the same x for every panel
         for rows in self.panels:
             weights = x_again if len(rows) == len(x_again) else x_again[:len(rows)]
             indices, starts = bags(len(rows) // self.in_features, 1, self.in_features)

@@ -65,8 +65,8 @@ class Transformer(nn.Module):
         """Logits of the token that follows each given one.
 
         tokens: int64 [B, T] or flat [T]. positions: the same shape; None continues from `kv.length`, or
-        from 0. The caller keeps them below the config's max_position_embeddings. kv: what came before; it keeps these tokens' keys and
-        values. Returns [..., T, V] in the weights' dtype.
+        from 0. The caller keeps them below the config's max_position_embeddings. kv: what came before; it keeps
+        these tokens' keys and values. Returns [..., T, V] in the weights' dtype.
         """
         return self.lm_head(self.hidden(tokens, positions, kv))
 

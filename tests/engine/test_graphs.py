@@ -209,3 +209,21 @@ def test_recorded_decoding_makes_the_same_tokens(small: Transformer) -> None:
     plain, _ = serve(model, cuda_graphs=False, max_running=7)
     recorded, batches = serve(model, max_running=7)
     assert recorded == plain and len(set(batches)) > 2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+def test_an_engine_outlives_the_one_before_it() -> None:
+    """As `llm = LLM(…)` twice: the second is recorded while the first is there, and used when it is gone."""
+    torch.manual_seed(0)
+    config = ModelConfig(**{**vars(SMALL), "hidden_size": 2048, "intermediate_size": 8192})        # large enough for split-k
+    model = Transformer(config).eval().requires_grad_(False).to("cuda", torch.bfloat16)
+    per_block, work = PagedCache.block_bytes(config, P, model.dtype), decoding([3, 6])
+    first = Engine(model, cache_bytes=60 * per_block, block_size=P)
+    second = Engine(model, cache_bytes=60 * per_block, block_size=P)
+    for cache in (second.runner.cache.k, second.runner.cache.v):
+        cache.normal_()
+    before = second.runner.decode(work).clone()
+    del first
+    torch.cuda.empty_cache()
+    taken = torch.full((1 << 28,), 7, dtype=torch.int8, device="cuda")                             # whoever gets that memory now
+    assert torch.equal(second.runner.decode(work), before) and bool((taken == 7).all())

@@ -170,6 +170,9 @@ def test_a_bad_prompt_among_good_ones_runs_none(llm: LLM, monkeypatch) -> None:
 def test_as_many_params_as_prompts(llm: LLM) -> None:
     with pytest.raises(ValueError, match="2 sampling_params for 1 prompts"):
         llm.generate(["x"], [GREEDY, GREEDY])
+    for wrong in (0, {}, "greedy", [GREEDY, None]):
+        with pytest.raises(ValueError, match="sampling_params must be SamplingParams, or a list of them"):
+            llm.generate(["x", "y"], wrong)
     with pytest.raises(ValueError, match="max_model_len=9000; the model's context is 8,192"):
         LLM(max_model_len=9000, device="cpu")
 

@@ -90,3 +90,15 @@ def test_saving_is_whole_or_not_at_all(tmp_path) -> None:
     with pytest.raises(TypeError):
         save_json([Row(object())], {}, path)
     assert path.read_text() == before and list(path.parent.iterdir()) == [path]
+
+
+def test_a_gpu_that_is_not_the_current_one_is_refused(monkeypatch) -> None:
+    """Triton launches on the current GPU, whatever its tensors lie on."""
+    from aiinfra.device import as_device
+    for name, value in (("is_available", True), ("device_count", 2), ("current_device", 0)):
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    assert as_device("cuda") == torch.device("cuda") and as_device("cuda:0") == torch.device("cuda:0")
+    with pytest.raises(ValueError, match=r"device='cuda:1' is not the current GPU.*set_device\(1\)"):
+        as_device("cuda:1")
+    with pytest.raises(ValueError, match="this machine has 2 GPU"):
+        as_device("cuda:2")
