@@ -15,8 +15,9 @@ from aiinfra.errors import nearest
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit status."""
-    args = parser().parse_args(argv)
+    args = argparse.Namespace(debug=False)        # until they are known: reading `--set` imports PyTorch, which takes seconds
     try:
+        args = parser().parse_args(argv)
         args.run(args)
     except KeyboardInterrupt:
         print(file=sys.stderr)

@@ -11,6 +11,8 @@ import time
 
 import pytest
 
+from aiinfra import __main__ as command_line
+
 
 def run(*args: str, stdin: str | bytes = "") -> subprocess.CompletedProcess:
     data = stdin if isinstance(stdin, bytes) else stdin.encode()
@@ -47,6 +49,7 @@ def test_several_answers_one_after_another() -> None:
     (["generat"], 2, "Did you mean 'generate'?"),
     (["generate"], 2, "--prompt"),
     ([], 2, "command"),
+    (["bench", "engine", "--set", "mod=static"], 2, "Did you mean 'mode'?"),
     (["bench", "decod"], 2, "Did you mean 'decode'?"),
     (["fetch", "smollm2-135"], 1, "Did you mean 'smollm2-135m'?"),
 ])
@@ -54,6 +57,15 @@ def test_an_error_is_one_line(args: list[str], status: int, message: str) -> Non
     done = run(*args)
     assert done.returncode == status and done.stdout == ""
     assert message in done.stderr and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("error, status, said", [(KeyboardInterrupt(), 130, "\n"), (ImportError("no torch"), 1, "error: no torch\n")])
+def test_broken_off_while_the_arguments_are_read(error: BaseException, status: int, said: str, monkeypatch, capsys) -> None:
+    def reading(text: str) -> None:
+        raise error
+    monkeypatch.setattr(command_line, "_engine_option", reading)
+    assert command_line.main(["bench", "throughput", "--set", "mode=static"]) == status
+    assert capsys.readouterr().err == said
 
 
 def test_bytes_that_are_not_utf8() -> None:
