@@ -1,7 +1,8 @@
 """`python -m aiinfra bench decode | load`: ours against others, in one run, on one machine, doing the same work.
 
     decode   one request: prompt of 32 tokens, 64 out; then prefill of 512 tokens; against transformers' generate in
-             the same numbers, and in 4 bits against llama.cpp on the same file
+             the same numbers, and in 4 bits against llama.cpp on the same file; and what the engine with its cache in
+             blocks leaves of the model's own speed with a dense cache
     load     a fresh process: seconds to the first token, and the peak of its memory
 
 All get the same file, the same threads and the same token ids. In float32 both sides must return the same tokens.
@@ -20,8 +21,10 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from aiinfra.engine.engine import Engine
 from aiinfra.engine.generate import generate_cached
 from aiinfra.engine.peers import LlamaCpp, llama_cpp_module, transformers_generate, transformers_model
+from aiinfra.engine.runner import PagedCache
 from aiinfra.engine.sampling_params import SamplingParams
 from aiinfra.model import KVCache, Transformer, load
 from aiinfra.model.hub import resolve
@@ -47,7 +50,7 @@ class Row:
     @property
     def ratio(self) -> float | None:
         """How many times better than the peer: ours over theirs for a rate, theirs over ours for a time."""
-        if not self.peer or self.ours is None:
+        if not self.peer:
             return None
         return self.peer / self.ours if self.unit in _LESS_IS_BETTER else self.ours / self.peer
 
@@ -86,8 +89,8 @@ class Side:
 
 
 def bench_decode(model_name: str, turns: int = 5) -> Iterator[Row]:
-    """Rows C1 (decode, one request) and C5 (prefill) of float32 on the CPU, or bfloat16 on a GPU; on the CPU also C2,
-    decode in 4 bits, against llama.cpp if that is installed and the model is a .gguf file.
+    """Rows C1 (decode, one request) and C5 (prefill) of float32 on the CPU, or bfloat16 on a GPU; C1 again through the
+    engine; on the CPU also C2, decode in 4 bits, against llama.cpp if that is installed and the model is a .gguf file.
 
     Raises RuntimeError if in float32 the two sides do not return the same tokens (in bfloat16 near-ties may fall
     either way, so there only their number is the same).
@@ -95,10 +98,11 @@ def bench_decode(model_name: str, turns: int = 5) -> Iterator[Row]:
     path = resolve(model_name)
     model, tokenizer = load(path)
     prompt = (tokenizer.encode("The sea was calm that morning, and the harbour") * PREFILL_TOKENS)[:PREFILL_TOKENS]
-    sides = {"ours": ours(model, "aiinfra", exact=model.dtype == torch.float32)}
+    exact = model.dtype == torch.float32
+    sides = {"ours": ours(model, "aiinfra", exact), "engine": through_engine(model, "aiinfra's engine", exact)}
     peer = transformers_model(path, model.dtype, model.device)
     if peer:
-        sides["transformers"] = theirs(*peer, exact=model.dtype == torch.float32)
+        sides["transformers"] = theirs(*peer, exact)
     if model.device.type == "cpu":
         sides["ours int4"] = ours(load(path, quantize="int4")[0], "aiinfra int4", exact=False)
     llama = _llama_cpp(path, model.device)
@@ -113,6 +117,7 @@ def _decode_rows(sides: dict[str, Side], model: Transformer) -> Iterator[Row]:
     def against(name: str, rate: str) -> tuple:
         return (getattr(sides[name], rate), sides[name].name) if name in sides else ()
     yield Row("C1 decode, 1 request", sides["ours"].decode_rate, "tok/s", *against("transformers", "decode_rate"))
+    yield Row("   the same through the engine", sides["engine"].decode_rate, "tok/s", sides["ours"].decode_rate, "dense cache")
     bandwidth = read_bandwidth(model.device)
     yield Row("   share of read bandwidth", 100 * sides["ours"].decode_rate * model.weight_bytes() / bandwidth, "%", note=(
         f"{model.weight_bytes() / 1e6:.0f} MB of weights a token; {bandwidth / 1e9:.1f} GB/s read, measured in this run"))
@@ -149,6 +154,19 @@ def ours(model: Transformer, name: str, exact: bool) -> Side:
         hidden = model.hidden(torch.tensor([prompt], device=model.device), kv=cache)
         return [int(model.lm_head(hidden[0, -1]).argmax())]
     return Side(name, decode, prefill, exact)
+
+
+def through_engine(model: Transformer, name: str, exact: bool) -> Side:
+    """The same model through `Engine`, alone in it: the cache is in blocks, and every token is scheduled and recorded.
+    It does not know a prompt again. Its cache has room for this, so that a GPU has some left for the others."""
+    longest, size = PREFILL_TOKENS + NEW_TOKENS + 1, 16
+    cache_bytes = -(-longest // size) * PagedCache.block_bytes(model.config, size, model.dtype)
+    engine = Engine(model, cache_bytes, size, longest, token_budget=PREFILL_TOKENS, max_running=1, prefix_caching=False)
+
+    def make(prompt: list[int], tokens: int) -> list[int]:
+        engine.add("the only one", prompt, SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True))
+        return [made.token_id for record in engine.stream() for made in record.made]
+    return Side(name, lambda prompt: make(prompt, NEW_TOKENS + 1), lambda prompt: make(prompt, 1), exact)
 
 
 def theirs(model: object, name: str, exact: bool) -> Side:

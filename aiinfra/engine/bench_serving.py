@@ -9,6 +9,7 @@ padding, and what a finished row still makes in its batch, is work but not usefu
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from aiinfra.engine.bench import Row
 from aiinfra.engine.bench_steps import EngineServer, bench_long_prompt
 from aiinfra.engine.engine import Engine
 from aiinfra.engine.peers import LlamaCpp, StaticBatches, llama_cpp_module, transformers_model
-from aiinfra.engine.trace import Answer, Server, TraceRequest, duration, poisson_arrivals, random_trace, read_trace, replay
+from aiinfra.engine.trace import (
+    Answer, Server, TraceRequest, check_length, duration, poisson_arrivals, random_trace, read_trace, replay)
 from aiinfra.model import Transformer, load
 from aiinfra.model.hub import resolve
 from aiinfra.perf import percentile
@@ -33,12 +35,12 @@ def bench_throughput(model_name: str, trace: Path | None = None, requests: int =
     path = resolve(model_name)
     model, _ = load(path)
     engine_options = {"chunk_tokens": model.config.max_position_embeddings} | engine_options
-    todo = _trace(model, trace, requests, seed)
+    todo = [replace(request, arrival_seconds=0.0) for request in _trace(model, trace, requests, seed)]
     rivals = {"C3": _transformers(path, model, BATCH_SIZES), "C4": _llama_cpp(path, model, todo, (False, True))}
     servers = [lambda: EngineServer(Engine(model, **engine_options)), *rivals["C3"], *rivals["C4"]]
     runs = {make: [] for make in servers}
     for make in servers:
-        replay(make(), [TraceRequest(r.prompt, 2) for r in todo[:2]])                   # warm-up
+        replay(make(), [replace(r, output_tokens=min(2, r.output_tokens)) for r in todo[:2]])        # warm-up
     for _ in range(turns):
         for make in servers:                                                            # a fresh cache each time
             runs[make].append((server := make(), replay(server, todo)))
@@ -87,12 +89,12 @@ WAITS: dict[str, Callable[[list[Answer]], list[float]]] = {
 
 def _trace(model: Transformer, file: Path | None, requests: int, seed: int) -> list[TraceRequest]:
     """The trace to replay. Raises ValueError for a request that is longer than the model's context."""
-    vocab, limit = model.config.vocab_size, model.config.max_position_embeddings
-    todo = random_trace(requests, vocab, seed) if file is None else read_trace(file, vocab, seed)
+    vocab, context = model.config.vocab_size, model.config.max_position_embeddings
+    if file is not None:
+        return read_trace(file, vocab, context, seed)
+    todo = random_trace(requests, vocab, seed)
     for i, request in enumerate(todo):
-        if len(request.prompt) + request.output_tokens > limit:
-            raise ValueError(f"request {i} of the trace has {len(request.prompt):,} tokens in and {request.output_tokens:,} out; "
-                             f"the model's context is {limit:,}. Shorten it.")
+        check_length(f"request {i} of the trace", len(request.prompt), request.output_tokens, context)
     return todo
 
 

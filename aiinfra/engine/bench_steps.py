@@ -25,6 +25,7 @@ from aiinfra.perf import percentile
 
 BATCHES, STEPS, CONTEXT = (1, 8, 32), 32, 128          # requests; steps that are timed; tokens behind each request
 LONG_PROMPT, BYSTANDERS = 2_000, 8
+_BRIEF, _WARM = 32, 4                                  # tokens of a bystander's prompt; steps before one is timed
 
 
 class EngineServer:
@@ -53,22 +54,39 @@ class EngineServer:
 
 
 def decoding(engine: Engine, requests: int, prompt_tokens: int, output_tokens: int, rng: random.Random) -> EngineServer:
-    """A server whose requests, with random prompts, have been read and have decoded for a few steps."""
-    server = EngineServer(engine)
+    """A server whose requests, with random prompts, have been read and have decoded for a few steps. Each may make
+    `output_tokens`; with guesses, as many times more as a step may make. Raises ValueError if they do not all run at once."""
+    server, scheduler = EngineServer(engine), engine.scheduler
+    most = output_tokens * (1 + (engine.proposer.k if engine.proposer else 0))
     for i in range(requests):
-        server.add(i, _ids(rng, engine.model, prompt_tokens), output_tokens)
-    while engine.scheduler.waiting or any(r.pending > 1 for r in engine.scheduler.running):
+        server.add(i, _ids(rng, engine.model, prompt_tokens), most)
+    while engine.unfinished == requests <= scheduler.max_running:          # else they never will, and nobody need wait
+        if not scheduler.waiting and all(r.pending == 1 for r in scheduler.running):
+            break
         server.step()
-    for _ in range(4):                                                                   # warm
+    for _ in range(_WARM):
         server.step()
+    if len(scheduler.running) < requests:
+        raise _too_few(engine, requests)
     return server
+
+
+def _too_few(engine: Engine, requests: int) -> ValueError:
+    have = f"mode={engine.scheduler.mode}, max_running={engine.scheduler.max_running} and {engine.pool.total:,} blocks of cache"
+    return ValueError(f"{requests} requests do not run side by side with {have}. Use mode=continuous, max_running={requests} or more, "
+                      "and more cache_bytes if it is the cache that is full.")
 
 
 def bench_long_prompt(model: Transformer, seed: int = 0, **engine_options: Any) -> Iterator[Row]:
     """P99 of the gaps between tokens of 8 requests, from the moment a 2,000-token prompt is added to its first
-    token; and how long that took. The peer is the same engine when it reads prompts whole."""
+    token; and how long that took. The peer is the same engine when it reads prompts whole. With settings that do
+    not let 9 requests run at once there is one row without a figure, which says so."""
     whole = {**engine_options, "chunked": False, "token_budget": max(LONG_PROMPT + BYSTANDERS, model.config.max_position_embeddings)}
-    chunked, unchunked = (_gaps_during_a_long_prompt(Engine(model, **options), seed) for options in (engine_options, whole))
+    try:
+        chunked, unchunked = (_gaps_during_a_long_prompt(Engine(model, **options), seed) for options in (engine_options, whole))
+    except ValueError as error:                          # what was measured before is no worse for it
+        yield Row("next token during a prompt, P99", None, "s", note=f"not measured: {error}")
+        return
     note = f"{BYSTANDERS} requests, while {LONG_PROMPT:,} prompt tokens are read in {len(chunked)} steps, or in {len(unchunked)}"
     yield Row("next token during a prompt, P99", percentile(chunked, 99), "s", percentile(unchunked, 99), "prompt read whole", note)
     yield Row("   that prompt's own first token", sum(chunked), "s", sum(unchunked), "prompt read whole")
@@ -76,17 +94,25 @@ def bench_long_prompt(model: Transformer, seed: int = 0, **engine_options: Any) 
 
 def _gaps_during_a_long_prompt(engine: Engine, seed: int) -> list[float]:
     """Seconds of each step, which is what every bystander waits for its next token. One a step: that all eight
-    wait equally long does not make the sample larger."""
+    wait equally long does not make the sample larger. Raises ValueError if the prompt is not read beside them."""
     rng = random.Random(seed)
-    server = decoding(engine, BYSTANDERS, 32, LONG_PROMPT + 32, rng)
+    server = decoding(engine, BYSTANDERS, _BRIEF, _steps_to_read(engine), rng)
     server.add(BYSTANDERS, _ids(rng, engine.model, LONG_PROMPT), 1)
-    gaps, before = [], time.perf_counter()
-    while True:
+    gaps, before, served = [], time.perf_counter(), set()
+    while BYSTANDERS not in served:
         made = server.step()
+        served = {token.request for token in made}
+        if not served.issuperset(range(BYSTANDERS)):
+            raise _too_few(engine, BYSTANDERS + 1)
         gaps.append(made[0].clock - before)
         before = made[0].clock
-        if any(token.request == BYSTANDERS for token in made):
-            return gaps
+    return gaps
+
+
+def _steps_to_read(engine: Engine) -> int:
+    """At most so many steps pass until the bystanders and then the long prompt are read, and a few."""
+    a_step = max(1, min(engine.scheduler.chunk_tokens, engine.scheduler.token_budget - BYSTANDERS))
+    return 2 * _WARM + 2 + (BYSTANDERS * _BRIEF + LONG_PROMPT) // a_step
 
 
 def bench_engine(model_name: str, seed: int = 0, **engine_options: Any) -> Iterator[Row]:

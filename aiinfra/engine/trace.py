@@ -10,19 +10,21 @@ prefix and a prefix cache wins nothing by accident. Notebook 14.
 """
 
 import json
+import math
 import random
 import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from tqdm import tqdm
 
 from aiinfra.errors import nearest
 
 _KEYS = ("prompt", "prompt_tokens", "output_tokens", "arrival_seconds")
+_LATEST = 86_400                                          # seconds: a trace is at most a day
 
 
 @dataclass(frozen=True)
@@ -89,27 +91,36 @@ def random_trace(requests: int, vocab_size: int, seed: int = 0, prompt_tokens: t
                  output_tokens: tuple[int, int] = (16, 128)) -> list[TraceRequest]:
     """`requests` prompts of random ids, lengths drawn evenly from the two ranges (ends included), all at second 0.
     No two begin with the same token. Raises ValueError for more requests than the vocabulary has tokens."""
-    if not 1 <= requests <= vocab_size:
-        raise ValueError(f"{requests} requests; it must be 1 to {vocab_size:,}, so that each can begin with a token of its own.")
     rng = random.Random(seed)
-    firsts = rng.sample(range(vocab_size), requests)
     return [TraceRequest(_draw(rng, first, rng.randint(*prompt_tokens), vocab_size), rng.randint(*output_tokens))
-            for first in firsts]
+            for first in _firsts(rng, requests, vocab_size)]
 
 
-def read_trace(path: Path, vocab_size: int, seed: int = 0) -> list[TraceRequest]:
-    """The requests of a trace file, in its order. Raises ValueError naming the line that is wrong."""
-    lines = [(number, line) for number, line in enumerate(path.read_text().splitlines(), 1) if line.strip()]
+def read_trace(path: Path, vocab_size: int, context: int, seed: int = 0) -> list[TraceRequest]:
+    """The requests of a trace file, in its order; the prompts that it does not give begin with different tokens.
+    Raises ValueError, before anything is drawn, naming a file that cannot be read or a line that is wrong: one with
+    more tokens than `context`, too."""
+    lines = [_checked(line, f"{path}, line {number}", vocab_size, context)
+             for number, line in enumerate(_text(path).splitlines(), 1) if line.strip()]
     if not lines:
         raise ValueError(f"{path} has no requests: a trace is one JSON object a line.")
     rng = random.Random(seed)
-    firsts = iter(rng.sample(range(vocab_size), min(len(lines), vocab_size)))
-    return [_request(line, f"{path}, line {number}", rng, next(firsts), vocab_size) for number, line in lines]
+    drawn = sum("prompt_tokens" in given for given in lines)
+    firsts = iter(_firsts(rng, drawn, vocab_size) if drawn else [])
+    return [TraceRequest(given["prompt"] if "prompt" in given else _draw(rng, next(firsts), given["prompt_tokens"], vocab_size),
+                         given["output_tokens"], float(given.get("arrival_seconds", 0))) for given in lines]
+
+
+def check_length(where: str, prompt_tokens: int, output_tokens: int, context: int) -> None:
+    """Raise ValueError, beginning with `where`, for a request that is longer than the model's context."""
+    if prompt_tokens + output_tokens > context:
+        raise ValueError(f"{where} has {prompt_tokens:,} tokens in and {output_tokens:,} out; "
+                         f"the model's context is {context:,}. Shorten it.")
 
 
 def poisson_arrivals(trace: Sequence[TraceRequest], per_second: float, seed: int = 0) -> list[TraceRequest]:
     """The same requests, arriving one by one with exponential gaps: an open loop, which does not wait for answers."""
-    if per_second <= 0:
+    if not per_second > 0:                                               # false for NaN, too
         raise ValueError(f"{per_second} requests a second; it must be above 0.")
     rng, clock, arriving = random.Random(seed), 0.0, []
     for request in trace:
@@ -152,26 +163,45 @@ def _draw(rng: random.Random, first: int, length: int, vocab_size: int) -> list[
     return [first, *(rng.randrange(vocab_size) for _ in range(length - 1))]
 
 
-def _request(line: str, where: str, rng: random.Random, first: int, vocab_size: int) -> TraceRequest:
-    """One line of a trace file. `where` begins its error messages."""
+def _firsts(rng: random.Random, requests: int, vocab_size: int) -> list[int]:
+    if not 1 <= requests <= vocab_size:
+        raise ValueError(f"{requests} requests; it must be 1 to {vocab_size:,}, so that each can begin with a token of its own.")
+    return rng.sample(range(vocab_size), requests)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"the trace {path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the trace {path} is not UTF-8: byte {error.start} is 0x{error.object[error.start]:02X}.") from error
+
+
+def _checked(line: str, where: str, vocab_size: int, context: int) -> dict[str, Any]:
+    """The object of one line of a trace file. `where` begins its error messages."""
     try:
         given = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{where} is not JSON: {error}.") from error
     if not isinstance(given, dict):
         raise ValueError(f"{where} is not an object. Write {{\"prompt_tokens\": 57, \"output_tokens\": 80}}.")
     for key in given:
         if key not in _KEYS:
             raise ValueError(f"{where} has the unknown key {key!r}.{nearest(key, _KEYS)} Known: {', '.join(_KEYS)}.")
-    if ("prompt" in given) == ("prompt_tokens" in given):
-        raise ValueError(f"{where}: give either prompt (token ids) or prompt_tokens (how many).")
+    if ("prompt" in given) == ("prompt_tokens" in given) or "output_tokens" not in given:
+        raise ValueError(f"{where} needs output_tokens, and either prompt (token ids) or prompt_tokens (how many).")
     for key in ("prompt_tokens", "output_tokens"):
-        if key in given and not (isinstance(given[key], int) and given[key] >= 1):
+        if key in given and not _is_whole(given[key], 1, math.inf):
             raise ValueError(f"{where}: {key} is {given[key]!r}; it must be an integer of at least 1.")
-    arrival = given.get("arrival_seconds", 0.0)
-    if "output_tokens" not in given or not isinstance(arrival, int | float) or arrival < 0:
-        raise ValueError(f"{where} needs output_tokens, and an arrival_seconds (if any) of at least 0.")
-    prompt = given["prompt"] if "prompt" in given else _draw(rng, first, given["prompt_tokens"], vocab_size)
-    if not (isinstance(prompt, list) and prompt and all(isinstance(i, int) and 0 <= i < vocab_size for i in prompt)):
+    arrival, prompt = given.get("arrival_seconds", 0), given.get("prompt", [0])
+    if type(arrival) not in (int, float) or not 0 <= arrival <= _LATEST:                 # false for NaN, too
+        raise ValueError(f"{where}: arrival_seconds is {arrival!r}; it must be a number from 0 to {_LATEST:,}.")
+    if not (isinstance(prompt, list) and prompt and all(_is_whole(i, 0, vocab_size - 1) for i in prompt)):
         raise ValueError(f"{where}: prompt must be a list of token ids, at least one, each from 0 to {vocab_size - 1:,}.")
-    return TraceRequest(prompt, given["output_tokens"], float(arrival))
+    check_length(where, given.get("prompt_tokens", len(prompt)), given["output_tokens"], context)
+    return given
+
+
+def _is_whole(value: object, least: float, most: float) -> bool:
+    return type(value) is int and least <= value <= most                                 # JSON's true is no number

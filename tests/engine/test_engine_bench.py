@@ -1,9 +1,11 @@
 """A benchmark can lie in many ways: other work, another clock, a prefix shared by accident. Each is a test here."""
 
 import json
-import math
+import random
+import re
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +17,8 @@ from aiinfra.engine.bench import Row, Side, digits
 from aiinfra.engine.bench_steps import EngineServer
 from aiinfra.engine.engine import Engine
 from aiinfra.engine.peers import GenerateBatch, LlamaCpp, StaticBatches, transformers_generate
-from aiinfra.engine.trace import Token, TraceRequest, poisson_arrivals, random_trace, read_trace, replay
+from aiinfra.engine.runner import PagedCache
+from aiinfra.engine.trace import Token, TraceRequest, random_trace, replay
 from aiinfra.model import Transformer
 from aiinfra.model.hub import resolve
 from aiinfra.model.weights import HuggingFaceFolder, fill
@@ -69,72 +72,24 @@ def test_a_ratio_above_one_is_better_for_rates_and_for_times() -> None:
     assert "× 3.00" in str(Row("speed", 30.0, "tok/s", 10.0, "them"))
 
 
-# Traces
-
-def test_a_random_trace_shares_no_prefix_and_can_be_had_again() -> None:
-    trace = random_trace(64, 49_152)
-    assert trace == random_trace(64, 49_152) != random_trace(64, 49_152, seed=1)
-    assert len({request.prompt[0] for request in trace}) == 64
-    assert all(16 <= len(r.prompt) <= 256 and 16 <= r.output_tokens <= 128 and r.arrival_seconds == 0 for r in trace)
-
+# Replays
 
 def test_our_engine_finds_nothing_in_its_prefix_cache(model: Transformer) -> None:
     server = EngineServer(Engine(model, block_size=1))
     replay(server, TRACE)
-    run = sum(count for record in server.records for *_, count in record.ran)
-    assert run == sum(len(r.prompt) + r.output_tokens - 1 for r in TRACE)
+    assert tokens_run(server) == sum(len(r.prompt) + r.output_tokens - 1 for r in TRACE)
 
 
-def test_arrivals_are_poisson() -> None:
-    trace = poisson_arrivals(random_trace(200, 211), 4.0, seed=3)
-    times = [request.arrival_seconds for request in trace]
-    assert times == sorted(times) and 200 / times[-1] == pytest.approx(4, rel=0.2)
-    gaps = [b - a for a, b in zip(times, times[1:])]
-    assert sum(gap < 0.25 for gap in gaps) / len(gaps) == pytest.approx(1 - math.exp(-1), abs=0.08)
-    with pytest.raises(ValueError, match="0 requests a second"):
-        poisson_arrivals(trace, 0)
+def tokens_run(server: EngineServer) -> int:
+    return sum(count for record in server.records for *_, count in record.ran)
 
-
-def test_a_trace_file(tmp_path) -> None:
-    file = tmp_path / "trace.jsonl"
-    file.write_text('{"prompt": [5, 6, 7], "output_tokens": 4}\n\n{"prompt_tokens": 30, "output_tokens": 2, "arrival_seconds": 0.5}\n')
-    first, second = read_trace(file, 211)
-    assert first == TraceRequest([5, 6, 7], 4) and len(second.prompt) == 30 and second.arrival_seconds == 0.5
-    assert read_trace(file, 211) == [first, second]
-
-
-@pytest.mark.parametrize("line, message", [
-    ("{", "is not JSON"), ("[1]", "is not an object"), ('{"prompt_tokens": 3, "output_token": 4}', "Did you mean 'output_tokens'"),
-    ('{"output_tokens": 4}', "either prompt .* or prompt_tokens"), ('{"prompt": [1], "prompt_tokens": 1, "output_tokens": 4}', "either prompt"),
-    ('{"prompt_tokens": 0, "output_tokens": 4}', "prompt_tokens is 0"), ('{"prompt_tokens": 3}', "needs output_tokens"),
-    ('{"prompt_tokens": 3, "output_tokens": 4, "arrival_seconds": -1}', "arrival_seconds .* at least 0"),
-    *((f'{{"prompt": {prompt}, "output_tokens": 4}}', "must be a list of token ids, at least one, each from 0 to 210") for prompt in (
-        '"Hello"', "[1, 211]", "[]", "[1.5]")),
-])
-def test_a_wrong_line_is_named(line: str, message: str, tmp_path) -> None:
-    file = tmp_path / "trace.jsonl"
-    file.write_text('{"prompt_tokens": 3, "output_tokens": 4}\n' + line + "\n")
-    with pytest.raises(ValueError, match=f"line 2.*{message}"):
-        read_trace(file, 211)
-
-
-def test_an_empty_trace(tmp_path) -> None:
-    (tmp_path / "none").write_text("\n")
-    with pytest.raises(ValueError, match="has no requests"):
-        read_trace(tmp_path / "none", 211)
-    with pytest.raises(ValueError, match="0 requests"):
-        random_trace(0, 211)
-
-
-# Replays
 
 class Clerk:
-    """A server that takes 10 ms a token, one request after another; `extra` tokens more than asked for."""
+    """A server that takes `seconds` a token, one request after another; `extra` tokens more than asked for."""
 
-    name = "clerk"
-
-    def __init__(self, extra: int = 0) -> None:
-        self.queue, self.extra, self.came = [], extra, []
+    def __init__(self, seconds: float = 0.01, extra: int = 0, name: str = "clerk") -> None:
+        self.seconds, self.extra, self.name = seconds, extra, name
+        self.queue, self.came = [], []
 
     @property
     def unfinished(self) -> int:
@@ -145,7 +100,7 @@ class Clerk:
         self.came.append(request)
 
     def step(self) -> list[Token]:
-        time.sleep(0.01)
+        time.sleep(self.seconds)
         request, left = self.queue[0]
         self.queue[0][1] -= 1
         if left == 1:
@@ -162,6 +117,12 @@ def test_waiting_counts_from_the_arrival() -> None:
     assert answers[0].first_token_seconds >= 0.15, "it waited until the other was served"
     assert answers[2].at_seconds[0] >= 0.4, "nobody is served before it comes"
     assert all(a.total_seconds == pytest.approx(a.first_token_seconds + sum(a.gaps_seconds)) for a in answers)
+
+
+def test_a_busy_server_is_not_excused() -> None:
+    """Who comes in the middle of a step has waited since then, not only since the step's end."""
+    _, late = replay(Clerk(seconds=0.1), [TraceRequest([1], 1), TraceRequest([1], 1, 0.05)])
+    assert late.arrival_seconds == 0.05 and late.first_token_seconds > 0.14, "50 ms until the server looks, 100 ms of work"
 
 
 def test_other_work_is_refused() -> None:
@@ -226,6 +187,40 @@ def test_throughput(small, tmp_path) -> None:
     assert 0 < share.ours < 100
 
 
+@pytest.mark.parametrize("seconds", [(0.0, 0.002), (0.002, 0.0)])
+def test_the_best_peer_counts(seconds: tuple[float, float], small, monkeypatch) -> None:
+    monkeypatch.setattr(bench_serving, "_transformers", lambda *_: [
+        lambda s=s: Clerk(s, name=f"takes {s} s") for s in seconds])
+    best, _ = bench_serving.bench_throughput("small", requests=2)
+    assert best.peer_name == "takes 0.0 s"
+
+
+def test_every_turn_has_a_fresh_engine(small, monkeypatch) -> None:
+    """Else its prefix cache would win the second turn."""
+    servers = []
+
+    class Seen(EngineServer):
+        def __init__(self, engine: Engine) -> None:
+            super().__init__(engine)
+            servers.append(self)
+    monkeypatch.setattr(bench_serving, "EngineServer", Seen)
+    monkeypatch.setattr(bench_serving, "_transformers", lambda *_: [])
+    list(bench_serving.bench_throughput("small", requests=3, turns=2))
+    warm, first, second = servers
+    todo = random_trace(3, 211)
+    assert tokens_run(warm) == sum(len(r.prompt) + 1 for r in todo[:2])
+    assert tokens_run(first) == tokens_run(second) == sum(len(r.prompt) + r.output_tokens - 1 for r in todo)
+
+
+def test_throughput_has_all_there_at_second_0(small, tmp_path, monkeypatch) -> None:
+    file, replayed = tmp_path / "trace.jsonl", []
+    file.write_text('{"prompt_tokens": 4095, "output_tokens": 1, "arrival_seconds": 60}\n')        # and no room for a second token
+    monkeypatch.setattr(bench_serving, "replay", lambda server, trace: replayed.append(trace) or replay(server, trace))
+    monkeypatch.setattr(bench_serving, "_transformers", lambda *_: [])
+    list(bench_serving.bench_throughput("small", file))
+    assert [(r.arrival_seconds, r.output_tokens) for trace in replayed for r in trace] == [(0.0, 1)] * 2, "the warm-up, and a turn"
+
+
 def test_latency(small) -> None:
     rows = list(bench_serving.bench_latency("small", requests=6, rate=50.0, token_budget=64))
     names = [row.name for row in rows]
@@ -239,6 +234,62 @@ def test_a_long_prompt_in_chunks(model: Transformer) -> None:
     gap, prompt = bench_steps.bench_long_prompt(model, chunk_tokens=100)
     assert "are read in 20 steps, or in 1" in gap.note
     assert gap.ratio == gap.peer / gap.ours and prompt.ours > 0
+
+
+@pytest.mark.parametrize("setting, reason", [
+    ({"mode": "static"}, "9 requests do not run side by side with mode=static"), ({"mode": "one"}, "with mode=one, max_running=1"),
+    ({"max_running": 8}, "9 requests .* max_running=8 .* Use mode=continuous, max_running=9"), ({"max_running": 4}, "max_running=4"),
+    ({"cache_bytes": 128 * 16 * 256}, "128 blocks of cache"), ({"max_model_len": 1024}, "the context is 1,024"),
+    ({"chunked": False}, "prompts are not chunked")])
+def test_a_long_prompt_that_nobody_can_stand_beside(setting: dict, reason: str, model: Transformer) -> None:
+    assert PagedCache.block_bytes(model.config, 16, torch.float32) == 16 * 256
+    [row] = bench_steps.bench_long_prompt(model, **setting)
+    assert row.ours is None and re.search(f"^not measured: .*{reason}", row.note) and " –  s " in re.sub(" +", "  ", str(row))
+
+
+def test_a_static_batch_has_its_latency(small, monkeypatch) -> None:
+    monkeypatch.setattr(bench_serving, "_transformers", lambda *_: [])
+    *waits, long_prompt = bench_serving.bench_latency("small", requests=3, rate=100.0, mode="static")
+    assert len(waits) == 9 and all(row.ours > 0 for row in waits) and long_prompt.ours is None
+
+
+@pytest.mark.parametrize("setting", [{"max_model_len": 2048}, {"speculative": "prompt_lookup"}, {"overlap": True}, {"token_budget": 40}])
+def test_a_long_prompt_with_other_settings(setting: dict, model: Transformer) -> None:
+    assert all(row.ours > 0 for row in bench_steps.bench_long_prompt(model, **setting))
+
+
+def test_bystanders_last_until_a_slow_prompt_is_read(model: Transformer, monkeypatch) -> None:
+    monkeypatch.setattr(bench_steps, "LONG_PROMPT", 100)
+    gap, _ = bench_steps.bench_long_prompt(model, token_budget=9, max_running=9, chunk_tokens=1)
+    assert "read in 100 steps" in gap.note
+
+
+def test_the_percentile_of_the_long_prompt_is_the_99th(model: Transformer, monkeypatch) -> None:
+    gaps = iter(([0.01] * 50 + [0.5, 0.5], [0.25]))
+    monkeypatch.setattr(bench_steps, "_gaps_during_a_long_prompt", lambda *_: next(gaps))
+    gap, prompt = bench_steps.bench_long_prompt(model)
+    assert (gap.ours, gap.peer) == (0.5, 0.25) and (prompt.ours, prompt.peer) == (pytest.approx(1.5), 0.25)
+
+
+@pytest.mark.parametrize("setting", [{"max_running": 8}, {"mode": "one"}, {"cache_bytes": 60 * 16 * 256}])
+def test_a_batch_that_does_not_run_is_not_measured(setting: dict, model: Transformer) -> None:
+    with pytest.raises(ValueError, match="10 requests do not run side by side with mode=.*, max_running=.* blocks of cache. Use"):
+        bench_steps.decoding(Engine(model, **setting), 10, 128, 40, random.Random(0))
+
+
+def test_each_part_of_a_step_is_called_by_its_name(model: Transformer, monkeypatch) -> None:
+    def slower(owner: object, name: str, milliseconds: int) -> None:
+        work = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args, **options: time.sleep(milliseconds / 1e3) or work(*args, **options))
+    engine = Engine(model)
+    slower(engine.scheduler, "plan", 10)
+    slower(engine.runner, "_step_kv", 20)
+    slower(model.lm_head, "forward", 40)
+    slower(engine, "_draw", 80)
+    monkeypatch.setattr(bench_steps, "STEPS", 3)
+    parts = bench_steps._split_steps(engine, 1, 0)
+    for name, seconds in {"plan": 0.01, "inputs": 0.02, "model": 0.04, "sampling": 0.08}.items():
+        assert parts[name] >= seconds, name
 
 
 def test_engine(small, monkeypatch) -> None:
@@ -262,7 +313,7 @@ def test_the_clock_is_taken_away_again(model: Transformer) -> None:
 def test_a_request_longer_than_the_context(small, tmp_path) -> None:
     file = tmp_path / "trace.jsonl"
     file.write_text('{"prompt_tokens": 4090, "output_tokens": 7}\n')
-    with pytest.raises(ValueError, match="request 0 of the trace has 4,090 tokens in and 7 out; the model's context is 4,096"):
+    with pytest.raises(ValueError, match="line 1 has 4,090 tokens in and 7 out; the model's context is 4,096"):
         next(bench_serving.bench_throughput("small", file))
 
 
@@ -275,6 +326,21 @@ def test_turns_refuse_sides_that_differ() -> None:
     for wrong in (side(2, True), side(1, False, made=3)):
         with pytest.raises(RuntimeError, match="returned different tokens"):
             bench.take_turns([side(1, True), wrong], [1] * 512, 1)
+
+
+def test_decode(model: Transformer, folder, monkeypatch) -> None:
+    """Both of ours and transformers make the same tokens; through the engine no prompt is known from a turn before."""
+    ran, step = [], Engine.step
+    monkeypatch.setattr(Engine, "step", lambda engine: ran.append(step(engine)) or ran[-1])
+    monkeypatch.setattr(bench, "resolve", lambda name: folder)
+    monkeypatch.setattr(bench, "load", lambda path, quantize=None: (model, SimpleNamespace(encode=lambda text: [5, 7, 11])))
+    monkeypatch.setattr(bench, "read_bandwidth", lambda device: 1e9)
+    rows = list(bench.bench_decode("small", turns=2))
+    assert [row.name[:27] for row in rows] == [
+        "C1 decode, 1 request", "   the same through the engine"[:27], "   share of read bandwidth", "C2 decode, 1 request, int4", "C5 prefill, 512 tokens"]
+    assert rows[1].peer == rows[0].ours and rows[1].peer_name == "dense cache" and rows[1].ours != rows[0].ours
+    whole = bench.PROMPT_TOKENS + bench.NEW_TOKENS
+    assert sum(count for record in ran for *_, count in record.ran) == whole + 512 + 2 * (whole + bench.PROMPT_TOKENS + 512)
 
 
 def test_rates_leave_the_first_token_out() -> None:
