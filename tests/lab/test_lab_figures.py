@@ -48,7 +48,7 @@ def test_the_figure_is_shown_at_the_starting_values_and_closed(shown):
 
 def test_moving_a_slider_replaces_that_figure(shown, monkeypatch):
     made, calls = {}, []
-    monkeypatch.setattr(sliders, "_show_controls", made.update)
+    monkeypatch.setattr(sliders, "_show_controls", lambda widgets, specs: made.update(widgets))
     explore(drawing(calls), rate=(0.0, 1.0, 0.5), steps=(1, 100, 10))
     made["rate"].value = 0.75
     made["steps"].value = 20
@@ -65,7 +65,7 @@ def test_without_widgets_the_figure_remains(shown, no_widgets):
 
 def test_a_log_slider_is_given_in_values(monkeypatch, shown):
     made = {}
-    monkeypatch.setattr(sliders, "_show_controls", made.update)
+    monkeypatch.setattr(sliders, "_show_controls", lambda widgets, specs: made.update(widgets))
     explore(drawing([]), rate=slider(1e-4, 1.0, 0.01, log=True, label="learning rate"))
     widget = made["rate"]
     assert (widget.value, widget.min, widget.max, widget.description) == (0.01, -4, 0, "learning rate")
@@ -74,6 +74,36 @@ def test_a_log_slider_is_given_in_values(monkeypatch, shown):
 def test_a_start_outside_its_scale_is_refused():
     with pytest.raises(ValueError, match="rate starts at 2"):
         explore(drawing([]), rate=(0.0, 1.0, 2.0))
+
+
+def test_a_played_slider_has_a_linked_button(shown, monkeypatch):
+    from ipywidgets import IntSlider, Play, jslink, widgets
+    made, links = [], []
+    monkeypatch.setattr("ipywidgets.HBox", lambda children: made.extend(children) or widgets.HBox(children))
+    monkeypatch.setattr("ipywidgets.jslink", lambda *ends: links.append(ends) or jslink(*ends))
+    calls = []
+    explore(drawing(calls), frame=slider(2, 45, 20, 3, label="step", play=True), rate=(0.0, 1.0, 0.5))
+    scale, button = made
+    assert isinstance(button, Play) and isinstance(scale, IntSlider) and links == [((button, "value"), (scale, "value"))]
+    assert [(w.value, w.min, w.max, w.step) for w in made] == [(20, 2, 45, 3)] * 2 and not button.playing
+    assert [kind for kind, _ in shown] == ["raw", "figure"]                      # a code host shows what it always did
+    assert shown[0][1]["text/plain"] == "[run this cell in JupyterLab to move: step, rate]"
+    scale.value = 23
+    assert calls == [{"frame": 20, "rate": 0.5}, {"frame": 23, "rate": 0.5}]
+
+
+def test_a_played_slider_without_widgets_is_its_first_figure(shown, no_widgets):
+    explore(drawing([]), frame=slider(0, 45, 20, play=True))
+    assert [kind for kind, _ in shown] == ["figure"]
+
+
+@pytest.mark.parametrize("control, scale", [
+    (slider(0.0, 1.0, 0.5, play=True), "0.0 to 1.0:"), (slider(0, 9, 1, 0.5, play=True), "0 to 9 in steps of 0.5:"),
+    (slider(1, 1000, 10, log=True, play=True), "1 to 1000, log:"),
+])
+def test_only_integers_are_played(control, scale):
+    with pytest.raises(ValueError, match=f"frame cannot be played from {scale} its frames must be integers. Play their numbers"):
+        explore(drawing([]), frame=control)
 
 
 def test_figures_are_small_sharp_and_labelled():
