@@ -21,6 +21,7 @@ The arc::
     explore(draw, rate=(0.001, 0.02, 0.01))       # draw(rate=…) -> Figure; (low, high, start[, step])
     explore(draw, mode=["raw", "scaled"])         # a list is a choice, True/False a tick box
     explore(draw, rate=slider(1e-4, 1, 0.01, log=True, label="learning rate"))
+    explore(draw, frame=slider(0, 45, 20, play=True))     # integers; with a button that plays them as a film
 
     fig, ax = style.axes("age [years]", "height [cm]", "title")       # units in the labels
     ax.plot(x, y, color=style.MEASURED)           # PREDICTION orange · BOUND grey · MEASURED blue
