@@ -1,6 +1,6 @@
 """MANY REQUESTS, ONE MODEL: from a prompt to a stream of tokens.
 
-Reading order: sampling_params, sampler, generate (naive and cached); request, blocks, scheduler, runner, engine; llm;
+Reading order: sampling_params, sampler, generate (naive and cached); request, blocks, scheduler, runner, record, engine; llm;
 then what makes it faster: speculative, graphs; and what measures it: trace, peers, bench.
 Importing this package runs nothing: the scheduler, which needs no torch, must not have to wait for it.
 """

@@ -35,9 +35,10 @@ from aiinfra.device import free_bytes, synchronize, to_device
 from aiinfra.engine.blocks import BlockPool
 from aiinfra.engine.generate import check_ids, stop_ids_of
 from aiinfra.engine.graphs import decode_graphs
+from aiinfra.engine.record import Made, StepRecord
 from aiinfra.engine.request import UNKNOWN, Request
 from aiinfra.engine.runner import Newest, PagedCache, Runner
-from aiinfra.engine.sampler import Choice, Draws, Logprob, Sampler, start_choosing
+from aiinfra.engine.sampler import Choice, Draws, Sampler, start_choosing
 from aiinfra.engine.sampling_params import SamplingParams
 from aiinfra.engine.scheduler import Mode, Plan, Scheduler, Work
 from aiinfra.engine.speculative import Proposer, accept, as_proposer, rows_ahead
@@ -46,39 +47,6 @@ from aiinfra.model import Transformer
 _DEFAULT_CACHE_BYTES = 1 << 30
 _CHUNK_ON_CPU = 128
 _SHARE_OF_GPU = 0.8          # of what is free beside the weights; the rest is for activations and graphs
-
-
-@dataclass(frozen=True)
-class Made:
-    """A token made for answer `index` of a request, and why it was its last, if it was: "stop", "length" or
-    "error". logprobs: as `Choice` has them, if asked for."""
-
-    request_id: str
-    token_id: int | None
-    finish_reason: str | None
-    index: int = 0
-    logprobs: dict[int, Logprob] | None = None
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """What one step did. Blocks are counted after it; the three times add up to the step's. Guessing is planning.
-    One step ahead, plan_seconds are for planning the next step and asking for it, and model_seconds what was then
-    left to wait for this one; the blocks of the next step are counted with the used ones, and who was admitted to it
-    is not waiting any more."""
-
-    ran: tuple[tuple[str, int, int], ...]         # (request id, first token, tokens run, guesses among them)
-    made: tuple[Made, ...]
-    admitted: tuple[str, ...]
-    preempted: tuple[str, ...]
-    waiting: int
-    free_blocks: int
-    cached_blocks: int
-    used_blocks: int
-    plan_seconds: float
-    model_seconds: float
-    sample_seconds: float
-    guessed: tuple[tuple[str, int, int], ...] = ()          # (request id, guesses run, guesses that came true)
 
 
 @dataclass(eq=False)
@@ -189,7 +157,7 @@ class Engine:
 
     def abort(self, request_id: str, index: int | None = None) -> bool:
         """Drop a request and free its blocks; with `index`, only this answer of it, once it has a token. False if
-        there is none such (any more)."""
+        there is none such (any more). As `add`, between steps: another thread must not call it while one runs."""
         job = self._jobs.get(request_id)
         if job is None:
             return False
@@ -316,8 +284,7 @@ class Engine:
         [R, V]; n first tokens if its prompt was just read. Who gets them, and the choices, in that order."""
         takers, rows, row_of, row = [], [], [], 0
         for w in work:
-            aborted = w.request not in self._answers                     # while the model ran, by another thread
-            for answer in () if aborted else self._sharing(self._answers[w.request]):
+            for answer in self._sharing(self._answers[w.request]):
                 takers.append((answer, list(w.guesses)))
                 rows += rows_ahead(answer.sampler, list(w.guesses), answer.job.stop_ids, answer.job.params.min_tokens)
                 row_of += range(row, row + 1 + len(w.guesses))

@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from aiinfra.engine.engine import Engine, Made
+from aiinfra.engine.engine import Engine
 from aiinfra.engine.generate import check_ids
+from aiinfra.engine.record import Made
 from aiinfra.engine.sampler import Logprob
 from aiinfra.engine.sampling_params import SamplingParams
 from aiinfra.errors import nearest

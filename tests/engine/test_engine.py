@@ -1,6 +1,7 @@
 """Every mode, and every way of being interrupted, makes the tokens that a request alone would make."""
 
 import random
+import time
 import tracemalloc
 
 import pytest
@@ -71,6 +72,27 @@ def test_records_say_what_happened(small: Transformer) -> None:
     assert second.ran == (("a", 8, 2),) and second.made[0].request_id == "a"
     assert first.free_blocks + first.cached_blocks + first.used_blocks == 40
     assert first.plan_seconds >= 0 and first.model_seconds > 0
+
+
+def test_the_three_times_of_a_step_add_up(small: Transformer, monkeypatch) -> None:
+    engine = engine_with(small, 40)
+    for part, seconds in (("scheduler.plan", 0.02), ("runner.run", 0.04), ("_settle", 0.06)):
+        holder, leaf = (getattr(engine, part.split(".")[0]), part.split(".")[1]) if "." in part else (engine, part)
+        monkeypatch.setattr(holder, leaf, lambda *args, call=getattr(holder, leaf), seconds=seconds: (time.sleep(seconds), call(*args))[1])
+    engine.add("a", [1, 2], SamplingParams(temperature=0, max_tokens=3))
+    engine.step()
+    start = time.perf_counter()
+    record = engine.step()
+    took = time.perf_counter() - start
+    assert record.plan_seconds >= 0.02 and record.model_seconds >= 0.04 and record.sample_seconds >= 0.06
+    assert record.plan_seconds + record.model_seconds + record.sample_seconds <= took
+
+
+def test_records_count_who_waits(small: Transformer) -> None:
+    engine = engine_with(small, 40, max_running=1)
+    for name in "abc":
+        engine.add(name, [1, 2], SamplingParams(temperature=0, max_tokens=2))
+    assert [record.waiting for record in engine.stream()] == [2, 2, 1, 1, 0, 0]
 
 
 def test_logits_that_are_not_numbers_fail_one_request(small: Transformer, monkeypatch) -> None:

@@ -1,11 +1,18 @@
 """A step that is broken off anywhere costs work, never tokens: whoever was running starts again and says the same."""
 
 import random
+import sys
+from collections import deque
+from contextlib import contextmanager, suppress
+from itertools import count
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from small_model import alone, engine_with
 
+from aiinfra.engine import llm as llm_module
 from aiinfra.engine.engine import Engine
 from aiinfra.engine.sampling_params import SamplingParams
 from aiinfra.engine.speculative import PromptLookup
@@ -81,13 +88,62 @@ def test_broken_off_in_settling_neither_ends_early_nor_goes_on_for_ever(small, m
     assert made["a", 0] == alone(small, list(range(9)), GREEDY)
 
 
-def test_aborted_while_the_model_runs(small, monkeypatch) -> None:
-    engine = engine_with(small, blocks=40)
-    for name in "ab":
-        engine.add(name, [1, 2, 3], GREEDY)
-    run = engine.runner.run
-    monkeypatch.setattr(engine.runner, "run", lambda *args: (run(*args), engine.abort("a"))[0])
-    assert drain(engine) == {("b", 0): alone(small, [1, 2, 3], GREEDY)}
+class AtLine:
+    """A trace function that raises KeyboardInterrupt when `line` (of a function, in a file) is reached the first time."""
+
+    def __init__(self, line: tuple[str, str, int] | None = None) -> None:
+        self.line, self.seen = line, {}
+
+    def __call__(self, frame, event, arg):
+        return self.local if Path(frame.f_code.co_filename).name in ("engine.py", "scheduler.py", "blocks.py", "llm.py") else None
+
+    def local(self, frame, event, arg):
+        if event == "line":
+            line = Path(frame.f_code.co_filename).name, frame.f_code.co_name, frame.f_lineno
+            self.seen.setdefault(line)
+            if line == self.line:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return self.local
+
+    @contextmanager
+    def watching(self):
+        before = sys.gettrace()
+        sys.settrace(self)
+        try:
+            yield
+        finally:
+            sys.settrace(before)
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_ctrl_c_at_any_line_of_generate(overlap: bool, small, monkeypatch) -> None:
+    """Queueing, planning, handing out, letting go: whatever was being written, nothing is left and the next call is right."""
+    monkeypatch.setattr(llm_module, "StreamDecoder", lambda tokenizer: SimpleNamespace(push=lambda token: "x", flush=lambda: ""))
+    prompts = [[1, 2, 3, 4, 5], [6, 7], [1, 2, 3, 4, 9]]
+    params = [SamplingParams(temperature=0, max_tokens=4), SamplingParams(n=2, seed=3, max_tokens=3), SamplingParams(temperature=0, max_tokens=3)]
+    expected = [[alone(small, prompt, one, i) for i in range(one.n)] for prompt, one in zip(prompts, params)]
+
+    def fresh() -> llm_module.LLM:
+        llm = llm_module.LLM.__new__(llm_module.LLM)                # without a file: its parts are enough
+        llm.model, llm.tokenizer, llm.max_model_len = small, SimpleNamespace(eos_ids=()), 128
+        llm.engine = engine_with(small, 12, max_running=2, overlap=overlap)
+        llm._request_numbers, llm._answers, llm._made = count(), {}, deque()
+        return llm
+
+    def tokens(llm: llm_module.LLM) -> list[list[list[int]]]:
+        return [[out.token_ids for out in request.outputs] for request in llm.generate(prompts, params, use_tqdm=False)]
+    llm = fresh()
+    with (watch := AtLine()).watching():
+        assert tokens(llm) == expected
+    assert len(watch.seen) > 250
+    for line in watch.seen:
+        llm = fresh()
+        with AtLine(line).watching(), suppress(KeyboardInterrupt):
+            tokens(llm)
+            raise AssertionError(f"{line} was not reached")
+        left = llm.engine.unfinished, llm.engine.pool.used, len(llm.engine._answers), len(llm.engine.scheduler.waiting)
+        assert left == (0, 0, 0, 0) and tokens(llm) == expected and llm.engine.pool.used == 0, line
 
 
 def test_nobody_finds_the_blocks_of_a_request_that_failed(small, monkeypatch) -> None:
@@ -121,6 +177,11 @@ def test_longer_than_the_context_is_refused(small) -> None:
 @pytest.mark.parametrize("setting, message", [
     ({"speculative": True}, "speculative=True is no proposer"), ({"speculative": PromptLookup}, "is no proposer"),
     ({"max_running": 2.5}, "max_running=2.5; it must be a whole number"), ({"token_budget": 64.0}, "token_budget=64.0"),
+    ({"max_running": None}, "max_running=None; it must be a whole number"), ({"max_running": True}, "max_running=True; it must be a whole"),
+    ({"max_model_len": 12.5}, "max_model_len=12.5; it must be a whole number"), ({"max_model_len": 0}, "max_model_len=0; .* choose 1 to 128"),
+    ({"max_model_len": 400}, "max_model_len=400; the model's context is 128 tokens"), ({"chunked": "no"}, "chunked='no'; it must be True or False"),
+    ({"prefix_caching": None}, "prefix_caching=None; it must be True or False"), ({"overlap": "no"}, "overlap='no'; .* or None for what suits"),
+    ({"cuda_graphs": "off"}, "cuda_graphs='off'; it must be True or False, or None"),
 ])
 def test_settings_that_are_no_settings(setting: dict, message: str, small) -> None:
     with pytest.raises(ValueError, match=message):

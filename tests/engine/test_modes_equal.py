@@ -130,3 +130,18 @@ def test_steps_padded_as_for_cuda_graphs(llm: LLM, requests: Requests, naive: li
 def test_one_step_ahead(options: dict, llm: LLM, requests: Requests, naive: list[list[int]]) -> None:
     made, _ = serve(engine_of(llm, **options, overlap=True), requests)
     assert made == naive
+
+
+@pytest.mark.parametrize("draft, options", [
+    (2, {"mode": "static", "max_running": 8, "chunk_tokens": 5}), (2, {"blocks": 20, "token_budget": 33}),
+    (0, {"mode": "one", "cuda_graphs": True, "speculative": "prompt_lookup"}),
+    (0, {"blocks": 20, "overlap": True, "cuda_graphs": True}), (0, {"mode": "static", "overlap": True, "blocks": 24, "max_running": 8}),
+], ids=["static, chunks, a draft model", "preempted, chunks, a draft model", "one, padded, guesses", "preempted, padded, one step ahead",
+        "static, few blocks, one step ahead"])
+def test_combinations(draft: int, options: dict, llm: LLM, requests: Requests, naive: list[list[int]]) -> None:
+    if draft:
+        options = {**options, "speculative": DraftModel(first_layers(llm.model, 20), draft)}
+    made, records = serve(engine_of(llm, **options), requests)
+    assert made == naive
+    assert options.get("blocks") != 20 or sum(len(record.preempted) for record in records) >= 2
+    assert not draft or 0 < sum(right for record in records for _, _, right in record.guessed)

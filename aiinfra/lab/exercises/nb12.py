@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable
 
 from aiinfra.engine.blocks import BlockPool
-from aiinfra.engine.engine import Made, StepRecord
+from aiinfra.engine.record import Made, StepRecord
 from aiinfra.engine.request import Request
 from aiinfra.engine.scheduler import Scheduler
 from aiinfra.lab.exercise import Unsolved, Wrong, close, exercise, require
