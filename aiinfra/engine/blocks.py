@@ -2,7 +2,7 @@
 
     free      never used, or its content is worthless          ┐
     cached    owned by nobody, but its content may be asked    ├ free + cached + used = total, always
-              for again: evicted last-used-first              │
+              for again: evicted least recently used first     │
     used      owned by one request, or shared by several       ┘
 
 A full block is known by a digest of its tokens *and of all before it*: so an equal digest means equal

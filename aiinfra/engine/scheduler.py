@@ -3,10 +3,14 @@
     step:   │ decode │ decode │ decode │ chunk of a prompt ······ │   at most `token_budget` tokens
               every running request first,   then prompts, in pieces: beside decodes at most `chunk_tokens`
 
-Rules: first come first served within a priority. A running request that needs a block when none can be
-had pushes out the youngest, which starts again later (recomputation; its full blocks stay in the cache as
-long as nobody needs them). Nobody is admitted in a step that pushed somebody out. What can never fit is
-refused at the door. So the oldest request always moves, and everybody becomes the oldest: none starves.
+Rules: the more urgent first (the lower priority number); within a priority, first come first served. A running
+request that needs a block when none can be had pushes out the least urgent, of these the youngest, which starts
+again later (recomputation; its full blocks stay in the cache as long as nobody needs them). Nobody is admitted
+in a step that pushed somebody out. What can never fit is refused at the door.
+
+Who starves? Within a priority, nobody: the oldest moves in every step, and everybody becomes the oldest, whoever
+comes later. But priorities are strict: the less urgent may wait for as long as the more urgent keep coming, and
+their turn comes once these stop.
 
 Guesses (see speculative.py) run behind a decode's token on what tokens and blocks the step has left, after all
 others were served. They are no part of `request.tokens` before they came true: so a wrong one is never known to
@@ -211,7 +215,8 @@ class Scheduler:
         return budget if self.chunked else 0
 
     def _make_room(self, request: Request, count: int, work: dict[Request, int], preempted: list[Request]) -> bool:
-        """Push out the youngest until `request` can have its blocks; False if it was the youngest itself."""
+        """Push out the least urgent, of these the youngest, until `request` can have its blocks; False if that
+        was itself."""
         while not self.pool.can_allocate(self._missing(request, count)):
             victim = max(self.running, key=_AGE)
             work.pop(victim, None)
@@ -232,7 +237,8 @@ class Scheduler:
             self.pool.share(found)
             request.blocks, request.computed = found, len(found) * self.pool.block_size
             count = self._piece(request, budget)
-            # Room for the whole prompt, not just its first piece: else two half-read prompts could block each other.
+            # Room for the whole prompt, not just its first piece: else those who decode would push it out half-read,
+            # and it would enter and be read again, for as long as they run.
             if not count or not self.pool.can_allocate(self._missing(request, request.pending)):
                 self._give_back(request)
                 break
