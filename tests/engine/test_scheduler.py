@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from aiinfra.engine.blocks import BlockPool, OutOfBlocks, chain
-from aiinfra.engine.request import Request
+from aiinfra.engine.request import UNKNOWN, Request
 from aiinfra.engine.scheduler import Plan, Scheduler
 
 
@@ -51,12 +51,13 @@ class Traffic(RuleBasedStateMachine):
 
     @initialize(total=st.integers(2, 12), size=st.integers(1, 5), budget=st.integers(4, 24), running=st.integers(1, 4),
                 mode=st.sampled_from(["one", "static", "continuous"]), caching=st.booleans(), chunked=st.booleans(),
-                chunk=st.none() | st.integers(1, 12))
-    def begin(self, total, size, budget, running, mode, caching, chunked, chunk) -> None:
+                chunk=st.none() | st.integers(1, 12), ahead=st.booleans())
+    def begin(self, total, size, budget, running, mode, caching, chunked, chunk, ahead) -> None:
         self.pool = BlockPool(total, size, caching)
         self.scheduler = Scheduler(self.pool, max(budget, running), running, mode, chunked, chunk)
         self.cache, self.requests, self.count = Cache(self.pool), [], 0
         self.digests: dict[tuple[int, ...], bytes] = {}
+        self.ahead, self.flight = ahead, None
 
     @rule(length=st.integers(1, 20), text=st.integers(0, 3 ** 7 - 1), most=st.integers(1, 12), priority=st.integers(0, 2))
     def arrive(self, length, text, most, priority) -> None:
@@ -85,7 +86,7 @@ class Traffic(RuleBasedStateMachine):
     @rule(who=st.integers(0, 3))
     def fork(self, who) -> None:
         parents = [r for r in self.scheduler.running if r.pending == 1 and r.made]
-        if not parents or self.scheduler.mode != "continuous" or len(self.scheduler.running) == self.scheduler.max_running:
+        if self.ahead or not parents or self.scheduler.mode != "continuous" or len(self.scheduler.running) == self.scheduler.max_running:
             return
         parent = parents[who % len(parents)]
         child = Request(str(self.count), parent.prompt, parent.max_tokens, parent.priority)
@@ -97,25 +98,54 @@ class Traffic(RuleBasedStateMachine):
     def step(self, token: int, guesses: int = 0) -> None:
         """guesses: for one of four requests after another, how many are made (0 to 6) and how many of these
         come true, as digits; none if negative."""
+        if self.ahead:
+            return self.step_ahead(token)
+        plan, right = self.launch(guesses)
+        self.cache.run(plan)
+        made = {w.request: token for w in plan.work if w.last}
+        self.scheduler.commit(plan, made, right)
+        self.check_progress(plan, right)
+        self.finish_ended(made)
+        assert plan.work or not self.live(), "there was work to do and none was planned"
+
+    def step_ahead(self, token: int) -> None:
+        """As the engine does it on a GPU: the next step is planned and asked for while this one's tokens are UNKNOWN."""
+        plan = self.flight
+        if plan is None:
+            plan, _ = self.launch()
+            self.cache.run(plan)
+            assert plan.work or not self.live(), "there was work to do and none was planned"
+        made = {w.request: UNKNOWN for w in plan.work if w.last and w.request.status == "running"}
+        self.scheduler.commit(plan, made, seal=False)
+        self.check_progress(plan, {})
+        following, _ = self.launch()
+        for request in made:
+            request.tokens[-1] = token
+        self.cache.run(following)
+        self.scheduler.seal(plan)
+        self.finish_ended(made)
+        self.flight = following if following.work else None
+
+    def launch(self, guesses: int = 0) -> tuple[Plan, dict[Request, int]]:
         plan = self.scheduler.plan()
         self.check_order(plan)
         plan, right = self.guess(plan, [divmod(max(0, guesses) // 49 ** i % 49, 7) for i in range(4)])
         assert plan.tokens <= self.scheduler.token_budget
         assert len(self.scheduler.running) <= self.scheduler.max_running
-        self.cache.run(plan)
-        made = {w.request: token for w in plan.work if w.last}
-        self.scheduler.commit(plan, made, right)
+        return plan, right
+
+    def check_progress(self, plan: Plan, right: dict[Request, int]) -> None:
         for w in plan.work:
             r = w.request
-            assert r.computed == w.start + w.count - len(w.guesses) + right.get(r, 0) <= len(r.tokens)
-            assert len(r.blocks) == -(-r.computed // self.pool.block_size), "a block is kept for guesses that were wrong"
-            assert r.made <= r.max_tokens
+            if r.status == "running":                           # not aborted meanwhile
+                assert r.computed == w.start + w.count - len(w.guesses) + right.get(r, 0) <= len(r.tokens)
+                assert len(r.blocks) == -(-r.computed // self.pool.block_size), "a block is kept for guesses that were wrong"
+                assert r.made <= r.max_tokens
+
+    def finish_ended(self, made: dict[Request, int]) -> None:
         for request in made:
             if request.made == request.max_tokens:
                 self.scheduler.finish(request)
-        assert plan.work or plan.preempted or not self.live(), "there was work to do and none was planned"
-        if not plan.work:
-            assert self.scheduler.plan().work or not self.live(), "pushing out must make room for somebody"
 
     def guess(self, plan: Plan, wanted: list[tuple[int, int]]) -> tuple[Plan, dict[Request, int]]:
         """The plan with guesses; they change nothing for those who run without."""
@@ -138,7 +168,7 @@ class Traffic(RuleBasedStateMachine):
         is a bus, one that it came for. Who enters can be read to the end; who is pushed out is younger than all who stay."""
         if plan.work and not plan.preempted:
             oldest = min(self.scheduler.running, key=lambda r: r.age)
-            assert any(w.request is oldest for w in plan.work) or oldest.pending > 1
+            assert any(w.request is oldest for w in plan.work) or oldest.pending > 1 or oldest.made == oldest.max_tokens
         for request in plan.admitted:
             queue = [r for r in self.scheduler.waiting if self.scheduler.mode == "continuous" or r in self.scheduler._bus]
             assert all(request.age <= other.age for other in queue)
