@@ -4,6 +4,7 @@ An error is one line on stderr and exit status 1 (2 for a wrong argument), never
 """
 
 import argparse
+import signal
 import sys
 from ast import literal_eval
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     args = argparse.Namespace(debug=False)        # until they are known: reading `--set` imports PyTorch, which takes seconds
     try:
         args = parser().parse_args(argv)
+        _import_torch()
         args.run(args)
     except KeyboardInterrupt:
         print(file=sys.stderr)
@@ -230,6 +232,7 @@ def _engine_option(text: str) -> tuple[str, object]:
     """`name=value` for the engine; the value is a number, True, False, or a word."""
     from inspect import signature
 
+    _import_torch()
     from aiinfra.engine.engine import Engine
     name, equals, value = text.partition("=")
     known = [key for key in signature(Engine).parameters if key != "model"]
@@ -239,6 +242,16 @@ def _engine_option(text: str) -> tuple[str, object]:
         return name, literal_eval(value)
     except (ValueError, SyntaxError):
         return name, value
+
+
+def _import_torch() -> None:
+    """What every command needs. Ctrl-C meanwhile ends the process at once: an exception in the midst of this import
+    would be lost in C code, or leave a half-loaded NumPy that is then complained about."""
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        import torch  # noqa: F401
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _save_argument(sub: argparse.ArgumentParser) -> None:

@@ -68,6 +68,18 @@ def test_broken_off_while_the_arguments_are_read(error: BaseException, status: i
     assert capsys.readouterr().err == said
 
 
+@pytest.mark.parametrize("args", [["generate", "--prompt", "x"], ["bench", "engine", "--set", "mode=static"]])
+def test_ctrl_c_is_not_lost_in_an_import(args: list[str], tmp_path) -> None:
+    """PyTorch's C code catches what NumPy's import raises, and goes on; this one does the same in Python."""
+    (tmp_path / "torch.py").write_text("import time\nprint('importing', flush=True)\ntry:\n    time.sleep(20)\nexcept BaseException:\n    print('lost')\n")
+    process = subprocess.Popen([sys.executable, "-m", "aiinfra", *args], env={**os.environ, "PYTHONPATH": str(tmp_path)},
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with process:
+        assert process.stdout.readline() == b"importing\n"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=60) == (b"", b"") and process.returncode == -signal.SIGINT
+
+
 def test_bytes_that_are_not_utf8() -> None:
     done = run("generate", "--prompt", "-", stdin=b"caf\xe9")
     assert done.returncode == 1 and done.stderr.count("\n") == 1
