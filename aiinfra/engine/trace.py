@@ -120,7 +120,7 @@ def check_length(where: str, prompt_tokens: int, output_tokens: int, context: in
 
 def poisson_arrivals(trace: Sequence[TraceRequest], per_second: float, seed: int = 0) -> list[TraceRequest]:
     """The same requests, arriving one by one with exponential gaps: an open loop, which does not wait for answers."""
-    if not per_second > 0:                                               # false for NaN, too
+    if not per_second > 0:                               # NaN is not, either
         raise ValueError(f"{per_second} requests a second; it must be above 0.")
     rng, clock, arriving = random.Random(seed), 0.0, []
     for request in trace:

@@ -214,7 +214,7 @@ def test_every_turn_has_a_fresh_engine(small, monkeypatch) -> None:
 
 def test_throughput_has_all_there_at_second_0(small, tmp_path, monkeypatch) -> None:
     file, replayed = tmp_path / "trace.jsonl", []
-    file.write_text('{"prompt_tokens": 4095, "output_tokens": 1, "arrival_seconds": 60}\n')        # and no room for a second token
+    file.write_text('{"prompt_tokens": 4095, "output_tokens": 1, "arrival_seconds": 0.5}\n')        # and no room for a second token
     monkeypatch.setattr(bench_serving, "replay", lambda server, trace: replayed.append(trace) or replay(server, trace))
     monkeypatch.setattr(bench_serving, "_transformers", lambda *_: [])
     list(bench_serving.bench_throughput("small", file))
@@ -273,8 +273,16 @@ def test_the_percentile_of_the_long_prompt_is_the_99th(model: Transformer, monke
 
 @pytest.mark.parametrize("setting", [{"max_running": 8}, {"mode": "one"}, {"cache_bytes": 60 * 16 * 256}])
 def test_a_batch_that_does_not_run_is_not_measured(setting: dict, model: Transformer) -> None:
+    engine = Engine(model, **setting)
     with pytest.raises(ValueError, match="10 requests do not run side by side with mode=.*, max_running=.* blocks of cache. Use"):
-        bench_steps.decoding(Engine(model, **setting), 10, 128, 40, random.Random(0))
+        bench_steps.decoding(engine, 10, 128, 40, random.Random(0))
+    assert engine.unfinished == 10 or "cache_bytes" in setting, "where places are short, nobody was served to the end first"
+
+
+def test_guesses_that_come_true_end_no_bystander(model: Transformer) -> None:
+    engine = Engine(model, speculative="prompt_lookup")
+    bench_steps.decoding(engine, 1, 8, 10, random.Random(0))
+    assert engine.scheduler.running[0].max_tokens == 10 * (1 + engine.proposer.k)
 
 
 def test_each_part_of_a_step_is_called_by_its_name(model: Transformer, monkeypatch) -> None:
