@@ -61,7 +61,7 @@ def decoding(engine: Engine, requests: int, prompt_tokens: int, output_tokens: i
     for i in range(requests):
         server.add(i, _ids(rng, engine.model, prompt_tokens), most)
     while engine.unfinished == requests <= scheduler.max_running:          # else they never will, and nobody need wait
-        if not scheduler.waiting and all(r.pending == 1 for r in scheduler.running):
+        if not scheduler.waiting and all(r.pending <= 1 for r in scheduler.running):
             break
         server.step()
     for _ in range(_WARM):
