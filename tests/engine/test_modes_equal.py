@@ -133,7 +133,7 @@ def test_one_step_ahead(options: dict, llm: LLM, requests: Requests, naive: list
 
 
 @pytest.mark.parametrize("draft, options", [
-    (2, {"mode": "static", "max_running": 8, "chunk_tokens": 5}), (2, {"blocks": 20, "token_budget": 33}),
+    (2, {"mode": "static", "max_running": 8, "chunk_tokens": 5}), (2, {"blocks": 20, "token_budget": 64}),
     (0, {"mode": "one", "cuda_graphs": True, "speculative": "prompt_lookup"}),
     (0, {"blocks": 20, "overlap": True, "cuda_graphs": True}), (0, {"mode": "static", "overlap": True, "blocks": 24, "max_running": 8}),
 ], ids=["static, chunks, a draft model", "preempted, chunks, a draft model", "one, padded, guesses", "preempted, padded, one step ahead",
