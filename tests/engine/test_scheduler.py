@@ -130,6 +130,7 @@ class Traffic(RuleBasedStateMachine):
         plan = self.scheduler.plan()
         self.check_order(plan)
         plan, right = self.guess(plan, [divmod(max(0, guesses) // 49 ** i % 49, 7) for i in range(4)])
+        assert all(w.request.made < w.request.max_tokens for w in plan.work), "who has all its tokens runs no more"
         assert plan.tokens <= self.scheduler.token_budget
         assert len(self.scheduler.running) <= self.scheduler.max_running
         return plan, right
@@ -423,6 +424,13 @@ def test_whoever_writes_into_a_shared_block_gets_a_copy() -> None:
     plan = scheduler.plan()
     assert plan.copies == [(half, parent.blocks[1])] and parent.blocks[1] != half
     assert child.blocks == [full, half] and parent.blocks[0] == full, "the last owner writes where it is"
+
+
+def test_a_block_that_took_several_steps_to_fill_is_found() -> None:
+    scheduler = Scheduler(BlockPool(8, 4), token_budget=3, max_running=1)
+    scheduler.add(Request("a", [1, 2, 3, 4, 5], 8))
+    run(scheduler)                                              # pieces of 3 and 2, then one token at a time
+    assert len(scheduler.pool.match([1, 2, 3, 4, 5, *[7] * 8])) == 3
 
 
 def test_strict_priorities() -> None:
