@@ -54,13 +54,10 @@ def transformers_twin(config: ModelConfig, dtype: torch.dtype, device: torch.dev
     return peer, f"transformers {transformers.__version__}, {peer.config._attn_implementation} attention"
 
 
-class StaticBatches:
-    """transformers as a server: takes up to `batch_size` waiting requests, in order, and serves them to the end
-    before it looks at its door again. Tokens that a row makes after its own last are dropped."""
+class _Queue:
+    """What is the same for both ways of transformers: requests wait, and each step serves some of them to the end."""
 
-    def __init__(self, model: Any, name: str, batch_size: int) -> None:
-        self.model, self.batch_size = model, batch_size
-        self.name = f"{name}, static batches of {batch_size}"
+    def __init__(self) -> None:
         self._waiting: deque[tuple[int, list[int], int]] = deque()
 
     @property
@@ -71,6 +68,16 @@ class StaticBatches:
     def add(self, request: int, prompt: list[int], output_tokens: int) -> None:
         """Queue a request."""
         self._waiting.append((request, prompt, output_tokens))
+
+
+class StaticBatches(_Queue):
+    """transformers as a server: takes up to `batch_size` waiting requests, in order, and serves them to the end
+    before it looks at its door again. Tokens that a row makes after its own last are dropped."""
+
+    def __init__(self, model: Any, name: str, batch_size: int) -> None:
+        super().__init__()
+        self.model, self.batch_size = model, batch_size
+        self.name = f"{name}, static batches of {batch_size}"
 
     def step(self) -> list[Token]:
         """Serve one batch to its end."""
@@ -85,12 +92,13 @@ class StaticBatches:
         return [Token(request, row[i], clocks[i]) for row, (request, _, wanted) in zip(rows, batch) for i in range(wanted)]
 
 
-class GenerateBatch:
+class GenerateBatch(_Queue):
     """transformers' continuous batching as a server: a step serves all that wait to the end. What it prepares for that
     (its cache, CUDA graphs) is kept from step to step, until `close`."""
 
     def __init__(self, model: Any, name: str) -> None:
         import transformers
+        super().__init__()
         self.model, self.name = model, f"{name}, generate_batch"
         greedy = transformers.GenerationConfig(do_sample=False, eos_token_id=-1)
         # On a GPU it takes the memory that is free. It would on a CPU, too, where that is everybody's.
@@ -98,23 +106,13 @@ class GenerateBatch:
         settings = transformers.ContinuousBatchingConfig(**sizes)
         self._manager = partial(model.continuous_batching_context_manager, greedy, continuous_batching_config=settings,
                                 persistent_manager=True)
-        self._waiting: list[tuple[int, list[int], int]] = []
         with self._manager():
             pass                                                         # it warms up
 
-    @property
-    def unfinished(self) -> int:
-        """Requests that wait; between steps none runs."""
-        return len(self._waiting)
-
-    def add(self, request: int, prompt: list[int], output_tokens: int) -> None:
-        """Queue a request."""
-        self._waiting.append((request, prompt, output_tokens))
-
     def step(self) -> list[Token]:
         """Serve everybody. Raises RuntimeError if its thread ends before that."""
-        batch, made = self._waiting, []
-        self._waiting = []
+        batch, made = list(self._waiting), []
+        self._waiting.clear()
         with self._manager() as manager:
             for request, prompt, wanted in batch:
                 manager.add_request(prompt, str(request), wanted, record_timestamps=True)
@@ -128,6 +126,7 @@ class GenerateBatch:
     def close(self) -> None:
         """Give its cache back."""
         self.model.destroy_cached_continuous_batching_manager()
+
 
 def transformers_generate(model: Any, prompt: list[int], output_tokens: int) -> list[int]:
     """The tokens that transformers writes after one prompt."""
