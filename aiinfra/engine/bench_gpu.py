@@ -30,6 +30,7 @@ from aiinfra.engine.peers import GenerateBatch, StaticBatches, transformers_twin
 from aiinfra.engine.trace import Server, TraceRequest, duration, random_trace, replay
 from aiinfra.model import ModelConfig, Transformer, load
 from aiinfra.model.layers import RotaryEmbedding
+from aiinfra.perf import gaps
 from aiinfra.perf.hardware import read_bandwidth
 
 # From the config.json of meta-llama/Llama-3.1-8B, meta-llama/Llama-3.2-1B and Qwen/Qwen3-0.6B, but for the context.
@@ -91,7 +92,7 @@ def idle_rows(shape: str, model: Transformer, requests: int = 64) -> Iterator[Ro
     """G13: gaps that only the CPU can have made, and all of them. The profiler slows the CPU, so idleness is overstated."""
     server = _decoding(model, requests)
     spans = busy_spans(lambda: [server.step() for _ in range(STEPS)], model.device)
-    idle, whole = gaps(spans), max(end for _, end in spans) - min(start for start, _ in spans)
+    idle, whole = [end - start for start, end in gaps(spans)], max(end for _, end in spans) - min(start for start, _ in spans)
     between = [gap for gap in idle if gap > _CPU_MADE]
     yield Row(f"G13 GPU idle between steps, {requests} requests", 100 * sum(between) / whole, "%", note=(
         f"{len(between)} gaps above {1e6 * _CPU_MADE:.0f} µs in {STEPS} steps of {1e3 * whole / STEPS:.3g} ms, {shape} shape, {_about(model)}"))
@@ -109,16 +110,6 @@ def busy_spans(work: Callable[[], object], device: torch.device) -> list[tuple[f
         seen.export_chrome_trace(str(path))
         events = json.loads(path.read_text())["traceEvents"]
     return [(1e-6 * e["ts"], 1e-6 * (e["ts"] + e["dur"])) for e in events if e.get("cat") in kinds]
-
-
-def gaps(spans: list[tuple[float, float]]) -> list[float]:
-    """How long each time was in which no span runs, from the first start to the last end. Spans may overlap."""
-    found, until = [], min(spans)[1]
-    for start, end in sorted(spans):
-        if start > until:
-            found.append(start - until)
-        until = max(until, end)
-    return found
 
 
 def throughput_rows(shape: str, model: Transformer, seed: int = 0) -> Iterator[Row]:

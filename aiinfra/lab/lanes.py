@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from matplotlib.figure import Figure
 
 from aiinfra.lab import style
+from aiinfra.perf import gaps
 
 Span = tuple[float, float]
 IDLE = "#F0B8A0"
@@ -52,12 +53,12 @@ def merge(spans: Iterable[Span]) -> list[Span]:
 
 
 def _strip(ax, title: str, spans: list[Span], scale: float, edge: str) -> None:
-    gaps = [(end, begin) for (_, end), (begin, _) in zip(spans, spans[1:]) if begin > end + 1e-12]
+    idle = gaps(spans)
     whole = spans[-1][1] - spans[0][0]
-    for pieces, colour in ((gaps, IDLE), (spans, style.MEASURED)):
+    for pieces, colour in ((idle, IDLE), (spans, style.MEASURED)):
         ax.broken_barh([(scale * b, scale * (e - b)) for b, e in pieces], (0, 1), color=colour, ec=edge, lw=0.3)
-    idle = 100 * sum(e - b for b, e in gaps) / whole if whole else 0.0
-    count = f"{len(spans)} piece{'s' if len(spans) > 1 else ''} of work, {len(gaps)} gap{'s' if len(gaps) != 1 else ''}"
-    ax.set_title(f"{title}: {count}, idle {idle:.0f} %", fontsize=10, pad=4, loc="left")
+    share = 100 * sum(e - b for b, e in idle) / whole if whole else 0.0
+    count = f"{len(spans)} piece{'s' if len(spans) > 1 else ''} of work, {len(idle)} gap{'s' if len(idle) != 1 else ''}"
+    ax.set_title(f"{title}: {count}, idle {share:.0f} %", fontsize=10, pad=4, loc="left")
     ax.set(yticks=[], ylim=(0, 1))
     ax.grid(False)

@@ -6,7 +6,7 @@ Reading order: cost, hardware, roofline, timing.
 from aiinfra.perf.cost import Cost
 from aiinfra.perf.hardware import SHEETS, Hardware, measure
 from aiinfra.perf.roofline import Prediction, attainable, predict, ridge, token_seconds
-from aiinfra.perf.timing import Timing, percentile, time_call
+from aiinfra.perf.timing import Timing, gaps, percentile, time_call
 
 __all__ = ["Cost", "SHEETS", "Hardware", "measure", "Prediction", "attainable", "predict", "ridge", "token_seconds",
-           "Timing", "percentile", "time_call"]
+           "Timing", "gaps", "percentile", "time_call"]

@@ -8,7 +8,7 @@ figures differ. On a GPU a call only puts work in a queue, so the clock stops af
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,18 @@ def percentile(values: tuple[float, ...] | list[float], q: float) -> float:
     below = int(at)
     above = min(below + 1, len(ordered) - 1)
     return ordered[below] + (ordered[above] - ordered[below]) * (at - below)
+
+
+def gaps(spans: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The times in which no span (start, end) runs, from the first start to the last end; spans may overlap, in any
+    order. What is shorter than a picosecond, in seconds, is rounding and no gap."""
+    ordered = sorted(spans)
+    found, until = [], ordered[0][1] if ordered else 0.0
+    for start, end in ordered:
+        if start > until + 1e-12:
+            found.append((until, start))
+        until = max(until, end)
+    return found
 
 
 def time_call(fn: Callable[[], object], device: torch.device | str = "cpu", warmup: int = 2,

@@ -9,15 +9,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from aiinfra.lab.exercise import Unsolved, Wrong, close, exercise, require
+from aiinfra.perf import gaps
 
 
 def _idle(events: list[tuple[float, float]]) -> float:
-    idle, busy_until = 0.0, None
-    for start, end in sorted(events):
-        if busy_until is not None:
-            idle += max(0.0, start - busy_until)
-        busy_until = end if busy_until is None else max(busy_until, end)
-    return idle
+    return sum(end - start for start, end in gaps(events))
 
 
 @exercise("14.idle_gaps", hints=(
