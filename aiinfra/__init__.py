@@ -15,7 +15,7 @@ names are looked up when they are asked for.
 from typing import Any
 
 _HOMES = {"LLM": "aiinfra.engine", "SamplingParams": "aiinfra.engine", "RequestOutput": "aiinfra.engine",
-          "CompletionOutput": "aiinfra.engine", "load": "aiinfra.model", "Tokenizer": "aiinfra.model"}
+          "CompletionOutput": "aiinfra.engine", "load": "aiinfra.checkpoint", "Tokenizer": "aiinfra.checkpoint"}
 __all__ = list(_HOMES)
 __version__ = "0.1.0"
 

@@ -106,8 +106,8 @@ def run_bench(args: argparse.Namespace) -> None:
     import torch
 
     from aiinfra import device
-    from aiinfra.engine import bench, bench_gpu, bench_serving, bench_steps
-    from aiinfra.perf.timing import save_json
+    from aiinfra.bench import decode as bench, gpu as bench_gpu, throughput as bench_serving, steps as bench_steps
+    from aiinfra.files import save_json
     measure = {"decode": bench.bench_decode, "load": bench.bench_load, "engine": bench_steps.bench_engine, "gpu": bench_gpu.bench_gpu,
                "throughput": bench_serving.bench_throughput, "latency": bench_serving.bench_latency}[args.what]
     options = {name: getattr(args, name) for name in args.options} | dict(getattr(args, "set", []))
@@ -127,9 +127,9 @@ def run_bench(args: argparse.Namespace) -> None:
 
 def run_bench_kernels(args: argparse.Namespace) -> None:
     """Print a line a kernel, and save them if asked to. Raises RuntimeError if one computes something else."""
-    from aiinfra.kernels import bench
-    from aiinfra.kernels import compile as compiler
-    from aiinfra.perf.timing import save_json
+    from aiinfra.bench import kernels as bench
+    from aiinfra.gpu import compile as compiler
+    from aiinfra.files import save_json
     settings = bench.settings()
     print(", ".join(f"{key} {value}" for key, value in settings.items()))
     rows = bench.run(names=args.only)
@@ -145,7 +145,7 @@ def run_bench_kernels(args: argparse.Namespace) -> None:
 
 def run_fetch(args: argparse.Namespace) -> None:
     """Print where the model's file is, after fetching it if need be."""
-    from aiinfra.model.hub import CATALOGUE, fetch
+    from aiinfra.checkpoint.hub import CATALOGUE, fetch
     if args.name not in CATALOGUE:
         raise ValueError(f"no known model {args.name!r}.{nearest(args.name, CATALOGUE)} Known names: {', '.join(CATALOGUE)}.")
     print(f"{args.name}: {fetch(args.name, args.cache)}")
@@ -155,10 +155,10 @@ def run_info(args: argparse.Namespace) -> None:
     """Versions, device and folders, a line each."""
     import torch
 
-    from aiinfra import device
+    from aiinfra import device, environment
     print(f"Python {sys.version.split()[0]}, PyTorch {torch.__version__}, {device.device_name()}")
     print(device.gpu_report())
-    print(f"models: {device.cache_dir() / 'models'}; your progress: {device.data_dir()}")
+    print(f"models: {environment.cache_dir() / 'models'}; your progress: {environment.data_dir()}")
 
 
 class _Parser(argparse.ArgumentParser):

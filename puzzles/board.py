@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from aiinfra.device import data_dir
+from aiinfra.environment import data_dir
 from puzzles.catalogue import PUZZLES, SHEETS
 from puzzles.judge.verdict import Verdict
 

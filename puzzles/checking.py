@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from aiinfra.device import triton_interpreted
+from aiinfra.environment import triton_interpreted
 from puzzles import board
 from puzzles.catalogue import PUZZLES, find
 from puzzles.grid import launch_grids

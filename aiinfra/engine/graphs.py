@@ -21,8 +21,8 @@ from torch import Tensor
 from aiinfra.device import to_device
 from aiinfra.engine.runner import Newest, PagedCache, StepKV
 from aiinfra.engine.scheduler import Work
+from aiinfra.gpu.graph import capture as capture_graph
 from aiinfra.model import Transformer
-from aiinfra.perf import launches
 
 Replay = Callable[[], None]
 
@@ -107,7 +107,7 @@ def recorder(device: torch.device) -> Callable[[Replay], Replay]:
 
     def capture(work: Replay) -> Replay:
         with torch.cuda.device(device):
-            return launches.capture(work, pool, stream).replay
+            return capture_graph(work, pool, stream).replay
     return capture
 
 

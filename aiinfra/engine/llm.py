@@ -25,7 +25,7 @@ from aiinfra.engine.record import Made
 from aiinfra.engine.sampler import Logprob
 from aiinfra.engine.sampling_params import SamplingParams
 from aiinfra.errors import nearest
-from aiinfra.model import DEFAULT_MODEL, StreamDecoder, Tokenizer, load
+from aiinfra.checkpoint import DEFAULT_MODEL, StreamDecoder, Tokenizer, load
 
 Prompt = str | list[int]
 Message = dict[str, Any]

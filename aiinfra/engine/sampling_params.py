@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from aiinfra.errors import config
+from aiinfra.config import config
 
 _FAR = 1e6      # as a temperature, logits 0.1 apart are one float32 rounding apart; as a penalty, those up to 1e32 stay finite
 

@@ -160,7 +160,7 @@ def cost(tokens: int, width: int, vocabulary: int, bytes_per_value: float = 2,
 
 
 def compile_cases(arch: int) -> list[dict]:
-    """Loss alone, and loss with gradient; see kernels/compile.py."""
+    """Loss alone, and loss with gradient; see gpu/compile.py."""
     types = {"logits_ptr": "*bf16", "targets_ptr": "*i64", "count_ptr": "*fp32", "losses_ptr": "*fp32",
              "stride": "i32:16", "vocabulary": "i32:16"}
     return [dict(name=f"softmax bf16 gradient={gradient}", kernel=_softmax_gradient_kernel, types=types,

@@ -164,7 +164,7 @@ def attention_backward(q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, 
 
 
 def compile_cases(arch: int) -> list[dict]:
-    """What this file has to compile; see kernels/compile.py."""
+    """What this file has to compile; see gpu/compile.py."""
     cases = []
     for kind, value_bytes, size in (("bf16", 2, 64), ("bf16", 2, 128), ("fp32", 4, 128)):
         tiling = _tiling(size, value_bytes, arch)

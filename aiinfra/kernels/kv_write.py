@@ -86,7 +86,7 @@ def cost(tokens: int, kv_heads: int, head_size: int, bytes_per_value: float = 2)
 
 
 def compile_cases(arch: int) -> list[dict]:
-    """What this file has to compile; see kernels/compile.py."""
+    """What this file has to compile; see gpu/compile.py."""
     types = {name: "*bf16" for name in ("k_ptr", "v_ptr", "k_cache_ptr", "v_cache_ptr")} | {"slot_ptr": "*i64"}
     types |= {name: "i32:16" for name in ("k_row", "k_head", "v_row", "v_head")}
     cases = []

@@ -262,7 +262,7 @@ def cost(context_lens: list[int], new_tokens: list[int], heads: int, kv_heads: i
 
 
 def compile_cases(arch: int) -> list[dict]:
-    """What this file has to compile; see kernels/compile.py."""
+    """What this file has to compile; see gpu/compile.py."""
     cases = []
     for kind, value_bytes, size, decode in (("bf16", 2, 64, True), ("bf16", 2, 128, True), ("bf16", 2, 64, False),
                                             ("bf16", 2, 128, False), ("fp32", 4, 128, True)):

@@ -262,7 +262,7 @@ def cost(tokens: int, inputs: int, outputs: int, bits: int = 4, group_size: int 
 
 
 def compile_cases(arch: int) -> list[dict]:
-    """Both formats at D=4096: one token, and each tile of the matrix kernel. See kernels/compile.py."""
+    """Both formats at D=4096: one token, and each tile of the matrix kernel. See gpu/compile.py."""
     cases = []
     for bits, group_blocks, scale in ((4, 1, "*fp16"), (8, 128, "*fp32")):
         types = {"x_ptr": "*bf16", "words_ptr": "*i32", "scale_ptr": scale, "minimum_ptr": scale,

@@ -155,7 +155,7 @@ def cost(tokens: int, width: int, bytes_per_value: float = 2, residual: bool = T
 
 
 def compile_cases(arch: int) -> list[dict]:
-    """The kernels at the widths of SmolLM2 (576) and of Llama 8B and 70B; see kernels/compile.py."""
+    """The kernels at the widths of SmolLM2 (576) and of Llama 8B and 70B; see gpu/compile.py."""
     types = {name: "*bf16" for name in ("x_ptr", "residual_ptr", "weight_ptr", "y_ptr", "total_ptr",
                                         "dy_ptr", "dtotal_ptr", "dx_ptr")}
     types |= {"rstd_ptr": "*fp32", "dweight_ptr": "*fp32", "eps": "fp32", "width": "i32:16",

@@ -128,7 +128,7 @@ def cost(tokens: int, query_heads: int, kv_heads: int, head_size: int,
 
 
 def compile_cases(arch: int) -> list[dict]:
-    """The head counts of SmolLM2 (9/3), Llama 8B (32/8) and 70B (64/8); see kernels/compile.py."""
+    """The head counts of SmolLM2 (9/3), Llama 8B (32/8) and 70B (64/8); see gpu/compile.py."""
     types = {"q_ptr": "*bf16", "k_ptr": "*bf16", "positions_ptr": "*i64", "cos_ptr": "*fp32",
              "sin_ptr": "*fp32", "q_out_ptr": "*bf16", "k_out_ptr": "*bf16"}
     types |= {name: "i32:16" for name in ("q_stride", "q_head_stride", "k_stride", "k_head_stride",

@@ -96,7 +96,7 @@ def cost(tokens: int, features: int, bytes_per_value: float = 2) -> Cost:
 
 
 def compile_cases(arch: int) -> list[dict]:
-    """Both kernels; their size is fixed. See kernels/compile.py."""
+    """Both kernels; their size is fixed. See gpu/compile.py."""
     types = {"x_ptr": "*bf16", "out_ptr": "*bf16", "dout_ptr": "*bf16", "dx_ptr": "*bf16",
              "x_stride": "i32:16", "features": "i32:16"}
     return [dict(name=f"{way} bf16", kernel=kernel, types=types, constexprs={"BLOCK_F": _BLOCK_F})

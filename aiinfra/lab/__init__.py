@@ -45,11 +45,11 @@ Its judge and three hints (direction, idea, nearly code) live in `exercises/nb01
         return "what the pass shows"              # optional praise with a number in it
 
 Solutions: `notebooks/solutions/01_fit_a_line.py`, sections `# %% 01.weighted_fit`, each the full
-replacement of the exercise cell. Known-wrong answers: `tests/notebooks/wrong/01_fit_a_line.py`,
+replacement of the exercise cell. Known-wrong answers: `notebooks/wrong/01_fit_a_line.py`,
 sections `# %% 01.weighted_fit | words of the message`, at least two an exercise, with an
 optional first section `# %% setup` (imports and data; used for solution and stub too).
 
-Before a commit: `python tests/notebooks/rerun.py notebooks/01_fit_a_line.ipynb` runs the page with
+Before a commit: `python aiinfra/lab/rerun.py notebooks/01_fit_a_line.ipynb` runs the page with
 an empty data folder and takes out what needs a live kernel; then `pytest tests/notebooks -k 01_fit`.
 """
 

@@ -1,6 +1,6 @@
 """What an exercise is: a judge written in plain Python, and three hints.
 
-    exercises/nb01.py:   @exercise("01.shards", hints=(…, …, …))
+    notebooks/exercises/01_fit_a_line.py:   @exercise("01.shards", hints=(…, …, …))
                          def shards(combine): close(combine(…), want, "the gradient")
 
 The part before the first dot names the file, which is loaded when it is first asked for.
@@ -9,13 +9,18 @@ returns. Running the learner's code safely is `verdict.py`'s business.
 """
 
 import difflib
-import importlib
-import pkgutil
+import functools
+import importlib.util
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
+
+import aiinfra
 
 
 class Wrong(Exception):
@@ -79,21 +84,38 @@ def _show(tensor: torch.Tensor) -> str:
     return text if tensor.ndim == 0 else f"[{text}]"
 
 
+def folder() -> Path:
+    """Where the judges of the pages stand: notebooks/exercises/, beside the pages."""
+    return Path(aiinfra.__path__[0]).resolve().parent / "notebooks" / "exercises"
+
+
+@functools.cache
 def load(number: str) -> dict[str, Exercise]:
     """The exercises of notebook "01", in the order of the file; {} if it has none."""
-    try:
-        module = importlib.import_module(f"aiinfra.lab.exercises.nb{number}")
-    except ModuleNotFoundError as error:
-        if error.name != f"aiinfra.lab.exercises.nb{number}":
-            raise                          # the file is there, something that it imports is not
+    paths = sorted(folder().glob(f"{number}_*.py"))
+    if not paths:
         return {}
+    module = load_file(paths[0])
     return {item.name: item for item in vars(module).values() if isinstance(item, Exercise)}
+
+
+def load_file(path: Path) -> ModuleType:
+    """A Python file whose name is no module's, such as 12_batching.py, as a module."""
+    name = f"exercises_of_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module                   # dataclasses and pickle look a class's module up by its name
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
 
 
 def numbers() -> list[str]:
     """The numbers of all notebooks that have exercises, in order."""
-    package = importlib.import_module("aiinfra.lab.exercises")
-    return sorted(module.name[2:] for module in pkgutil.iter_modules(package.__path__))
+    return sorted(path.stem.split("_")[0] for path in folder().glob("[0-9]*.py"))
 
 
 def find(name: str) -> Exercise:

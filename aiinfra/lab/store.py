@@ -14,7 +14,7 @@ import os
 import re
 from pathlib import Path
 
-from aiinfra.device import data_dir
+from aiinfra.environment import data_dir
 
 KINDS = ("guesses", "exercises", "hints")
 

@@ -19,14 +19,14 @@ from typing import Any
 
 import aiinfra
 from aiinfra.lab import store, time_limit
-from aiinfra.lab.exercise import Exercise, Unsolved, Wrong, find
+from aiinfra.lab.exercise import Exercise, Unsolved, Wrong, find, folder
 from aiinfra.lab.markup import Rich
 
 PASSED, WRONG, UNSOLVED = "passed", "wrong", "not solved yet"
 _TONE = {PASSED: "good", WRONG: "bad", UNSOLVED: "calm"}
 _SIGN = {PASSED: "✓", WRONG: "✗", UNSOLVED: "○"}
 _NOT_THEIRS = tuple(str(Path(folder).resolve()) for folder in
-                    (Path(aiinfra.__path__[0]), sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"),
+                    (Path(aiinfra.__path__[0]), folder(), sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"),
                      sysconfig.get_path("platlib")))
 _PUZZLES = str(Path(aiinfra.__path__[0]).resolve().parent / "puzzles")        # its judge waits for compilers
 

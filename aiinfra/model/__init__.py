@@ -1,60 +1,10 @@
-"""WHAT IS COMPUTED: a Llama-family decoder, its weights and its tokenizer.
+"""WHAT IS COMPUTED: a Llama-family decoder. It knows no file, no bit width and no rank.
 
-    model, tokenizer = load("smollm2-135m")
-    logits = model(torch.tensor([tokenizer.encode("The sea is")]))      # [1, T, V]
-
-Reading order: config, layers, attention, transformer, kv_cache; then weights, gguf_file, tokenizer, hub.
-Applied from outside to a finished model: packed, quantized.
+Reading order: config, layers, attention, transformer, kv_cache.
 """
 
-from pathlib import Path
-
-import torch
-
-from aiinfra.device import as_device, as_dtype
-from aiinfra.errors import LoadError
 from aiinfra.model.config import ModelConfig, RopeScaling
-from aiinfra.model.hub import DEFAULT_MODEL, resolve
 from aiinfra.model.kv_cache import KVCache
-from aiinfra.model.packed import pack
-from aiinfra.model.quantized import check_scheme, quantize
-from aiinfra.model.tokenizer import StreamDecoder, Tokenizer
 from aiinfra.model.transformer import Transformer
-from aiinfra.model.weights import GGUFWeights, HuggingFaceFolder, fill
 
-__all__ = ["load", "ModelConfig", "RopeScaling", "KVCache", "Tokenizer", "StreamDecoder", "Transformer", "pack",
-           "quantize", "DEFAULT_MODEL"]
-
-
-def load(name_or_path: str | Path = DEFAULT_MODEL, dtype: str | torch.dtype | None = None,
-         device: str | torch.device | None = None, packed: bool = True,
-         cache: str | Path | None = None, quantize: str | None = None) -> tuple[Transformer, Tokenizer]:
-    """A pretrained model, ready for inference, and its tokenizer.
-
-    name_or_path: a catalogue name (fetched once), a Hugging Face folder (config.json, safetensors,
-    tokenizer.json) or a .gguf file. dtype: None is float32 on a CPU and bfloat16 on a GPU. packed:
-    lay out float32 CPU weights once for oneDNN; False keeps plain parameters, as training needs.
-    quantize: "int8" or "int4" weights, one layer after another as they are read; see model/quantized.py.
-    Raises LoadError naming the file (and tensor) for what is missing, damaged or not supported.
-    """
-    if quantize is not None:
-        check_scheme(quantize)
-    path = resolve(name_or_path, cache)
-    device = as_device(device)
-    dtype = as_dtype(dtype, device)
-    if path.is_dir():
-        source = HuggingFaceFolder(path)
-        tokenizer = Tokenizer.from_folder(path)
-    elif path.suffix == ".gguf":
-        source = GGUFWeights(path)
-        tokenizer = Tokenizer.from_gguf(source.file.metadata, path.name)
-        source.file.drop_vocabulary()
-    else:
-        raise LoadError(f"{path.name} is neither a folder nor a .gguf file. Give a Hugging Face folder, "
-                        f"a .gguf file, or a name such as {DEFAULT_MODEL!r}.")
-    tokenizer.eos_ids = tuple(dict.fromkeys((*source.config.eos_token_ids, *tokenizer.eos_ids)))
-    with torch.device("meta"):                    # shapes only: no random numbers, no memory
-        model = Transformer(source.config)
-    model.rotary.to(device)
-    fill(model, source, dtype, device, packed, quantize)
-    return model.eval(), tokenizer
+__all__ = ["ModelConfig", "RopeScaling", "KVCache", "Transformer"]

@@ -10,7 +10,8 @@ Qwen3 (normalises q and k). What this code cannot compute is refused here, by na
 
 from typing import Any
 
-from aiinfra.errors import LoadError, config, nearest
+from aiinfra.config import config
+from aiinfra.errors import LoadError, nearest
 
 # family -> what it adds to the plain Llama decoder
 FAMILIES: dict[str, dict[str, bool]] = {

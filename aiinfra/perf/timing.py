@@ -6,12 +6,9 @@ The mean is spoilt by one interruption and the minimum flatters; a median with i
 figures differ. On a GPU a call only puts work in a queue, so the clock stops after `synchronize`. Notebook 00.
 """
 
-import json
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import torch
 
@@ -76,11 +73,3 @@ def time_call(fn: Callable[[], object], device: torch.device | str = "cpu", warm
         synchronize(device)
         seconds.append(time.perf_counter() - start)
     return Timing(tuple(seconds))
-
-
-def save_json(rows: Sequence[Any], settings: dict[str, Any], path: Path) -> None:
-    """Write measured rows (dataclasses) and how they were measured, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(path.suffix + ".tmp")
-    temporary.write_text(json.dumps({"settings": settings, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
-    temporary.replace(path)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aiinfra.errors import config
+from aiinfra.config import config
 
 _LONG_SECONDS, _SHORT_SECONDS = 6 * 3600, 10          # the least of each kind of gap
 

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aiinfra.errors import config
+from aiinfra.config import config
 from aiinfra.kernels.cross_entropy import linear_cross_entropy
 from aiinfra.kernels.hstu_attention import hstu_attention, naive_hstu
 from aiinfra.kernels.hstu_bias import BUCKETS

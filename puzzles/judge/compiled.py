@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from aiinfra.kernels.compile import resource_usage, build
+from aiinfra.gpu.compile import resource_usage, build
 from puzzles.judge.explain import explain
 from puzzles.judge.verdict import Compiled, Finding
 from puzzles.puzzle import Number, Puzzle

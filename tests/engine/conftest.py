@@ -1,7 +1,7 @@
 """For all tests of this folder: one engine on the real model, float32, on the CPU; and one small random model."""
 
 import pytest
-from small_model import random_model
+from tests.engine.small_model import random_model
 
 from aiinfra import LLM
 from aiinfra.model import Transformer

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_model import MODES, SMALL, alone, engine_with, serve
+from tests.engine.small_model import MODES, SMALL, alone, engine_with, serve
 
 from aiinfra.engine.engine import Engine
 from aiinfra.engine.generate import generate_cached

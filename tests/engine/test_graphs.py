@@ -4,9 +4,9 @@ import random
 
 import pytest
 import torch
-from small_model import SMALL
+from tests.engine.small_model import SMALL
 
-from aiinfra.device import triton_interpreted
+from aiinfra.environment import triton_interpreted
 from aiinfra.engine.engine import Engine
 from aiinfra.engine.graphs import DecodeGraphs, batch_sizes, run_again
 from aiinfra.engine.request import Request
@@ -14,7 +14,7 @@ from aiinfra.engine.runner import PagedCache, Runner
 from aiinfra.engine.sampling_params import SamplingParams
 from aiinfra.engine.scheduler import Plan, Work
 from aiinfra.kernels import kv_write, paged_attention, rmsnorm, rope, swiglu
-from aiinfra.kernels.dry_run import dry_run
+from aiinfra.gpu.dry_run import dry_run
 from aiinfra.model import ModelConfig, Transformer, layers
 
 P = 4

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from small_model import alone, engine_with
+from tests.engine.small_model import alone, engine_with
 
 from aiinfra.engine import llm as llm_module
 from aiinfra.engine.engine import Engine
@@ -231,7 +231,7 @@ def test_tokens_of_a_step_reach_the_other_call_as_well(llm, monkeypatch) -> None
 
 
 def test_memory_of_packed_weights_outlives_the_layer() -> None:
-    from aiinfra.model.packed import PackedLinear, can_pack
+    from aiinfra.compress.packed import PackedLinear, can_pack
     if not can_pack(torch.float32, torch.device("cpu")):
         pytest.skip("this PyTorch has no oneDNN")
     layer = PackedLinear(torch.nn.Linear(576, 1024, bias=False))

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_model import MODES, alone, engine_with, serve
+from tests.engine.small_model import MODES, alone, engine_with, serve
 
 from aiinfra.engine.engine import Engine
 from aiinfra.engine.request import UNKNOWN

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_model import THREE_LAYERS, Script, foresee, random_model
+from tests.engine.small_model import THREE_LAYERS, Script, foresee, random_model
 
 from aiinfra import LLM
 from aiinfra.engine.generate import generate_cached, generate_naive

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_model import MODES, THREE_LAYERS, Script, engine_with, foresee, random_model, serve
+from tests.engine.small_model import MODES, THREE_LAYERS, Script, engine_with, foresee, random_model, serve
 
 from aiinfra import LLM
 from aiinfra.engine.engine import Engine

@@ -1,7 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from kernel_checks import DEVICE, doubled, gradients, randn, relative_error, unwritten_is_nan  # noqa: F401
+from tests.kernels.kernel_checks import DEVICE, doubled, gradients, randn, relative_error, unwritten_is_nan  # noqa: F401
 
 from aiinfra.kernels import cross_entropy
 from aiinfra.kernels.cross_entropy import chunk_rows, cost, linear_cross_entropy, linear_cross_entropy_reference

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from kernel_checks import DEVICE, relative_error, unwritten_is_nan  # noqa: F401
+from tests.kernels.kernel_checks import DEVICE, relative_error, unwritten_is_nan  # noqa: F401
 
 from aiinfra.kernels.flash_attention import attention_reference, cost, flash_attention
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from kernel_checks import DEVICE, relative_error, unwritten_is_nan  # noqa: F401
+from tests.kernels.kernel_checks import DEVICE, relative_error, unwritten_is_nan  # noqa: F401
 
 from aiinfra.kernels.hstu_attention import cost, hstu_attention, hstu_reference, naive_hstu
 from aiinfra.kernels.hstu_bias import time_buckets

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from kernel_checks import DEVICE, unwritten_is_nan  # noqa: F401
+from tests.kernels.kernel_checks import DEVICE, unwritten_is_nan  # noqa: F401
 
 from aiinfra.kernels.kv_write import cost, kv_write
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from gguf import GGMLQuantizationType, quants
-from kernel_checks import DEVICE, randn, relative_error, unwritten_is_nan  # noqa: F401
+from tests.kernels.kernel_checks import DEVICE, randn, relative_error, unwritten_is_nan  # noqa: F401
 
 from aiinfra.kernels.quant_matmul import (cost, dequantize, from_q4_1, quant_matmul, quant_matmul_reference,
                                           quantize_int4, quantize_int8)

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from kernel_checks import DEVICE, doubled, gradients, randn, relative_error, unwritten_is_nan  # noqa: F401
+from tests.kernels.kernel_checks import DEVICE, doubled, gradients, randn, relative_error, unwritten_is_nan  # noqa: F401
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from aiinfra.kernels.rope import cost, rope, rope_reference, rope_tables

@@ -10,7 +10,7 @@ import torch
 from aiinfra.perf import SHEETS, Cost, Hardware, attainable, percentile, predict, ridge, time_call, token_seconds
 from aiinfra.perf.cost import linear
 from aiinfra.perf.hardware import dispatch_seconds, matmul_flops, measure, read_bandwidth
-from aiinfra.perf.timing import save_json
+from aiinfra.files import save_json
 
 BOX = Hardware("box", 1e9, bandwidth=10.0, float32=100.0, bfloat16=200.0)
 
@@ -57,7 +57,7 @@ def test_percentiles_are_numpys() -> None:
 def test_huge_pages_keep_the_content() -> None:
     import sys
 
-    from aiinfra.device import use_huge_pages
+    from aiinfra.environment import use_huge_pages
     x = torch.arange(4 << 20, dtype=torch.float32)
     moved = use_huge_pages(x.data_ptr(), x.nbytes)
     assert moved in (True, False) and torch.equal(x, torch.arange(4 << 20, dtype=torch.float32))

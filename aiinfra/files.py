@@ -1,0 +1,50 @@
+"""Files that are whole or not there: written beside their place under a name of their own, then moved.
+
+Invariant: a reader sees the old content or the new one, never a part of either, and two writers never share a
+temporary file. This is the only place that does so: progress, measured rows, downloads and checkpoints come here.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+
+def replace_whole(path: str | Path, write: Callable[[Path], object]) -> None:
+    """Have `write(temporary)` make the file, then move it to `path`, whose folder is made if it is absent.
+
+    The move is atomic on one file system. If `write` raises, nothing at `path` has changed and nothing is left
+    beside it. Raises what `write` raises, and OSError if the folder cannot be written.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        temporary.chmod(0o666 & ~_umask())       # mkstemp's files are for nobody else: give the usual rights
+        write(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """The rights that this process takes from new files. It can only be read by setting it."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` as UTF-8, whole or not at all."""
+    replace_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def save_json(rows: Sequence[Any], settings: dict[str, Any], path: str | Path) -> None:
+    """Write measured rows (dataclasses) and how they were measured, whole or not at all."""
+    content = {"settings": settings, "rows": [asdict(row) for row in rows]}
+    write_text(path, json.dumps(content, indent=1) + "\n")

@@ -1,0 +1,176 @@
+"""Does every kernel compile for GPUs that are not here, and what does each one take there?
+
+    kernel file ──compile_cases(arch)──► Triton ► PTX ► cubin ──► registers, shared memory, spills
+
+A GPU's compiler runs on any Linux machine, so a kernel that no longer compiles, that spills its
+registers to memory, or that asks for more shared memory than the chip has is found without a GPU.
+Notebook 08 opens the generated code; tests/gpu/test_compile.py fails on a spill.
+
+The convention. A kernel file that wants to be compiled here defines
+
+    def compile_cases(arch: int) -> list[dict]:
+        return [dict(name="rmsnorm bf16 4096", kernel=_forward_kernel,
+                     types={"x_ptr": "*bf16", "eps": "fp32"},
+                     constexprs={"ROWS": 1, "BLOCK_D": 4096}, num_warps=4, num_stages=3)]
+
+one entry for each kernel at each size worth knowing, with the sizes its wrapper would choose on
+compute capability `arch` (90 for 9.0). `types` maps parameters to Triton types; a parameter that is
+neither there nor in `constexprs` is "i32". As at a real launch, pointers are 16-byte aligned;
+"i32:16" is an integer known to divide by 16. num_warps and num_stages default to 4 and 3.
+
+    python -m aiinfra.gpu.compile            # the table; rc 1 if a kernel spills or does not fit
+"""
+
+import argparse
+import importlib
+import json
+import multiprocessing
+import pkgutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from aiinfra.environment import triton_interpreted
+from aiinfra.kernels.chip import SHARED_LIMIT
+from aiinfra.kernels.lang import triton
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """One kernel compiled for one architecture. Registers and spills are per thread.
+
+    `spill_bytes` is the thread's stack frame: our kernels have no local arrays, so whatever is
+    there was put there by the register allocator. `shared_bytes` is per program.
+    """
+
+    module: str
+    name: str
+    arch: int
+    num_warps: int
+    num_stages: int
+    registers: int
+    shared_bytes: int
+    spill_bytes: int
+
+    @property
+    def fits(self) -> bool:
+        """True if nothing spills and the architecture has this much shared memory."""
+        return not self.spill_bytes and self.shared_bytes <= SHARED_LIMIT[self.arch]
+
+
+def kernel_modules() -> list[str]:
+    """Names of the files in this folder that define `compile_cases`, in alphabetical order."""
+    folder = Path(__file__).parents[1] / "kernels"
+    names = sorted(module.name for module in pkgutil.iter_modules([str(folder)]))
+    return [name for name in names if name != "compile" and hasattr(_module(name), "compile_cases")]
+
+
+def build(case: dict, arch: int):
+    """Compile one case for `arch`; Triton's CompiledKernel, whose `.asm` holds ttir, ttgir, llir, ptx, cubin.
+
+    Raises RuntimeError under TRITON_INTERPRET=1, where a kernel is a Python function.
+    """
+    if triton_interpreted():
+        raise RuntimeError("TRITON_INTERPRET=1: kernels are interpreted in this process and cannot be "
+                           "compiled. Unset it before Triton is imported, or call compile_report().")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+    kernel, constexprs = case["kernel"], case["constexprs"]
+    signature, attrs = {}, {}
+    for position, name in enumerate(kernel.arg_names):
+        kind, _, divisor = case["types"].get(name, "i32").partition(":")
+        signature[name] = "constexpr" if name in constexprs else kind
+        if name not in constexprs and (divisor or kind.startswith("*")):
+            attrs[(position,)] = [["tt.divisibility", int(divisor or 16)]]
+    options = {"num_warps": case.get("num_warps", 4), "num_stages": case.get("num_stages", 3)}
+    return triton.compile(ASTSource(kernel, signature, constexprs, attrs),
+                          target=GPUTarget("cuda", arch, 32), options=options)
+
+
+def compile_report(archs: tuple[int, ...] = (80, 90, 100), modules: list[str] | None = None,
+                   processes: int = 2) -> list[Compiled]:
+    """Compile every case of every kernel file (or of `modules`) for each of `archs`.
+
+    Works with and without a GPU, and also from a process that interprets its kernels (a fresh one
+    is started then). Raises ValueError for an unknown arch or module, and whatever Triton's
+    compiler raises for a kernel it refuses. Takes seconds a kernel once, then Triton's disk cache.
+    """
+    unknown = sorted(set(archs) - set(SHARED_LIMIT))
+    if unknown:
+        raise ValueError(f"arch {unknown[0]} is not known; use one of {sorted(SHARED_LIMIT)}.")
+    missing = sorted(set(modules or ()) - set(kernel_modules()))
+    if missing:
+        raise ValueError(f"{missing[0]!r} has no compile_cases; use one of {kernel_modules()}.")
+    if triton_interpreted():
+        return _report_elsewhere(archs, modules or kernel_modules(), processes)
+    jobs = [(module, index, arch) for module in modules or kernel_modules()
+            for arch in archs for index in range(len(_module(module).compile_cases(arch)))]
+    # Spawned, not forked: PyTorch's threads do not survive a fork.
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        return list(pool.map(_compile_one, jobs))
+
+
+def table(records: list[Compiled]) -> str:
+    """The records as aligned text, one line a kernel and architecture."""
+    lines = [f"{'file':<16} {'kernel':<38} {'arch':>4} {'warps':>5} {'stages':>6} "
+             f"{'registers':>9} {'shared B':>8} {'spill B':>7}"]
+    for r in records:
+        lines.append(f"{r.module:<16} {r.name:<38} {r.arch:>4} {r.num_warps:>5} {r.num_stages:>6} "
+                     f"{r.registers:>9} {r.shared_bytes:>8,} {r.spill_bytes:>7}"
+                     + ("" if r.fits else "   does not fit"))
+    return "\n".join(lines)
+
+
+def _module(name: str):
+    return importlib.import_module(f"aiinfra.kernels.{name}")
+
+
+def _compile_one(job: tuple[str, int, int]) -> Compiled:
+    module, index, arch = job
+    case = _module(module).compile_cases(arch)[index]
+    compiled = build(case, arch)
+    usage = resource_usage(compiled.asm["cubin"])
+    return Compiled(module, case["name"], arch, compiled.metadata.num_warps,
+                    compiled.metadata.num_stages, usage["REG"], compiled.metadata.shared, usage["STACK"])
+
+
+def resource_usage(cubin: bytes) -> dict[str, int]:
+    """What cuobjdump, which comes with Triton, reads from a cubin: {"REG": 64, "STACK": 0, …}."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        text = subprocess.run([triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name],
+                              check=True, capture_output=True, text=True).stdout
+    fields = (field.split(":") for field in text.split() if field.count(":") == 1)
+    return {name: int(value) for name, value in fields if value.isdigit()}
+
+
+def _report_elsewhere(archs, modules, processes) -> list[Compiled]:
+    """The same report from a process without TRITON_INTERPRET."""
+    command = ["env", "-u", "TRITON_INTERPRET", sys.executable, "-m", "aiinfra.gpu.compile", "--json",
+               "--processes", str(processes), "--arch", *map(str, archs), "--module", *modules]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    if not done.stdout:
+        raise RuntimeError(f"compiling failed: {done.stderr.strip()[-2000:]}")
+    return [Compiled(**record) for record in json.loads(done.stdout)]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; returns its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m aiinfra.gpu.compile", description=(
+        "Compile every kernel without a GPU; print registers, shared memory and spills."))
+    parser.add_argument("--arch", type=int, nargs="+", default=[80, 90, 100], help="compute capabilities")
+    parser.add_argument("--module", nargs="+", help="kernel files; all by default")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--json", action="store_true", help="records as JSON instead of the table")
+    args = parser.parse_args(argv)
+    records = compile_report(tuple(args.arch), args.module, args.processes)
+    print(json.dumps([asdict(r) for r in records]) if args.json else table(records))
+    return 0 if all(r.fits for r in records) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""Read what the GPU would run: a kernel's PTX and machine code, made on a machine without a GPU.
+
+    kernel (from a file or a notebook cell) ─► its source ─► a process without TRITON_INTERPRET
+        ─► Triton ─► PTX ─► ptxas ─► cubin ─► nvdisasm ─► SASS, registers, shared memory, spills
+
+PTX is the assembler that NVIDIA documents, with registers without number; SASS is what the chip
+executes, after registers were assigned. A kernel is interpreted or compiled from its decorator on,
+so a process that interprets its kernels cannot compile them: here a fresh one does, from the
+kernel's source text. Notebook 08.
+"""
+
+import inspect
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from aiinfra.gpu.compile import resource_usage, build
+from aiinfra.kernels.lang import triton
+
+_PRELUDE = "import triton\nimport triton.language as tl\n\n\n"
+_SASS_LINE = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(.*?)\s*;")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The code of one kernel for one architecture. Registers and spills are per thread."""
+
+    kernel: str
+    arch: int
+    num_warps: int
+    registers: int
+    shared_bytes: int
+    spill_bytes: int
+    ptx: str
+    sass: str
+
+    def lines(self, pattern: str, code: str = "sass") -> list[str]:
+        """The instructions of "sass" or "ptx" in which the regular expression is found."""
+        text = {"sass": self.sass, "ptx": self.ptx}[code]
+        return [line.strip() for line in text.splitlines() if re.search(pattern, line)]
+
+
+def listings(kernel: Any, types: dict[str, str], *cases: dict) -> list[Listing]:
+    """Compile `kernel` once for each case and return the code; works under TRITON_INTERPRET=1 too.
+
+    `types` maps parameters to Triton types as in `compile_cases` ("*fp32", "i32:16"; others are
+    "i32"). A case is the kernel's constexprs, and may also say `arch` (90), `num_warps` (4),
+    `num_stages` (3) and `types`, which are added to the common ones. The kernel may use `triton`,
+    `tl` and nothing else from around it. Raises RuntimeError with the compiler's words for a kernel
+    that it refuses.
+    """
+    options = ("arch", "num_warps", "num_stages", "types")
+    jobs = [{"source": inspect.getsource(kernel.fn), "name": kernel.fn.__name__,
+             "constexprs": {k: v for k, v in case.items() if k not in options},
+             **{k: case[k] for k in options if k in case}, "types": types | case.get("types", {})} for case in cases]
+    # Line information would put this machine's paths into the PTX.
+    command = ["env", "-u", "TRITON_INTERPRET", "TRITON_DISABLE_LINE_INFO=1", sys.executable, "-m", __name__]
+    done = subprocess.run(command, input=json.dumps(jobs), capture_output=True, text=True,
+                          cwd=Path(__file__).parents[2])
+    if done.returncode:
+        said = re.split(r"\n(?=[\w.]+Error: )", done.stderr.strip())[-1]         # without our own frames
+        raise RuntimeError(f"{kernel.fn.__name__} does not compile: {said[-2000:]}")
+    return [Listing(**record) for record in json.loads(done.stdout)]
+
+
+def _listing(job: dict, folder: Path, number: int) -> Listing:
+    arch = job.get("arch", 90)
+    compiled = build({**job, "kernel": _load(job["source"], job["name"], folder / f"kernel_{number}.py")}, arch)
+    usage = resource_usage(compiled.asm["cubin"])
+    return Listing(job["name"], arch, compiled.metadata.num_warps, usage["REG"], compiled.metadata.shared,
+                   usage["STACK"], compiled.asm["ptx"], _disassemble(compiled.asm["cubin"], folder))
+
+
+def _load(source: str, name: str, path: Path):
+    """The kernel from its text; from a file, because Triton reads the source again."""
+    path.write_text(_PRELUDE + inspect.cleandoc(source), encoding="utf-8")
+    namespace = {"__name__": path.stem}
+    exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), namespace)
+    return namespace[name]
+
+
+def _disassemble(cubin: bytes, folder: Path) -> str:
+    """The machine instructions, one a line, without their addresses and the padding at the end."""
+    file = folder / "kernel.cubin"
+    file.write_bytes(cubin)
+    text = subprocess.run([triton.knobs.nvidia.nvdisasm.path, "-c", str(file)], check=True,
+                          capture_output=True, text=True).stdout
+    lines = [re.sub(r"\s+", " ", line) for line in _SASS_LINE.findall(text)]
+    return "\n".join(line for line in lines if line != "NOP")
+
+
+def main() -> None:
+    """Jobs as JSON from standard input, listings as JSON to standard output."""
+    with tempfile.TemporaryDirectory() as folder:
+        jobs = json.load(sys.stdin)
+        print(json.dumps([asdict(_listing(job, Path(folder), i)) for i, job in enumerate(jobs)]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from tests.kernels.kernel_checks import DEVICE
+
+from aiinfra.bench import kernels as bench
+
+TARGETS = {"flash_attention": "G6", "paged_attention": "G7", "rmsnorm": "G8", "quant_matmul": "G9",
+           "hstu_attention": "G10"}
+
+
+def test_on_a_cpu_every_row_is_checked_and_says_what_is_missing():
+    rows = bench.run("cpu")
+    assert {row.name: row.target for row in rows} == TARGETS and len(rows) == 6
+    for row in rows:
+        assert row.correct and row.error < 1e-5 and row.met is None
+        assert row.ratio is None and row.seconds is None and row.peak_bytes is None
+        assert row.note.startswith("Not measured") and row.note.count(". ") == 0     # one sentence
+
+
+def test_the_measuring_code_runs_at_toy_sizes():
+    for row in bench.run("cpu", measure=True):
+        assert row.seconds > 0 and row.peer_seconds > 0 and not row.note
+        assert row.ratio == pytest.approx(row.peer_seconds / row.seconds)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_result_one_percent_off_is_not_correct(monkeypatch, name):
+    function = {"rmsnorm": "rms_norm"}.get(name, name)
+    right = getattr(bench, function)
+
+    def wrong(*args, **kwargs):
+        out = right(*args, **kwargs)
+        return tuple(1.01 * y for y in out) if isinstance(out, tuple) else 1.01 * out
+    monkeypatch.setattr(bench, function, wrong)
+    for row in bench.run("cpu", [name], measure=True):
+        assert not row.correct and row.met is False
+
+
+def test_met_needs_both_the_floor_and_a_correct_result():
+    row = replace(bench.run("cpu", ["rmsnorm"])[0], ratio=0.95)
+    assert row.met and not replace(row, ratio=0.5).met
+    assert not replace(row, error=0.1).met and not replace(row, error=float("nan")).met
+
+
+def test_unknown_name_names_the_nearest():
+    with pytest.raises(ValueError, match="Did you mean 'rmsnorm'"):
+        bench.run("cpu", ["rms_norm"])
+
+
+def test_settings_say_where_and_when():
+    settings = bench.settings("cpu")
+    assert settings["torch"] == torch.__version__ and settings["device"] and settings["date"]
+
+
+@pytest.mark.skipif(DEVICE.type == "cpu", reason="needs a CUDA GPU")
+def test_every_row_is_correct_on_this_gpu():
+    rows = bench.run()
+    assert all(row.correct and row.ratio > 0 for row in rows), rows
+    hstu = next(row for row in rows if row.name == "hstu_attention")
+    assert hstu.peak_bytes < hstu.peer_peak_bytes / 10
