@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from aiinfra.environment import cpu_name
+from aiinfra.errors import plural
 
 _DTYPES = {"float32": torch.float32, "fp32": torch.float32, "bfloat16": torch.bfloat16,
            "bf16": torch.bfloat16, "float16": torch.float16, "fp16": torch.float16}
@@ -81,8 +82,7 @@ def device_name(device: torch.device | str | None = None) -> str:
     """A human's name for the device: the GPU's product name, or the CPU's and its thread count."""
     if as_device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
-    threads = torch.get_num_threads()
-    return f"{cpu_name()}, {threads} thread{'s' if threads > 1 else ''}"
+    return f"{cpu_name()}, {plural(torch.get_num_threads(), 'thread')}"
 
 
 def to_device(values: Sequence | torch.Tensor, dtype: torch.dtype, device: torch.device) -> torch.Tensor:

@@ -1,4 +1,7 @@
-"""Errors that help: the value, the limit, the remedy, and the nearest thing that does exist."""
+"""Errors that help: the value, the limit, the remedy, and the nearest thing that does exist.
+
+The words that all messages share are here too: a nearest name, a count and its noun.
+"""
 
 import difflib
 from collections.abc import Iterable, Iterator
@@ -7,8 +10,19 @@ from contextlib import contextmanager
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """` Did you mean 'x'?` for the closest known name, or an empty string."""
-    close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
-    return f" Did you mean {close[0]!r}?" if close else ""
+    close = nearest_name(name, known)
+    return "" if close is None else f" Did you mean {close!r}?"
+
+
+def nearest_name(name: str, known: Iterable[str], cutoff: float = 0.5) -> str | None:
+    """The known name that is most like `name`, or None if none is. cutoff: the least likeness, 0 (any) to 1."""
+    close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=cutoff)
+    return close[0] if close else None
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 program`, `2 programs`, `1,024 programs`, `0 programs`: a count and its noun, which takes an s."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 class LoadError(ValueError):
