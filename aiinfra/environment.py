@@ -28,9 +28,10 @@ def data_dir() -> Path:
     return (Path(base) if base else Path.home() / ".local" / "share") / "aiinfra"
 
 
-def child_environment(**changes: str) -> dict[str, str]:
-    """This process's environment, with changes, for a program that it starts."""
-    return {**os.environ, **changes}
+def child_environment(**changes: str | None) -> dict[str, str]:
+    """This process's environment, with changes, for a program that it starts. None takes a variable out."""
+    changed = {**os.environ, **changes}
+    return {name: value for name, value in changed.items() if value is not None}
 
 
 def triton_interpreted() -> bool:

@@ -34,6 +34,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from aiinfra.environment import triton_interpreted
+from aiinfra.gpu import process
 from aiinfra.kernels.chip import SHARED_LIMIT
 from aiinfra.kernels.lang import triton
 
@@ -150,12 +151,10 @@ def resource_usage(cubin: bytes) -> dict[str, int]:
 
 def _report_elsewhere(archs, modules, processes) -> list[Compiled]:
     """The same report from a process without TRITON_INTERPRET."""
-    command = ["env", "-u", "TRITON_INTERPRET", sys.executable, "-m", "aiinfra.gpu.compile", "--json",
-               "--processes", str(processes), "--arch", *map(str, archs), "--module", *modules]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
-    if not done.stdout:
-        raise RuntimeError(f"compiling failed: {done.stderr.strip()[-2000:]}")
-    return [Compiled(**record) for record in json.loads(done.stdout)]
+    try:
+        return process.call(compile_report, archs, modules, processes, interpret=False)
+    except process.ChildFailed as failed:
+        raise RuntimeError(f"compiling failed: {failed}") from None
 
 
 def main(argv: list[str] | None = None) -> int:

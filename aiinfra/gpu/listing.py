@@ -10,16 +10,15 @@ kernel's source text. Notebook 08.
 """
 
 import inspect
-import json
 import re
 import subprocess
-import sys
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aiinfra.gpu.compile import resource_usage, build
+from aiinfra.gpu import process
+from aiinfra.gpu.compile import build, resource_usage
 from aiinfra.kernels.lang import triton
 
 _PRELUDE = "import triton\nimport triton.language as tl\n\n\n"
@@ -58,14 +57,16 @@ def listings(kernel: Any, types: dict[str, str], *cases: dict) -> list[Listing]:
     jobs = [{"source": inspect.getsource(kernel.fn), "name": kernel.fn.__name__,
              "constexprs": {k: v for k, v in case.items() if k not in options},
              **{k: case[k] for k in options if k in case}, "types": types | case.get("types", {})} for case in cases]
-    # Line information would put this machine's paths into the PTX.
-    command = ["env", "-u", "TRITON_INTERPRET", "TRITON_DISABLE_LINE_INFO=1", sys.executable, "-m", __name__]
-    done = subprocess.run(command, input=json.dumps(jobs), capture_output=True, text=True,
-                          cwd=Path(__file__).parents[2])
-    if done.returncode:
-        said = re.split(r"\n(?=[\w.]+Error: )", done.stderr.strip())[-1]         # without our own frames
-        raise RuntimeError(f"{kernel.fn.__name__} does not compile: {said[-2000:]}")
-    return [Listing(**record) for record in json.loads(done.stdout)]
+    try:                         # line information would put this machine's paths into the PTX
+        return process.call(_listings, jobs, interpret=False, TRITON_DISABLE_LINE_INFO="1")
+    except process.ChildFailed as failed:
+        raise RuntimeError(f"{kernel.fn.__name__} does not compile: {failed}") from None
+
+
+def _listings(jobs: list[dict]) -> list[Listing]:
+    """In a process that compiles its kernels: the listing of each job."""
+    with tempfile.TemporaryDirectory() as folder:
+        return [_listing(job, Path(folder), number) for number, job in enumerate(jobs)]
 
 
 def _listing(job: dict, folder: Path, number: int) -> Listing:
@@ -92,14 +93,3 @@ def _disassemble(cubin: bytes, folder: Path) -> str:
                           capture_output=True, text=True).stdout
     lines = [re.sub(r"\s+", " ", line) for line in _SASS_LINE.findall(text)]
     return "\n".join(line for line in lines if line != "NOP")
-
-
-def main() -> None:
-    """Jobs as JSON from standard input, listings as JSON to standard output."""
-    with tempfile.TemporaryDirectory() as folder:
-        jobs = json.load(sys.stdin)
-        print(json.dumps([asdict(_listing(job, Path(folder), i)) for i, job in enumerate(jobs)]))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,13 +1,13 @@
 """Every kernel compiles for GPUs that are not here, and none spills its registers."""
 
 import re
-import subprocess
-import sys
 
 import pytest
 
 from aiinfra.environment import triton_interpreted
 from aiinfra.gpu import compile as compiler
+from aiinfra.gpu import process
+from aiinfra.kernels import flash_attention
 
 pytest.importorskip("triton")
 
@@ -28,20 +28,15 @@ def test_every_file_that_launches_a_kernel_says_what_to_compile():
     assert len(launching) >= 8 and launching <= set(compiler.kernel_modules())
 
 
-SPILLS = """
-from aiinfra.gpu import compile
-from aiinfra.kernels import flash_attention
-case = flash_attention.compile_cases(90)[0]
-case["constexprs"] |= {"BM": 128, "BN": 256}
-usage = compile.resource_usage(compile.build(case, 90).asm["cubin"])
-print(usage["REG"], usage["STACK"])
-"""
+def registers_and_stack_of_a_tile_too_large() -> tuple[int, int]:
+    case = flash_attention.compile_cases(90)[0]
+    case["constexprs"] |= {"BM": 128, "BN": 256}
+    usage = compiler.resource_usage(compiler.build(case, 90).asm["cubin"])
+    return usage["REG"], usage["STACK"]
 
 
 def test_a_tile_too_large_is_seen_to_spill():
-    command = ["env", "-u", "TRITON_INTERPRET", sys.executable, "-c", SPILLS]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=compiler.Path(compiler.__file__).parents[2])
-    registers, stack = map(int, done.stdout.split())
+    registers, stack = process.call(registers_and_stack_of_a_tile_too_large, interpret=False)
     assert registers == 255 and stack > 0
 
 

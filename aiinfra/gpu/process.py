@@ -1,0 +1,169 @@
+"""Another process: a fresh one in which kernels are interpreted, or are not; and a copy of this one that may die.
+
+    call(function, *arguments, interpret=False)   a fresh Python ──► function(*arguments) ──► its result
+    start(function, interpret=True)               a fresh Python that talks through its two pipes until it is closed
+    in_fork(work, seconds)                        a copy of this process ──► what it wrote until it ended or was killed
+
+Whether a Triton kernel is interpreted or compiled is settled when it is decorated, by TRITON_INTERPRET in the
+environment. So who has kernels of one kind and needs the other asks another process. Invariant: this is the only
+place that starts one for this reason, and the only one that forks. Notebook 08 compiles from a page that interprets.
+"""
+
+import os
+import pickle
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from aiinfra.environment import child_environment
+
+_ROOT = str(Path(__file__).parents[2])
+_START = "import sys; sys.path[:0] = {path!r}; from importlib import import_module; import_module({module!r}).{name}()"
+_MOST_SAID = 2000                        # characters of a failed process's last words
+
+
+class ChildFailed(RuntimeError):
+    """A fresh process ended without a result. Its text is the error that the process died of."""
+
+    def __init__(self, exit_code: int, said: str):
+        super().__init__(said)
+        self.exit_code = exit_code
+
+
+def call(function: Callable, *arguments: Any, interpret: bool, **environment: str) -> Any:
+    """function(*arguments), computed in a fresh process; `function` stands at the top of an importable module.
+
+    `interpret` says what kernels are there; `environment` is added to this process's own. Arguments and result
+    are pickled. Raises ChildFailed if the function raises or the process dies.
+    """
+    question = pickle.dumps((*_address(function), arguments))
+    done = subprocess.run(
+        _command(_answer, ()),
+        input=question,
+        capture_output=True,
+        env=_environment(interpret, environment),
+    )
+    if done.returncode:
+        raise ChildFailed(done.returncode, _last_words(done.stderr.decode(errors="replace")))
+    return pickle.loads(done.stdout)
+
+
+def start(function: Callable[[], None], interpret: bool, path: Iterable[str] = (), **environment: str) -> subprocess.Popen:
+    """A fresh process that runs `function()`, which reads its stdin and answers through `replies()`.
+
+    The process leads a group of its own, so that it can be ended with all that it started. `path` is put before
+    the places where it looks for modules.
+    """
+    return subprocess.Popen(
+        _command(function, path),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=_environment(interpret, environment),
+        start_new_session=True,
+    )
+
+
+def replies() -> BinaryIO:
+    """In the fresh process: its stdout, for answers only. What anyone prints from now on goes to stderr."""
+    pipe = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    return pipe
+
+
+def send(pipe: BinaryIO, value: Any) -> None:
+    """Put a value into a pipe, whole."""
+    pipe.write(pickle.dumps(value))
+    pipe.flush()
+
+
+def receive(pipe: BinaryIO) -> Any:
+    """The next value from a pipe; None if the other end has closed it."""
+    try:
+        return pickle.load(pipe)
+    except (EOFError, pickle.UnpicklingError):           # nothing more, or the other end died on the way
+        return None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a fork ended: what it wrote, whether it was in time, and its exit code (-9 if it was killed)."""
+
+    output: bytes
+    in_time: bool
+    exit_code: int
+
+
+def in_fork(work: Callable[[int], object], seconds: float) -> Ended:
+    """Run `work(pipe)` in a copy of this process, which is killed after `seconds`; `pipe` is a file number.
+
+    Whatever `work` raises, changes or breaks is gone with the copy. This process must have one thread only:
+    a lock that another thread holds would stay closed in the copy forever.
+    """
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(read_end)
+        try:
+            work(write_end)
+        finally:
+            os._exit(0)                                  # without the exit handlers, which belong to this process
+    os.close(write_end)
+    output, in_time = _read_all(read_end, time.monotonic() + seconds)
+    os.close(read_end)
+    if not in_time:
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    return Ended(output, in_time, os.waitstatus_to_exitcode(status))
+
+
+def _read_all(pipe: int, deadline: float) -> tuple[bytes, bool]:
+    """What comes out of a pipe, and whether its other end closed before the deadline."""
+    chunks = []
+    while _readable(pipe, deadline):
+        chunk = os.read(pipe, 1 << 16)
+        if not chunk:
+            return b"".join(chunks), True
+        chunks.append(chunk)
+    return b"".join(chunks), False
+
+
+def _readable(pipe: int, deadline: float) -> bool:
+    left = max(0.0, deadline - time.monotonic())
+    ready, _, _ = select.select([pipe], [], [], left)
+    return bool(ready)
+
+
+def _answer() -> None:
+    """What a fresh process of `call` does."""
+    pipe = replies()
+    module, name, arguments = pickle.load(sys.stdin.buffer)
+    function = getattr(import_module(module), name)
+    send(pipe, function(*arguments))
+
+
+def _address(function: Callable) -> tuple[str, str]:
+    """Module and name of a function; the module's own name even where it was started as a program."""
+    module = sys.modules[function.__module__]
+    return module.__spec__.name, function.__name__
+
+
+def _command(function: Callable, path: Iterable[str]) -> list[str]:
+    module, name = _address(function)
+    return [sys.executable, "-c", _START.format(path=[_ROOT, *path], module=module, name=name)]
+
+
+def _environment(interpret: bool, more: dict[str, str]) -> dict[str, str]:
+    return child_environment(TRITON_INTERPRET="1" if interpret else None, **more)
+
+
+def _last_words(stderr: str) -> str:
+    """The error at the end of a traceback, without the frames above it."""
+    return re.split(r"\n(?=[\w.]+Error: )", stderr.strip())[-1][-_MOST_SAID:]
