@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from aiinfra.environment import cpu_name
+from aiinfra.environment import cpu_name, process_peak_bytes
 from aiinfra.errors import plural
 
 _DTYPES = {"float32": torch.float32, "fp32": torch.float32, "bfloat16": torch.bfloat16,
@@ -62,6 +62,14 @@ def free_bytes(device: torch.device | str) -> int | None:
     if torch.device(device).type != "cuda":
         return None
     return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def peak_bytes(device: torch.device | str) -> int | None:
+    """The most memory in use so far: a GPU's tensors since the last reset, or all of this process on a CPU. None where
+    the system does not tell (Windows)."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return process_peak_bytes()
 
 
 def gpu_report() -> str:

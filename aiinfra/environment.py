@@ -9,6 +9,11 @@ import platform
 import sys
 from pathlib import Path
 
+try:
+    import resource
+except ImportError:                       # Windows
+    resource = None
+
 
 def cache_dir(override: str | Path | None = None) -> Path:
     """Where models are kept: `override`, else $AIINFRA_CACHE, else the user's cache folder."""
@@ -50,6 +55,14 @@ def cpu_name() -> str:
         return platform.processor() or platform.machine()
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else "CPU"
+
+
+def process_peak_bytes() -> int | None:
+    """The most memory that this process has had at once; None on Windows, which counts otherwise."""
+    if resource is None:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024          # Linux counts in kilobytes
 
 
 def use_huge_pages(address: int, nbytes: int) -> bool:

@@ -27,14 +27,15 @@ _BLOCK_V = 4096
 
 
 def linear_cross_entropy_reference(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor,
-                                   ignore_index: int = -100) -> torch.Tensor:
+                                   ignore_index: int = -100, total: float | None = None) -> torch.Tensor:
     """What `linear_cross_entropy` computes, from the full [N, V] logits; float64 stays float64."""
     logits = F.linear(hidden, weight)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     counted = targets != ignore_index
     safe = torch.where(counted, targets, 0)
     losses = torch.logsumexp(logits, -1) - logits.gather(-1, safe[:, None]).squeeze(-1)
-    return torch.where(counted, losses, 0.0).sum() / counted.sum()
+    divisor = counted.sum() if total is None else total
+    return torch.where(counted, losses, 0.0).sum() / divisor
 
 
 def softmax_gradient_reference(logits: torch.Tensor, targets: torch.Tensor, count: torch.Tensor,
@@ -100,9 +101,12 @@ def chunk_rows(tokens: int, width: int, vocabulary: int) -> int:
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, targets, ignore_index, rows, gradient, backend):
+    def forward(ctx, hidden, weight, targets, ignore_index, total, rows, gradient, backend):
         wide = torch.promote_types(hidden.dtype, torch.float32)
-        count = (targets != ignore_index).sum().to(wide)         # stays on the device: no wait
+        if total is None:
+            count = (targets != ignore_index).sum().to(wide)     # stays on the device: no wait
+        else:
+            count = torch.full((), total, dtype=wide, device=hidden.device)
         loss = torch.zeros((), dtype=wide, device=hidden.device)
         dhidden = torch.empty_like(hidden) if gradient and ctx.needs_input_grad[0] else None
         # float32: hundreds of bfloat16 additions of small chunks would lose the last of them
@@ -123,18 +127,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, dloss):
         grads = [None if g is None else g * dloss.to(g.dtype) for g in ctx.saved_tensors]
-        return *grads, None, None, None, None, None
+        return *grads, None, None, None, None, None, None
 
 
 def linear_cross_entropy(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor,
-                         ignore_index: int = -100, *, rows: int | None = None,
-                         backend: str | None = None) -> torch.Tensor:
+                         ignore_index: int = -100, *, total: float | None = None,
+                         rows: int | None = None, backend: str | None = None) -> torch.Tensor:
     """Mean cross-entropy of softmax(hidden [N, D] @ weight [V, D]ᵀ) against targets [N], a scalar.
 
     Rows whose target is `ignore_index` count for nothing; if all are, the mean of no losses is NaN,
-    as in PyTorch. `rows` is how many rows of logits exist at once (default: `chunk_rows`). The loss
-    is float32; differentiable once, in hidden and weight. Targets outside 0..V-1 raise on the torch
-    path and give an infinite loss on the Triton path. Raises ValueError where shapes disagree.
+    as in PyTorch. `total`: divide the sum of losses by this instead of by the number of counted rows, so
+    that the parts of a batch add up to the mean of the whole. `rows` is how many rows of logits exist at
+    once (default: `chunk_rows`). The loss is float32; differentiable once, in hidden and weight. Targets
+    outside 0..V-1 raise on the torch path and give an infinite loss on the Triton path. Raises ValueError
+    where shapes disagree.
     """
     if hidden.dim() != 2 or weight.dim() != 2 or hidden.shape[1] != weight.shape[1] \
             or targets.shape != hidden.shape[:1]:
@@ -143,7 +149,7 @@ def linear_cross_entropy(hidden: torch.Tensor, weight: torch.Tensor, targets: to
     rows = chunk_rows(*hidden.shape, len(weight)) if rows is None else rows
     gradient = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
     return _LinearCrossEntropy.apply(hidden.contiguous(), weight, targets.contiguous(), ignore_index,
-                                     rows, gradient, pick_backend(hidden, backend))
+                                     total, rows, gradient, pick_backend(hidden, backend))
 
 
 def cost(tokens: int, width: int, vocabulary: int, bytes_per_value: float = 2,

@@ -48,6 +48,10 @@ def _spans(cu_seqlens: list[int]) -> list[tuple[int, int]]:
     return list(zip(cu_seqlens[:-1], cu_seqlens[1:]))
 
 
+def _lengths(cu_seqlens: list[int]) -> list[int]:
+    return [end - start for start, end in _spans(cu_seqlens)]
+
+
 def _seen(rows: int, keys: int, device) -> Tensor:
     """[rows, keys] of bool: row i is the (rows - i)-th from the end, and sees up to its own key."""
     return torch.ones(rows, keys, dtype=torch.bool, device=device).tril(keys - rows)
@@ -59,8 +63,9 @@ def _attention_torch(q, k, v, cu_q, cu_k, causal, scale) -> Tensor:
     shapes = {(q1 - q0, k1 - k0) for (q0, q1), (k0, k1) in spans}
     if len(shapes) == 1:
         return _sdpa(*(x.unflatten(0, (len(spans), -1)) for x in (q, k, v)), causal, scale).flatten(0, 1)
-    parts = [_sdpa(q[None, q0:q1], k[None, k0:k1], v[None, k0:k1], causal, scale)[0]
-             for (q0, q1), (k0, k1) in spans]
+    # split, not slices: the gradient of a slice is as long as the whole, and there may be many sequences.
+    pieces = zip(q.split(_lengths(cu_q)), k.split(_lengths(cu_k)), v.split(_lengths(cu_k)))
+    parts = [_sdpa(*(x[None] for x in piece), causal, scale)[0] for piece in pieces]
     return torch.cat(parts) if parts else torch.zeros_like(q)
 
 
