@@ -12,6 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from aiinfra.errors import LoadError
+
 
 def replace_whole(path: str | Path, write: Callable[[Path], object]) -> None:
     """Have `write(temporary)` make the file, then move it to `path`, whose folder is made if it is absent.
@@ -44,7 +46,27 @@ def write_text(path: str | Path, text: str) -> None:
     replace_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file of a model's folder. Raises LoadError naming folder and file."""
+    path = path.resolve()
+    name = f"{path.parent.name}/{path.name}"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise LoadError(f"{path.parent.name} has no {path.name}: it is not a Hugging Face model folder.") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise LoadError(f"{name} is not valid JSON in UTF-8 ({error}).") from error
+    if not isinstance(content, dict):
+        raise LoadError(f"{name} holds a {type(content).__name__}; an object is expected.")
+    return content
+
+
+def write_json(path: str | Path, content: dict[str, Any]) -> None:
+    """Write a JSON object that people can read, whole or not at all."""
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
 def save_json(rows: Sequence[Any], settings: dict[str, Any], path: str | Path) -> None:
     """Write measured rows (dataclasses) and how they were measured, whole or not at all."""
     content = {"settings": settings, "rows": [asdict(row) for row in rows]}
-    write_text(path, json.dumps(content, indent=1) + "\n")
+    write_json(path, content)

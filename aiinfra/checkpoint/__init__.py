@@ -2,12 +2,23 @@
 
     model, tokenizer = load("smollm2-135m")
     logits = model(torch.tensor([tokenizer.encode("The sea is")]))      # [1, T, V]
+    save(model, "my-model", tokenizer)                                  # a model that was loaded with packed=False
 
-Reading order: load, hub, fill, gguf; tokenizer, chat_template.
+The life of a checkpoint:
+
+1. A name, a folder or a file becomes a path; a known model is fetched once, whole or not at all (hub.py).
+2. Its kind decides who reads it: a folder of safetensors (huggingface.py) or a GGUF file (gguf.py, gguf_weights.py).
+3. Its metadata becomes a config, or an error says what cannot be computed (huggingface_config.py, gguf_weights.py).
+4. Its vocabulary and its chat template become a tokenizer (tokenizer.py, chat_template.py).
+5. A model of that config is made without memory, and a place is chosen: plain, packed or quantised (load.py).
+6. Each of its layers asks one table what the file calls its parts (names.py).
+7. Each is read, checked and put in its place, and no tensor of the file may be left over (fill.py).
+8. After training the same loop runs backwards and writes a folder that the whole field can open (save.py).
 """
 
 from aiinfra.checkpoint.hub import DEFAULT_MODEL
 from aiinfra.checkpoint.load import load
+from aiinfra.checkpoint.save import save
 from aiinfra.checkpoint.tokenizer import StreamDecoder, Tokenizer
 
-__all__ = ["DEFAULT_MODEL", "StreamDecoder", "Tokenizer", "load"]
+__all__ = ["DEFAULT_MODEL", "StreamDecoder", "Tokenizer", "load", "save"]

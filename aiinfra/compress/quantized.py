@@ -15,27 +15,30 @@ the KV cache stay as they were, and each layer turns its numbers back into weigh
                    many rows: a piece de-quantised, then oneDNN
     GPU     4, 8   kernels/quant_matmul.py                        32 inputs of one output; all inputs of one output
 
-A file of 4-bit blocks is best taken at "int4", which keeps its numbers; "int8" would draw them anew, on other rulers.
-The last layer keeps 8 bits under "int4" too: its errors go straight into the logits, and bfloat16 logits
-would tie. A layer stays as it is unless 32 divides its inputs and 16 (4 bits) or 64 (8 bits) its outputs;
-so does an embedding table of its own, which gives up one row a token. Applied from outside to a finished
-model, for inference only, and on the device where it will run. Notebook 16.
+The last layer keeps 8 bits under "int4" too: its errors go straight into the logits. A layer stays as it is unless
+32 divides its inputs, and 16 (4 bits) or 64 (8 bits) its outputs. A file of 4-bit blocks is best taken at "int4",
+which keeps its numbers. For inference only, and on the device where the model will run. Notebook 16.
 """
 
 import torch
 from torch import Tensor, nn
 
+from aiinfra.compress.packed import BAGS, PANEL, PackedLinear, bags, frozen, join, repeat_row
+from aiinfra.compress.place import Place, Values
 from aiinfra.errors import nearest
-from aiinfra.kernels.quant_matmul import BLOCK, PackedWeight, dequantize, quant_matmul, quantize_int4, quantize_int8, unpack
-from aiinfra.compress.packed import BAGS, PANEL, PackedLinear, bags
+from aiinfra.kernels.quant_matmul import (
+    BLOCK, PackedWeight, dequantize, quant_matmul, quantize_int4, quantize_int8, unpack)
+from aiinfra.model.layers import Weighed
 from aiinfra.model.transformer import Transformer
 
 SCHEMES = {"int8": 8, "int4": 4}
+_OUTPUTS = {8: PANEL, 4: 16}  # bits -> what must divide a layer's outputs
 _FEW_ROWS = 8                 # of activations: up to here bags, which read bytes; then oneDNN, which reads floats
+_ROW_BYTES = PANEL + 8        # of Int8Linear: 64 numbers, then scale and minimum in float32
 _PIECE = 1 << 22              # weights that are float32 at one time when there are many rows: 16 MB
 
 
-class QuantizedLinear(nn.Module):
+class QuantizedLinear(Weighed, nn.Module):
     """y = x·Wᵀ + b on a weight of a few bits; the classes below know how it is stored."""
 
     bits: int
@@ -44,13 +47,14 @@ class QuantizedLinear(nn.Module):
     def __init__(self, shape: tuple[int, int], bias: Tensor | None) -> None:
         super().__init__()
         self.out_features, self.in_features = shape
-        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+        self.bias = frozen(bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [..., in_features] -> [..., out_features] in x's dtype."""
         if x.requires_grad:
             raise RuntimeError(f"int{self.bits} weights cannot be trained: load the model without quantize.")
-        y = self._multiply(x.reshape(-1, self.in_features)).to(x.dtype).view(*x.shape[:-1], self.out_features)
+        y = self._multiply(x.reshape(-1, self.in_features))            # [N, out]
+        y = y.to(x.dtype).view(*x.shape[:-1], self.out_features)
         return y if self.bias is None else y + self.bias
 
     def rows(self, outputs: Tensor) -> Tensor:
@@ -62,8 +66,13 @@ class QuantizedLinear(nn.Module):
         """Bytes of the numbers and their rulers: what one token reads."""
         return self.packed_weight.nbytes
 
+    def nbytes_read(self) -> int:
+        """See Weighed: numbers, rulers and bias."""
+        return self.nbytes + super().nbytes_read()
+
     def _save_to_state_dict(self, *args, **kwargs) -> None:
-        raise RuntimeError(f"int{self.bits} weights are not saved: save the model's own file, or load it without quantize.")
+        raise RuntimeError(f"int{self.bits} weights are not saved: save the model's own file, or load it without "
+                           "quantize.")
 
     def _multiply(self, x: Tensor) -> Tensor:                        # [N, in] -> [N, out]
         raise NotImplementedError
@@ -86,8 +95,9 @@ class Int4Linear(QuantizedLinear):
         super().__init__(weight.shape, bias)
         # The second argument only says how a GPU would tile it.
         self.packed_weight = torch._convert_weight_to_int4pack_for_cpu(unpack(weight), 1)
-        scale, minimum = weight.scale.float().t(), weight.minimum.float().t()                  # [groups, out]
-        self.rulers = torch.stack([scale, minimum + 8 * scale], -1).bfloat16()                 # [groups, out, 2]
+        scale = weight.scale.float().t()                                               # [groups, out]
+        centre = weight.minimum.float().t() + 8 * scale
+        self.rulers = torch.stack([scale, centre], -1).bfloat16()                      # [groups, out, 2]
 
     def _multiply(self, x: Tensor) -> Tensor:
         return torch._weight_int4pack_mm_for_cpu(x.bfloat16(), self.packed_weight, BLOCK, self.rulers)
@@ -109,30 +119,40 @@ class Int8Linear(QuantizedLinear):
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         super().__init__(tuple(weight.shape), bias)
-        panels = weight.detach().unflatten(0, (-1, PANEL))                                     # [out/64, 64, in]
-        self.packed_weight = torch.empty(len(panels) * self.in_features, PANEL + 8, dtype=torch.uint8)
-        step = max(1, _PIECE // (PANEL * self.in_features))
-        for piece, out in zip(panels.split(step), self._pieces(step)):
-            rows = piece.transpose(1, 2).reshape(-1, PANEL).float()                            # inputs, then 64 outputs
-            out.copy_(torch.ops.quantized.embedding_bag_byte_prepack(rows))
+        panels = weight.detach().unflatten(0, (-1, PANEL))                             # [out/64, 64, in]
+        self.packed_weight = torch.empty(len(panels) * self.in_features, _ROW_BYTES, dtype=torch.uint8)
+        at_once = self._panels_at_once()
+        for piece, out in zip(panels.split(at_once), self._pieces(at_once)):
+            rows = piece.transpose(1, 2).reshape(-1, PANEL)                            # inputs, then 64 outputs
+            out.copy_(torch.ops.quantized.embedding_bag_byte_prepack(rows.float()))
 
     def _multiply(self, x: Tensor) -> Tensor:
-        y = self._sum_panels(x.float()) if 0 < len(x) <= _FEW_ROWS else self._multiply_pieces(x.float())
-        return y.transpose(0, 1).reshape(len(x), self.out_features)                            # [out/64, N, 64] before
+        N, x = len(x), x.float()
+        y = self._sum_panels(x) if 0 < N <= _FEW_ROWS else self._multiply_pieces(x)    # [out/64, N, 64]
+        return y.transpose(0, 1).reshape(N, self.out_features)
 
     def _sum_panels(self, x: Tensor) -> Tensor:
-        panels = min(BAGS // len(x), self.out_features // PANEL)
-        x_again = x.reshape(1, -1).expand(panels, -1).reshape(-1)                              # the same x for every panel
+        N = len(x)
+        panels = min(BAGS // N, self.out_features // PANEL)
+        x_again = repeat_row(x.reshape(1, -1), panels)                                 # the same x for every panel
         y = []
         for rows in self._pieces(panels):
-            indices, starts = bags(len(rows) // self.in_features, len(x), self.in_features)
-            y.append(torch.ops.quantized.embedding_bag_byte_rowwise_offsets(
-                rows, indices, starts, False, 0, False, x_again[:len(indices)], None, False))
-        return (torch.cat(y) if len(y) > 1 else y[0]).view(-1, len(x), PANEL)
+            indices, starts = bags(len(rows) // self.in_features, N, self.in_features)
+            weights = x_again[:len(indices)]
+            sums = torch.ops.quantized.embedding_bag_byte_rowwise_offsets(
+                rows, indices, starts, False, 0, False, weights, None, False)
+            y.append(sums)
+        return join(y).view(-1, N, PANEL)
 
     def _multiply_pieces(self, x: Tensor) -> Tensor:
-        pieces = self._pieces(max(1, _PIECE // (PANEL * self.in_features)))
-        return torch.cat([x @ _floats(piece).view(-1, self.in_features, PANEL) for piece in pieces])
+        y = []
+        for piece in self._pieces(self._panels_at_once()):
+            weights = torch.ops.quantized.embedding_bag_byte_unpack(piece)             # [panels · in, 64], float32
+            y.append(x @ weights.view(-1, self.in_features, PANEL))
+        return torch.cat(y)
+
+    def _panels_at_once(self) -> int:
+        return max(1, _PIECE // (PANEL * self.in_features))
 
     def _pieces(self, panels: int) -> tuple[Tensor, ...]:
         return self.packed_weight.split(panels * self.in_features)
@@ -140,9 +160,11 @@ class Int8Linear(QuantizedLinear):
     def rows(self, outputs: Tensor) -> Tensor:
         """See QuantizedLinear."""
         panel, column = outputs // PANEL, outputs % PANEL
-        numbers = self.packed_weight.view(-1, self.in_features, PANEL + 8)[panel, :, column]
-        rulers = self.packed_weight.view(torch.float32).view(-1, self.in_features, PANEL // 4 + 2)[panel, :, -2:]
-        return numbers * rulers[..., 0] + rulers[..., 1]
+        by_panel = self.packed_weight.view(-1, self.in_features, _ROW_BYTES)
+        numbers = by_panel[panel, :, column]                                           # [..., in]
+        rulers = by_panel.view(torch.float32)[panel, :, -2:]                           # [..., in, 2]
+        scale, minimum = rulers.unbind(-1)
+        return numbers * scale + minimum
 
 
 class KernelLinear(QuantizedLinear):
@@ -157,8 +179,13 @@ class KernelLinear(QuantizedLinear):
 
     def rows(self, outputs: Tensor) -> Tensor:
         """See QuantizedLinear."""
-        w, flat = self.packed_weight, outputs.flatten()
-        return dequantize(PackedWeight(w.words[flat], w.scale[flat], w.minimum[flat], w.bits)).view(*outputs.shape, -1)
+        weight, flat = self.packed_weight, outputs.flatten()
+        chosen = PackedWeight(
+            words=weight.words[flat],
+            scale=weight.scale[flat],
+            minimum=weight.minimum[flat],
+            bits=weight.bits)
+        return dequantize(chosen).view(*outputs.shape, -1)
 
 
 class QuantizedEmbedding(nn.Module):
@@ -181,65 +208,79 @@ def quantize(model: Transformer, scheme: str) -> Transformer:
     quantised. `load(..., quantize="int4")` does without the plain model in memory.
     """
     check_scheme(scheme)
-    if done := [m for m in model.modules() if isinstance(m, QuantizedLinear)]:
-        raise ValueError(f"the model has int{done[0].bits} weights already: load it again to choose {scheme!r}.")
-    bits = {name: bits_for(name, module, scheme) for name, module in model.named_modules()}
-    chosen = [name for name in bits if bits[name]]
-    for name in chosen:                                         # all before the first is replaced: no half a model
-        check_finite(_plain_weight(model.get_submodule(name)), name)
-    for name in chosen:
-        quantize_one(model, name, bits[name])
-    check_any_quantized(model, scheme)
+    for module in model.modules():
+        if isinstance(module, QuantizedLinear):
+            raise ValueError(f"the model has int{module.bits} weights already: load it again to choose {scheme!r}.")
+    bits = _bits_of(model, scheme)
+    for name in bits:                                           # all before the first is replaced: no half a model
+        _check_finite(_plain_weight(model, name), name)
+    for name in bits:
+        weight, bias = _plain_weight(model, name), model.get_submodule(name).bias
+        _replace(model, name, _from_floats(weight, bias, bits[name]), weight.dtype)
     return model
 
 
-def quantize_one(model: Transformer, name: str, bits: int, blocks: PackedWeight | None = None) -> None:
-    """Quantise the layer of that name, to the bits that `bits_for` gives; its plain weight, which must be finite, is
-    let go. blocks: its 4-bit weight where a file already has one."""
-    layer = model.get_submodule(name)
-    weight = _plain_weight(layer)
-    new = _from_blocks(blocks, layer.bias) if blocks is not None else _from_floats(weight, layer.bias, bits)
-    parent, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(parent), leaf, new)
-    if name == "lm_head" and model.config.tie_word_embeddings:
-        model.embed = QuantizedEmbedding(new, weight.dtype)      # the table is kept once
+class PlaceQuantized:
+    """Where to put values that are being read: each layer is quantised as soon as it has its own, so that the plain
+    model is never in memory. A file's 4-bit blocks are taken as they are.
 
+    otherwise: the place of layers that the scheme does not take. Raises ValueError if it takes none.
+    """
 
-def bits_for(name: str, layer: nn.Module, scheme: str | None) -> int | None:
-    """Bits of that layer under the scheme. None: it stays as it is, for its shape or for being no linear layer."""
-    if scheme is None or not isinstance(layer, nn.Linear | PackedLinear):
-        return None
-    bits = 8 if name == "lm_head" else SCHEMES[scheme]
-    whole = layer.in_features % BLOCK == 0 and layer.out_features % (PANEL if bits == 8 else 16) == 0
-    return bits if whole else None
+    def __init__(self, model: Transformer, scheme: str, otherwise: Place) -> None:
+        self._bits = _bits_of(model, scheme)
+        self._otherwise = otherwise
+        self.passing = frozenset(self._bits) | frozenset(otherwise.passing)     # their plain weight does not stay
+        self.takes_blocks = frozenset(name for name, bits in self._bits.items() if bits == 4)
+
+    def __call__(self, model: Transformer, layer: str, values: Values) -> None:
+        """Give the layer of that name its values, and quantise it. Raises ValueError if they are not finite."""
+        if layer not in self._bits:
+            return self._otherwise(model, layer, values)
+        weight, bias = values["weight"], values.get("bias")
+        if isinstance(weight, PackedWeight):          # never the last layer, which keeps 8 bits
+            model.set_submodule(layer, _from_blocks(weight, bias))
+        else:
+            _check_finite(weight, layer)
+            _replace(model, layer, _from_floats(weight, bias, self._bits[layer]), weight.dtype)
 
 
 def check_scheme(scheme: str) -> None:
     """Raise ValueError, naming the nearest, for a scheme that there is not."""
     if scheme not in SCHEMES:
-        raise ValueError(f"quantize={scheme!r} is not known.{nearest(scheme, SCHEMES)} Use one of: {', '.join(SCHEMES)}.")
+        raise ValueError(f"quantize={scheme!r} is not known.{nearest(scheme, SCHEMES)} "
+                         f"Use one of: {', '.join(SCHEMES)}.")
 
 
-def check_any_quantized(model: Transformer, scheme: str) -> None:
-    """Raise ValueError if the scheme has found no layer that it could take."""
-    if not any(isinstance(module, QuantizedLinear) for module in model.modules()):
+def _bits_of(model: Transformer, scheme: str) -> dict[str, int]:
+    """Each layer that the scheme takes, and its bits. Raises ValueError if there is none."""
+    bits = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | PackedLinear):
+            wanted = 8 if name == "lm_head" else SCHEMES[scheme]
+            if module.in_features % BLOCK == 0 and module.out_features % _OUTPUTS[wanted] == 0:
+                bits[name] = wanted
+    if not bits:
         raise ValueError(f"no layer of this model can be {scheme}: {BLOCK} must divide its inputs, and "
-                         f"{16 if scheme == 'int4' else PANEL} its outputs. Use it without quantize.")
+                         f"{_OUTPUTS[SCHEMES[scheme]]} its outputs. Use it without quantize.")
+    return bits
+
+
+def _plain_weight(model: Transformer, name: str) -> Tensor:
+    layer = model.get_submodule(name)
+    return layer.unpacked_weight() if isinstance(layer, PackedLinear) else layer.weight.detach()
+
+
+def _check_finite(weight: Tensor, name: str) -> None:
+    """Raise ValueError if a weight is not a finite number: it would spoil those that share its ruler."""
+    least, most = weight.aminmax()                        # unlike isfinite(weight), makes no copies of a large table
+    if not (least + most).isfinite():
+        raise ValueError(f"{name}: some weights are not finite numbers, and their neighbours would share the damage. "
+                         "Fetch the model again.")
 
 
 def _from_blocks(blocks: PackedWeight, bias: Tensor | None) -> QuantizedLinear:
     return KernelLinear(blocks, bias) if blocks.words.is_cuda else Int4Linear(blocks, bias)
-
-
-def _plain_weight(layer: nn.Linear | PackedLinear) -> Tensor:
-    return layer.unpacked_weight() if isinstance(layer, PackedLinear) else layer.weight.detach()
-
-
-def check_finite(weight: Tensor, name: str) -> None:
-    """Raise ValueError if a weight is not a finite number: it would spoil those that share its ruler."""
-    if not sum(weight.aminmax()).isfinite():              # unlike isfinite(weight), makes no copies of a large table
-        raise ValueError(f"{name}: some weights are not finite numbers, and their neighbours would share the damage. "
-                         "Fetch the model again.")
 
 
 def _from_floats(weight: Tensor, bias: Tensor | None, bits: int) -> QuantizedLinear:
@@ -248,6 +289,8 @@ def _from_floats(weight: Tensor, bias: Tensor | None, bits: int) -> QuantizedLin
     return KernelLinear(quantize_int8(weight), bias) if weight.is_cuda else Int8Linear(weight, bias)
 
 
-def _floats(rows: Tensor) -> Tensor:
-    """Byte rows [R, 72] as weights [R, 64]."""
-    return torch.ops.quantized.embedding_bag_byte_unpack(rows)
+def _replace(model: Transformer, name: str, layer: QuantizedLinear, dtype: torch.dtype) -> None:
+    """Put the layer where the plain one was, which is let go. dtype: of an embedding that shares its table."""
+    model.set_submodule(name, layer)
+    if name == "lm_head" and model.config.tie_word_embeddings:
+        model.embed = QuantizedEmbedding(layer, dtype)           # the table is kept once

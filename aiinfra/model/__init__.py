@@ -1,6 +1,6 @@
 """WHAT IS COMPUTED: a Llama-family decoder. It knows no file, no bit width and no rank.
 
-Reading order: config, layers, attention, transformer, kv_cache.
+Reading order: config, layers, attention, transformer, kv_cache; recommender.
 """
 
 from aiinfra.model.config import ModelConfig, RopeScaling

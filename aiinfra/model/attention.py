@@ -34,14 +34,17 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.layer = layer
-        self.heads, self.kv_heads, self.head_dim = (
-            config.num_attention_heads, config.num_key_value_heads, config.head_dim)
+        self.heads = config.num_attention_heads
+        self.kv_heads = config.num_key_value_heads
+        self.head_dim = config.head_dim
         # q, k and v are one matrix: the input is read once, and one call is made instead of three.
-        self.qkv = Linear(config.hidden_size, (self.heads + 2 * self.kv_heads) * self.head_dim,
-                             bias=config.qkv_bias)
+        outputs = (self.heads + 2 * self.kv_heads) * self.head_dim
+        self.qkv = Linear(config.hidden_size, outputs, bias=config.qkv_bias)
         self.out = Linear(self.heads * self.head_dim, config.hidden_size, bias=False)
-        self.q_norm = RMSNorm(self.head_dim, config.rms_norm_eps) if config.qk_norm else None
-        self.k_norm = RMSNorm(self.head_dim, config.rms_norm_eps) if config.qk_norm else None
+        self.q_norm = self.k_norm = None
+        if config.qk_norm:
+            self.q_norm = RMSNorm(self.head_dim, config.rms_norm_eps)
+            self.k_norm = RMSNorm(self.head_dim, config.rms_norm_eps)
 
     def forward(self, x: Tensor, angles: Angles, kv: KV | None) -> Tensor:
         """x [..., T, D] -> [..., T, D]."""
@@ -53,10 +56,13 @@ class Attention(nn.Module):
         """x [..., T, D] -> rotated q [..., T, H, Dh], rotated k and plain v [..., T, K, Dh]."""
         H, K = self.heads, self.kv_heads
         qkv = self.qkv(x)
-        qk, v = qkv.view(*qkv.shape[:-1], H + 2 * K, self.head_dim).split([H + K, K], -2)
+        qkv = qkv.view(*qkv.shape[:-1], H + 2 * K, self.head_dim)      # [..., T, H + 2K, Dh]
+        qk, v = qkv.split([H + K, K], -2)
         if self.q_norm is not None:
-            qk = torch.cat([self.q_norm(qk[..., :H, :]), self.k_norm(qk[..., H:, :])], -2)
-        return *rotate(qk, H, angles), v          # one turn for both: they stand at the same positions
+            q, k = qk.split([H, K], -2)
+            qk = torch.cat([self.q_norm(q), self.k_norm(k)], -2)
+        q, k = rotate(qk, H, angles)              # one turn for both: they stand at the same positions
+        return q, k, v
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -66,17 +72,20 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """
     if pick_backend(q, None) == "triton":
         return flash_attention(q, k, v)
-    return attend_heads(q.transpose(-3, -2), k.transpose(-3, -2), v.transpose(-3, -2)).transpose(-3, -2)
+    y = attend_heads(q.transpose(-3, -2), k.transpose(-3, -2), v.transpose(-3, -2))
+    return y.transpose(-3, -2)
 
 
 def attend_heads(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """As `causal_attention`, heads first: q [..., H, T, Dh], k and v [..., K, S, Dh] -> [..., H, T, Dh]."""
-    lead, (H, T), (K, S) = q.shape[:-3], q.shape[-3:-1], k.shape[-3:-1]
-    if not lead:
+    H, T = q.shape[-3:-1]
+    K, S = k.shape[-3:-1]
+    flat = q.ndim == 3
+    if flat:
         q, k, v = q[None], k[None], v[None]              # PyTorch's fused kernels want four dimensions
     mask = None
     if T > 1 and S > T:                                  # PyTorch aligns is_causal to the first key, not the last
         mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
-    y = nn.functional.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, is_causal=T > 1 and mask is None, enable_gqa=H != K)
-    return y if lead else y[0]
+    causal = T > 1 and mask is None
+    y = nn.functional.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, enable_gqa=H != K)
+    return y[0] if flat else y

@@ -20,7 +20,8 @@ class KVCache:
 
     def __init__(self, config: ModelConfig, capacity: int, batch: int = 1,
                  dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> None:
-        shape = (config.num_hidden_layers, batch, config.num_key_value_heads, capacity, config.head_dim)
+        layers, K = config.num_hidden_layers, config.num_key_value_heads
+        shape = (layers, batch, K, capacity, config.head_dim)
         self.k = torch.empty(shape, dtype=dtype, device=device)     # [layers, B, K, S, Dh]
         self.v = torch.empty(shape, dtype=dtype, device=device)
         # Views, cut once: [B, K, S, Dh] to read, [B, S, K, Dh] to write.
@@ -33,14 +34,16 @@ class KVCache:
 
         The last layer's call moves `length` on by T. Raises ValueError if the cache is full.
         """
-        start, end = self.length, self.length + q.shape[1]
+        start, T = self.length, q.shape[1]
+        end = start + T
         if end > self.capacity:
             raise ValueError(f"the KV cache holds {self.capacity} tokens and {end} are needed: "
                              "make it with a larger capacity.")
         keys, values, new_keys, new_values = self._layers[layer]
-        new_keys.narrow(1, start, end - start).copy_(k)
-        new_values.narrow(1, start, end - start).copy_(v)
-        y = attend_heads(q.transpose(1, 2), keys.narrow(2, 0, end), values.narrow(2, 0, end))
+        new_keys.narrow(1, start, T).copy_(k)
+        new_values.narrow(1, start, T).copy_(v)
+        keys, values = keys.narrow(2, 0, end), values.narrow(2, 0, end)      # [B, K, S, Dh]
+        y = attend_heads(q.transpose(1, 2), keys, values)
         if layer == len(self.k) - 1:
             self.length = end
         return y.transpose(1, 2)

@@ -20,21 +20,33 @@ from aiinfra.kernels.swiglu import swiglu
 from aiinfra.model.config import ModelConfig, RopeScaling
 
 
-class Linear(nn.Linear):
+class Weighed:
+    """A module that knows how many bytes of its weights one forward pass reads."""
+
+    def nbytes_read(self) -> int:
+        """Bytes of its own parameters: a pass reads all of them."""
+        return sum(parameter.nbytes for parameter in self.parameters(recurse=False))
+
+
+class Linear(Weighed, nn.Linear):
     """nn.Linear that leaves its values to whoever fills them: `Transformer.init_weights` or a file."""
 
     def reset_parameters(self) -> None:
         """Do nothing: PyTorch's default would draw 135 million random numbers, to be overwritten."""
 
 
-class Embedding(nn.Embedding):
+class Embedding(Weighed, nn.Embedding):
     """nn.Embedding, likewise."""
 
     def reset_parameters(self) -> None:
         """Do nothing."""
 
+    def nbytes_read(self) -> int:
+        """Nothing to speak of: the table gives up one row a token. A tied one is read by the last layer."""
+        return 0
 
-class RMSNorm(nn.Module):
+
+class RMSNorm(Weighed, nn.Module):
     """y = x / sqrt(mean(x²) + eps) · w over the last dimension; see kernels/rmsnorm.py."""
 
     def __init__(self, size: int, eps: float) -> None:
@@ -42,9 +54,22 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(size))
         self.eps = eps
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
-        """x: [..., size] -> y. With a residual of the same shape: (norm of the sum, the sum)."""
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [..., size] -> y, of the same shape."""
+        return rms_norm(x, self.weight, self.eps)
+
+    def add(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """(norm of x + residual, x + residual), both of x's shape, in one pass over memory on a GPU."""
         return rms_norm(x, self.weight, self.eps, residual)
+
+
+def set_parameters(layer: nn.Module, values: dict[str, Tensor]) -> None:
+    """Give a layer these values as its parameters, which nobody trains unless told to. What is a parameter already
+    stays the same one, so that a tied weight is shared."""
+    for name, value in values.items():
+        if not isinstance(value, nn.Parameter):
+            value = nn.Parameter(value, requires_grad=False)
+        setattr(layer, name, value)
 
 
 class Angles(NamedTuple):
@@ -67,29 +92,38 @@ class RotaryEmbedding(nn.Module):
         super().__init__()
         # On the CPU whatever the default device is: a model built on the meta device needs real frequencies.
         pairs = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device="cpu")
-        frequency = scale_frequencies(1.0 / config.rope_theta ** (pairs / config.head_dim), config.rope_scaling)
+        plain = 1.0 / config.rope_theta ** (pairs / config.head_dim)
+        frequency = scale_frequencies(plain, config.rope_scaling)
         self.register_buffer("frequency", frequency, persistent=False)      # [Dh/2], radians per position
 
     def forward(self, positions: Tensor, dtype: torch.dtype) -> Angles:
         """positions [..., T] -> their angles, ready to broadcast over heads."""
-        angle = (positions.unsqueeze(-1) * self.frequency.float()).unsqueeze(-2)   # float32: bf16 cannot count past 256
-        cos, sin = angle.cos(), angle.sin()                                        # [..., T, 1, Dh/2]
-        rows = torch.arange(positions.numel(), device=positions.device)
-        return Angles(torch.cat([cos, cos], -1).to(dtype), torch.cat([-sin, sin], -1).to(dtype), rows)
+        # float32: bfloat16 cannot count past 256
+        angle = positions.unsqueeze(-1) * self.frequency.float()           # [..., T, Dh/2]
+        angle = angle.unsqueeze(-2)                                        # [..., T, 1, Dh/2]: the same for all heads
+        cos, sin = angle.cos(), angle.sin()
+        return Angles(
+            cos=torch.cat([cos, cos], -1).to(dtype),
+            sin=torch.cat([-sin, sin], -1).to(dtype),
+            rows=torch.arange(positions.numel(), device=positions.device))
 
 
 def rotate(qk: Tensor, heads: int, angles: Angles) -> tuple[Tensor, Tensor]:
     """Turn qk [..., T, H + K, Dh], query heads first, by its tokens' angles; returns q and k apart.
     See kernels/rope.py."""
     sizes = [heads, qk.shape[-2] - heads]
+    half = qk.shape[-1] // 2
     if pick_backend(qk, None) == "torch":
-        swapped = qk.roll(qk.shape[-1] // 2, -1)
+        swapped = qk.roll(half, -1)
         turned = torch.addcmul(qk * angles.cos, swapped, angles.sin)
         return turned.split(sizes, -2)
-    N, Dh = len(angles.rows), qk.shape[-1]
-    cos, sin = angles.cos.view(N, Dh)[:, :Dh // 2], angles.sin.view(N, Dh)[:, Dh // 2:]
-    q, k = rope(*qk.reshape(N, -1, Dh).split(sizes, 1), angles.rows, cos, sin)
-    return q.view(*qk.shape[:-2], *q.shape[1:]), k.view(*qk.shape[:-2], *k.shape[1:])
+    N = len(angles.rows)
+    cos = angles.cos.view(N, -1)[:, :half]
+    sin = angles.sin.view(N, -1)[:, half:]
+    q, k = qk.reshape(N, -1, 2 * half).split(sizes, 1)
+    q, k = rope(q, k, angles.rows, cos, sin)
+    lead = qk.shape[:-2]
+    return q.view(*lead, *q.shape[1:]), k.view(*lead, *k.shape[1:])
 
 
 def scale_frequencies(frequency: Tensor, scaling: RopeScaling | None) -> Tensor:
@@ -101,10 +135,10 @@ def scale_frequencies(frequency: Tensor, scaling: RopeScaling | None) -> Tensor:
     if scaling.kind == "factors":
         return frequency / torch.tensor(scaling.factors, dtype=frequency.dtype, device="cpu")
     wavelength = 2 * math.pi / frequency
-    original = scaling.original_max_position_embeddings
+    turns = scaling.original_max_position_embeddings / wavelength        # within the context of the first training
     low, high = scaling.low_freq_factor, scaling.high_freq_factor
-    blend = ((original / wavelength - low) / (high - low)).clamp(0, 1)   # 1: keep, 0: divide
-    return blend * frequency + (1 - blend) * frequency / scaling.factor
+    keep = ((turns - low) / (high - low)).clamp(0, 1)                    # 1: keep the frequency, 0: divide it
+    return keep * frequency + (1 - keep) * frequency / scaling.factor
 
 
 class SwiGLU(nn.Module):

@@ -2,7 +2,7 @@
 
     tokens ─ embed ─┬─ norm ─ attention ─(+)─┬─ norm ─ SwiGLU ─(+)─ … ─ norm ─ lm_head ─> logits
                     └────────────────────────┘└──────────────────┘
-                              one of num_hidden_layers blocks
+                              one of num_hidden_layers decoder layers
 
 No rank, no bit width and no global in here: parallelism, packing and quantisation are applied to a
 finished model from outside, and the KV cache arrives with the call. Notebook 03.
@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from aiinfra.model.attention import KV, Attention
 from aiinfra.model.config import ModelConfig
-from aiinfra.model.layers import Angles, Embedding, Linear, RMSNorm, RotaryEmbedding, SwiGLU
+from aiinfra.model.layers import Angles, Embedding, Linear, RMSNorm, RotaryEmbedding, SwiGLU, Weighed
 
 
-class Block(nn.Module):
-    """One decoder layer: each half reads the residual stream, and adds to it."""
+class DecoderLayer(nn.Module):
+    """Each of its two halves reads the residual stream, and adds to it."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -30,20 +30,23 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, angles: Angles, kv: KV | None) -> Tensor:
         """x [..., T, D] -> [..., T, D]."""
-        # The second norm takes the addition in front of it along: one pass over memory less on a GPU.
-        y, x = self.mlp_norm(self.attention(self.attention_norm(x), angles, kv), residual=x)
+        # x = x + self.attention(self.attention_norm(x), angles, kv)
+        # x = x + self.mlp(self.mlp_norm(x))
+        # The same, but the first sum and the second norm are one pass over memory on a GPU (kernels/rmsnorm.py):
+        y = self.attention(self.attention_norm(x), angles, kv)
+        y, x = self.mlp_norm.add(y, x)
         return x + self.mlp(y)
 
 
 class Transformer(nn.Module):
-    """A Llama-family decoder with random weights; `aiinfra.model.load` gives one that has learnt."""
+    """A Llama-family decoder with random weights; `aiinfra.load` gives one that has learnt."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.embed = Embedding(config.vocab_size, config.hidden_size)
         self.rotary = RotaryEmbedding(config)
-        self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(DecoderLayer(config, i) for i in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
@@ -54,12 +57,16 @@ class Transformer(nn.Module):
     def init_weights(self, std: float = 0.02) -> None:
         """Draw every matrix from N(0, std²), biases zero, norms one. Matrices that write to the residual
         stream are scaled down by sqrt(2 · layers), so that its variance does not grow with depth (GPT-2)."""
+        residual_std = std / math.sqrt(2 * len(self.layers))
         for name, parameter in self.named_parameters():
-            if parameter.ndim == 1:
-                nn.init.constant_(parameter, 0.0 if name.endswith("bias") else 1.0)
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            elif parameter.ndim == 1:
+                nn.init.ones_(parameter)
+            elif name.endswith(("attention.out.weight", "mlp.down.weight")):
+                nn.init.normal_(parameter, std=residual_std)
             else:
-                residual = name.endswith(("attention.out.weight", "mlp.down.weight"))
-                nn.init.normal_(parameter, std=std / math.sqrt(2 * len(self.layers)) if residual else std)
+                nn.init.normal_(parameter, std=std)
 
     def forward(self, tokens: Tensor, positions: Tensor | None = None, kv: KV | None = None) -> Tensor:
         """Logits of the token that follows each given one.
@@ -96,8 +103,4 @@ class Transformer(nn.Module):
 
         A tied table is read whole, by the last layer; an untied one gives up one row a token.
         """
-        packed = sum(module.nbytes for module in self.modules() if hasattr(module, "packed_weight"))
-        plain = sum(parameter.nbytes for parameter in self.parameters())       # a shared table counts once
-        table = getattr(self.embed, "weight", None)
-        looked_up = table is not None and table is not getattr(self.lm_head, "weight", None)
-        return plain + packed - (table.nbytes if looked_up else 0)
+        return sum(module.nbytes_read() for module in self.modules() if isinstance(module, Weighed))

@@ -12,12 +12,11 @@ recommender can be right more often than the mean of the largest one. The middle
 urn: it rewards knowing *how often*, which attention without softmax keeps. Notebook 10.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from aiinfra.config import config
+from aiinfra.model.recommender import Histories
 
 _LONG_SECONDS, _SHORT_SECONDS = 6 * 3600, 10          # the least of each kind of gap
 
@@ -48,33 +47,6 @@ class World:
     def is_long(gap_seconds: Tensor) -> Tensor:
         """Which gaps are long: six hours or more."""
         return gap_seconds >= _LONG_SECONDS
-
-
-@dataclass(frozen=True)
-class Histories:
-    """B users' events in one flat row of N: user b's are offsets[b] : offsets[b + 1]."""
-
-    items: Tensor                  # [N] int64
-    seconds: Tensor                # [N] int64, rising within a user
-    offsets: Tensor                # [B + 1] int32
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def to(self, device: torch.device | str) -> "Histories":
-        """The same histories on `device`."""
-        return Histories(self.items.to(device), self.seconds.to(device), self.offsets.to(device))
-
-    def next_items(self) -> Tensor:
-        """[N]: the item after each event, and -100 (which the loss ignores) after a user's last."""
-        following = self.items.roll(-1)
-        following[self.offsets[1:].long() - 1] = -100
-        return following
-
-    def users(self) -> list[tuple[Tensor, Tensor]]:
-        """Each user's (items, seconds)."""
-        lengths = self.offsets.diff().tolist()
-        return list(zip(self.items.split(lengths), self.seconds.split(lengths)))
 
 
 def generate(world: World, users: int, seed: int) -> Histories:

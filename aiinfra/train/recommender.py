@@ -1,99 +1,18 @@
-"""A small generative recommender: what comes next in a user's history, by HSTU layers.
+"""Training a recommender on fresh histories, and saying how good it is.
 
-    item ids ─► embedding ─► [ HSTU layer ] × L ─► norm ─► every item's score
+    made-up world ─► histories ─► model.loss ─► Adam ─► … ─► evaluate: popularity < the model < the optimum
 
-    HSTU layer    U, V, Q, K = split(SiLU(Norm(X) W))          one projection, gated by SiLU
-                  Y = X + W_o( U · Norm( attention(Q, K, V) ) )
-
-Attention is pointwise SiLU with learned bias for distance in positions and in time
-(kernels/hstu_attention.py); it replaces the feed-forward layer of a transformer as well, U being the
-gate. Histories are packed one after another, without padding. Against histories of known rules
-(histories.py) the best possible accuracy is a number, so "good" is not a matter of taste: `evaluate`
-puts the model between the popularity baseline and that optimum.
-
-Zhai et al. 2024, arXiv 2402.17152; Norm is RMSNorm here (the paper's is LayerNorm). Notebook 10.
+The histories follow known rules (histories.py), so the best possible accuracy is a number and "good" is not a matter
+of taste. Notebook 10.
 """
 
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
 
-from aiinfra.config import config
-from aiinfra.kernels.cross_entropy import linear_cross_entropy
-from aiinfra.kernels.hstu_attention import hstu_attention, naive_hstu
-from aiinfra.kernels.hstu_bias import BUCKETS
-from aiinfra.kernels.lang import pick_backend
-from aiinfra.kernels.rmsnorm import rms_norm
-from aiinfra.train.histories import Histories, World, generate, probabilities
-
-
-@config
-class RecommenderConfig:
-    """Sizes of a recommender. `max_len` is the longest history, and n in attention's 1/n."""
-
-    items: int = 50
-    width: int = 32
-    heads: int = 4
-    layers: int = 2
-    max_len: int = 24
-
-
-class HSTULayer(nn.Module):
-    """One layer, [N, D] -> [N, D], over packed histories."""
-
-    def __init__(self, config: RecommenderConfig) -> None:
-        super().__init__()
-        self.heads, self.max_len = config.heads, config.max_len
-        self.project = nn.Linear(config.width, 4 * config.width)
-        self.out = nn.Linear(config.width, config.width)
-        self.norm = nn.Parameter(torch.ones(config.width))
-        self.attention_norm = nn.Parameter(torch.ones(config.width))
-        # SiLU(0) is 0: a bias of 1 lets every earlier event count from the first step on
-        self.position_table = nn.Parameter(torch.ones(config.heads, 2 * config.max_len - 1))
-        self.time_table = nn.Parameter(torch.zeros(config.heads, BUCKETS))
-
-    def forward(self, x: Tensor, histories: Histories, backend: str | None = None) -> Tensor:
-        """x [N, D], one row an event of `histories`."""
-        mixed = F.silu(self.project(rms_norm(x, self.norm, backend=backend)))                # [N, 4D]
-        u, v, q, k = mixed.chunk(4, dim=-1)
-        q, k, v = (t.unflatten(-1, (self.heads, -1)) for t in (q, k, v))                     # [N, H, Dh]
-        # Torch path: all histories as one padded batch, not one by one; they are short
-        attend = (partial(naive_hstu, one_hot=False) if pick_backend(x, backend) == "torch"
-                  else partial(hstu_attention, backend=backend))
-        seen = attend(q, k, v, histories.offsets, histories.seconds, self.position_table, self.time_table,
-                      max_len=self.max_len)
-        return x + self.out(u * rms_norm(seen.flatten(1), self.attention_norm, backend=backend))
-
-
-class Recommender(nn.Module):
-    """Scores of every item as the next of each event; see the module's text."""
-
-    def __init__(self, config: RecommenderConfig) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(config.items, config.width)
-        nn.init.normal_(self.embedding.weight, std=0.3)     # SiLU of small values is near its bend
-        self.layers = nn.ModuleList(HSTULayer(config) for _ in range(config.layers))
-        self.norm = nn.Parameter(torch.ones(config.width))
-        self.head = nn.Linear(config.width, config.items, bias=False)
-
-    def hidden(self, histories: Histories, backend: str | None = None) -> Tensor:
-        """[N, D]: what is known at each event, the time of the next one included."""
-        x = self.embedding(histories.items)
-        for layer in self.layers:
-            x = layer(x, histories, backend)
-        return rms_norm(x, self.norm, backend=backend)
-
-    def forward(self, histories: Histories, backend: str | None = None) -> Tensor:
-        """Scores [N, V] of the next item after each event."""
-        return self.head(self.hidden(histories, backend))
-
-    def loss(self, histories: Histories, backend: str | None = None) -> Tensor:
-        """Mean cross-entropy of the next item over all events that have one."""
-        return linear_cross_entropy(self.hidden(histories, backend), self.head.weight,
-                                    histories.next_items(), backend=backend)
+from aiinfra.model.recommender import Histories, Recommender
+from aiinfra.train.histories import World, generate, probabilities
 
 
 @dataclass(frozen=True)

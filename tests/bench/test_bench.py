@@ -21,7 +21,9 @@ from aiinfra.engine.runner import PagedCache
 from aiinfra.bench.load import Token, TraceRequest, random_trace, replay
 from aiinfra.model import Transformer
 from aiinfra.checkpoint.hub import resolve
-from aiinfra.checkpoint.fill import HuggingFaceFolder, fill
+from aiinfra.checkpoint.fill import fill
+from aiinfra.checkpoint.huggingface import HuggingFaceFolder
+from aiinfra.compress.packed import PlacePacked
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,7 @@ def model(folder) -> Transformer:
     with torch.device("meta"):
         ours = Transformer(source.config)
     ours.rotary.to("cpu")
-    fill(ours, source, torch.float32, torch.device("cpu"), True)
+    fill(ours, source, PlacePacked(ours))
     return ours.eval()
 
 

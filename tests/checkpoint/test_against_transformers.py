@@ -10,9 +10,9 @@ from aiinfra.engine.generate import generate_cached
 from aiinfra.engine.sampling_params import SamplingParams
 from aiinfra.checkpoint import load
 from aiinfra.compress import pack
-from aiinfra.model import KVCache, Transformer
-from aiinfra.model.config import ModelConfig
-from aiinfra.checkpoint.fill import HuggingFaceFolder, fill
+from aiinfra.model import KVCache
+from tests.checkpoint.small_models import CASES, LLAMA, our_model, reference_model
+from aiinfra.checkpoint.huggingface_config import config_from_json
 
 PROMPTS = [
     "The capital of France is", "Once upon a time", "def fibonacci(n):", "1, 1, 2, 3, 5, 8,", "Dear Sir or Madam,",
@@ -20,43 +20,6 @@ PROMPTS = [
     "A queue is a data structure that", "To be, or not to be,", "Die Hauptstadt von Deutschland ist", "import numpy as np\n", "<html>\n<body>\n",
     "My favourite food is", "The mitochondria is the", "Breaking news:", "Step 1: preheat the oven", "\n\n# Installation\n",
 ]
-
-LLAMA = {"vocab_size": 97, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3,
-         "num_attention_heads": 6, "num_key_value_heads": 2, "max_position_embeddings": 256}
-CASES = {
-    "llama tied": (transformers.LlamaConfig, {**LLAMA, "tie_word_embeddings": True}),
-    "llama untied, one KV head each": (transformers.LlamaConfig, {**LLAMA, "num_key_value_heads": 6}),
-    "llama odd heads": (transformers.LlamaConfig, {**LLAMA, "hidden_size": 40, "num_attention_heads": 5,
-                                                   "num_key_value_heads": 1}),
-    "llama head size of its own": (transformers.LlamaConfig, {**LLAMA, "head_dim": 24}),
-    "llama3 rope": (transformers.LlamaConfig, {**LLAMA, "rope_parameters": {
-        "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0, "original_max_position_embeddings": 64}}),
-    "llama linear rope": (transformers.LlamaConfig, {**LLAMA, "rope_parameters": {
-        "rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}}),
-    "qwen2": (transformers.Qwen2Config, {**LLAMA}),
-    "qwen3": (transformers.Qwen3Config, {**LLAMA, "head_dim": 16}),
-}
-
-
-def reference_model(case: str) -> transformers.PreTrainedModel:
-    kind, settings = CASES[case]
-    torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(kind(**settings)).eval().float()
-    for name, parameter in model.named_parameters():       # biases start at 0 and norms at 1: make them matter
-        if parameter.ndim == 1:
-            torch.nn.init.normal_(parameter, mean=0.0 if "bias" in name else 1.0, std=0.5)
-        else:
-            torch.nn.init.normal_(parameter, std=0.15)
-    return model
-
-
-def our_model(folder, packed: bool = False) -> Transformer:
-    source = HuggingFaceFolder(folder)
-    model = Transformer(source.config)
-    fill(model, source, torch.float32, torch.device("cpu"), packed)
-    return model.eval()
-
 
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("case", CASES)
@@ -88,15 +51,13 @@ def test_config_in_the_older_form(tmp_path) -> None:
     new = json.loads((tmp_path / "config.json").read_text())
     rope = new.pop("rope_parameters")
     old = {**new, "rope_theta": rope.pop("rope_theta"), "rope_scaling": rope}
-    assert ModelConfig.from_hf(old) == ModelConfig.from_hf({**new, "rope_parameters": {**rope, "rope_theta": 500000.0}})
+    assert config_from_json(old) == config_from_json({**new, "rope_parameters": {**rope, "rope_theta": 500000.0}})
 
 
 def test_bfloat16_folder(tmp_path) -> None:
     theirs = reference_model("llama tied").bfloat16()
     theirs.save_pretrained(tmp_path)
-    source = HuggingFaceFolder(tmp_path)
-    ours = Transformer(source.config)
-    fill(ours, source, torch.bfloat16, torch.device("cpu"))
+    ours = our_model(tmp_path, dtype=torch.bfloat16)
     tokens = torch.randint(0, LLAMA["vocab_size"], (1, 30))
     with torch.inference_mode():
         got, expected = ours(tokens), theirs(tokens).logits

@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from aiinfra.errors import LoadError
 from aiinfra.checkpoint import chat_template, load
-from aiinfra.model.config import ModelConfig
+from aiinfra.checkpoint.gguf_weights import config_from_gguf
 from aiinfra.checkpoint.gguf import GGUFFile
-from tests.checkpoint.test_against_transformers import our_model, reference_model
+from tests.checkpoint.small_models import our_model, reference_model
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_gguf_with_a_wrong_byte(at: int, value: int, gguf_path, tmp_path) -> Non
         f.write(bytes([value]))
     try:
         file = GGUFFile(path)
-        ModelConfig.from_gguf(file.metadata, set(file.tensors), path.name)
+        config_from_gguf(file.metadata, set(file.tensors), path.name)
     except LoadError as error:
         assert "flipped.gguf" in str(error) or "must be" in str(error) or "multiple" in str(error) or "odd" in str(error)
     finally:
@@ -82,7 +82,7 @@ def test_gguf_of_another_architecture(tmp_path, gguf_path) -> None:
     assert head[place:place + 8] == struct.pack("<Q", 5)
     meta = {"general.architecture": "mamba"}
     with pytest.raises(LoadError, match="'mamba' is not supported. Supported: llama, qwen2, qwen3"):
-        ModelConfig.from_gguf(meta, set(), "x.gguf")
+        config_from_gguf(meta, set(), "x.gguf")
 
 
 def test_safetensors_cut_short(folder) -> None:

@@ -93,7 +93,7 @@ def test_full_disk(tiny, tmp_path, monkeypatch) -> None:
 
 
 def test_disk_that_fills_up_meanwhile(tiny, tmp_path, monkeypatch) -> None:
-    def no_space(wheel, staging):
+    def no_space(wheel, staging, out):
         raise OSError(28, "No space left on device")
     monkeypatch.setattr(hub, "_extract", no_space)
     with pytest.raises(LoadError, match="No space left on device.*AIINFRA_CACHE"):

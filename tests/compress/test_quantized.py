@@ -213,11 +213,15 @@ def test_a_folder_is_quantised_as_it_is_read(scheme, tmp_path):
     config = transformers.LlamaConfig(vocab_size=192, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
                                       num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True)
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    from aiinfra.checkpoint.fill import HuggingFaceFolder, fill
+    from aiinfra.checkpoint.fill import PlacePlain, fill
+    from aiinfra.checkpoint.huggingface import HuggingFaceFolder
+    from aiinfra.compress.packed import PlacePacked
+    from aiinfra.compress.quantized import PlaceQuantized
     source, models = HuggingFaceFolder(tmp_path), []
-    for how in (scheme, None):
+    for quantised in (True, False):
         models.append(Transformer(source.config).requires_grad_(False))
-        fill(models[-1], source, torch.float32, torch.device("cpu"), packed=how is None, scheme=how)
+        place = PlaceQuantized(models[-1], scheme, PlacePlain()) if quantised else PlacePacked(models[-1])
+        fill(models[-1], source, place)
     quantize(models[1], scheme)
     tokens = torch.randint(0, 192, (1, 20))
     assert torch.equal(models[0](tokens), models[1](tokens)) and models[0].weight_bytes() == models[1].weight_bytes()

@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from aiinfra.device import default_device
+from aiinfra.model.recommender import Recommender, RecommenderConfig
 from aiinfra.train.histories import World, generate, probabilities
-from aiinfra.train.recommender import Recommender, RecommenderConfig, evaluate, train
+from aiinfra.train.recommender import evaluate, train
 
 WORLD = World()
 UNSEEN = 10**9                     # a seed that no training step uses
