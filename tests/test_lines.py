@@ -1,0 +1,114 @@
+"""A line that can be read aloud: the law of lines, for every folder alike and with no exceptions by name.
+
+Kernels are excepted, and the puzzles' answers, which are kernels: their lines are formulas over blocks.
+"""
+
+import ast
+from itertools import groupby
+from pathlib import Path
+
+import pytest
+
+from tests.source_tree import HOUSE, ROOT, at, branches, classes, density, fields, files, functions, say, short, statements
+from tests.source_tree import text, tree
+
+KERNELS = ("aiinfra/kernels", "puzzles/solutions", "puzzles/wrong")
+MOST_NODES, MOST_BRANCHES, MOST_COLUMNS, MOST_LINES = 5.0, 10, 110, 400
+PROSE = [path for path in files(*HOUSE) if not short(path).startswith(KERNELS)]
+
+mending = pytest.mark.xfail(strict=False, reason="being mended")
+
+
+def folder_of(path: Path) -> str:
+    """A folder directly under a top one, with all that is below; a file beside them is of the top folder."""
+    top = next(top for top in HOUSE if path.is_relative_to(ROOT / top))
+    below = path.relative_to(ROOT / top).parts
+    return f"{top}/{below[0]}" if len(below) > 1 else top
+
+
+@mending
+def test_a_line_holds_one_thought():
+    folders = {folder: density(paths) for folder, paths in groupby(sorted(PROSE, key=folder_of), folder_of)}
+    dense = [f"{folder} has {nodes:.2f}" for folder, nodes in folders.items() if nodes >= MOST_NODES]
+    say(f"A folder has fewer than {MOST_NODES} expression nodes a line.", dense)
+
+
+@mending
+def test_a_function_decides_little():
+    found = [(path, node, branches(node)) for path in PROSE for node in functions(path)]
+    many = [f"{at(path, node)} {node.name} has {count}" for path, node, count in found if count > MOST_BRANCHES]
+    say(f"A function has at most {MOST_BRANCHES} branches.", many)
+
+
+@mending
+def test_a_line_fits_the_page():
+    wide = [f"{short(path)}:{number} has {len(line)}" for path in files(*HOUSE, "tests")
+            for number, line in enumerate(text(path).splitlines(), 1) if len(line) > MOST_COLUMNS]
+    say(f"A line has at most {MOST_COLUMNS} columns: a page shows this source.", wide)
+
+
+def test_a_file_is_about_one_idea():
+    long = [f"{short(path)} has {count}" for path in files(*HOUSE, "tests")
+            if (count := len(text(path).splitlines())) > MOST_LINES]
+    say(f"A file has at most {MOST_LINES} lines.", long)
+
+
+@mending
+def test_a_record_is_made_by_keyword():
+    large = {node.name: count for path in files(*HOUSE) for node in classes(path) if (count := fields(node)) > 3}
+    found = [(path, node) for path in files(*HOUSE) for node in ast.walk(tree(path)) if isinstance(node, ast.Call)]
+    unnamed = []
+    for path, call in found:
+        name = ast.unparse(call.func).rpartition(".")[2]
+        if name in large and len(call.args) > 3:
+            unnamed.append(f"{at(path, call)} {name} gets {len(call.args)} of {large[name]} values by position")
+    say("A record or config with more than three values is made by keyword.", unnamed)
+
+
+@mending
+def test_a_statement_chooses_once():
+    twice = [at(path, statement) for path in PROSE for statement, parts in statements(path)
+             if sum(isinstance(part, ast.IfExp) for part in parts) > 1]
+    say("A statement has at most one `x if c else y`: an `if` stands on its own line.", twice)
+
+
+@mending
+def test_no_tuple_is_made_and_thrown_away():
+    thrown = [at(path, node) for path in files(*HOUSE) for node in ast.walk(tree(path))
+              if isinstance(node, ast.Expr) and isinstance(node.value, ast.Tuple)]
+    say("Two calls are two statements, not a tuple that nobody reads.", thrown)
+
+
+def is_text(node: ast.expr) -> bool:
+    return isinstance(node, ast.JoinedStr) or isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
+def is_yes_or_no(node: ast.expr) -> bool:
+    if isinstance(node, ast.Call):
+        return ast.unparse(node.func) in ("bool", "any", "all", "isinstance", "hasattr")
+    if isinstance(node, ast.Constant):
+        return isinstance(node.value, bool)
+    return isinstance(node, ast.Compare) or isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not)
+
+
+@mending
+def test_text_that_may_be_absent_is_an_if():
+    product = [(path, node) for path in files(*HOUSE) for node in ast.walk(tree(path))
+               if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult)]
+    times = [at(path, node) for path, node in product
+             if is_text(node.left) and is_yes_or_no(node.right) or is_text(node.right) and is_yes_or_no(node.left)]
+    say("Text is not multiplied by a condition.", times)
+
+
+def unlike(values: list[ast.expr]) -> bool:
+    """True for values that are not the same operation on different things."""
+    kinds = {(type(value), ast.unparse(value.func) if isinstance(value, ast.Call) else "") for value in values}
+    return len(kinds) > 1
+
+
+@mending
+def test_at_most_two_names_are_set_at_once():
+    crowded = [at(path, node) for path in PROSE for node in ast.walk(tree(path))
+               if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Tuple)
+               and isinstance(node.value, ast.Tuple) and len(node.value.elts) > 2 and unlike(node.value.elts)]
+    say("One line sets at most two names, unless they come from the same operation.", crowded)
