@@ -1,15 +1,11 @@
-"""Every check passes the solution, leaves the stub open and rejects known-wrong answers for their reason.
+"""A page is run once, solved on the way: stubs stay open, solutions pass; and known-wrong answers fail for their reason."""
 
-The unsolved notebook is run by nbval (see the Makefile); here each runs once more, solved.
-"""
-
-import nbclient
 import pytest
-from tests.pages.page_files import NOTEBOOKS, exercises, load, run_cell, setup, solutions, wrong_answers
+from tests.pages.page_files import NOTEBOOKS, SHEETS, exercises, run_cell, setup, wrong_answers
+from tests.pages.page_kernel import PageKernel
 
 from aiinfra.lab import store
 
-EACH = [(notebook, name) for notebook in NOTEBOOKS for name in exercises(notebook)]
 WRONG = [(notebook, section) for notebook in NOTEBOOKS for section in wrong_answers(notebook)]
 
 
@@ -17,38 +13,31 @@ WRONG = [(notebook, section) for notebook in NOTEBOOKS for section in wrong_answ
 def own_data_folder(tmp_path, monkeypatch):
     """The reader's own progress is neither read nor written."""
     monkeypatch.setenv("AIINFRA_DATA", str(tmp_path / "data"))
-    monkeypatch.setenv("MPLBACKEND", "Agg")
+    return tmp_path / "data"
 
 
-def verdict(notebook, code, tmp_path):
-    namespace = {"__name__": "__main__"}
-    run_cell(setup(notebook), namespace, tmp_path / "setup.py")
-    return run_cell(code, namespace, tmp_path / "cell.py")
-
-
-@pytest.mark.parametrize("notebook, name", EACH, ids=lambda value: getattr(value, "stem", value))
-def test_solution_passes_and_stub_stays_open(notebook, name, tmp_path):
-    assert verdict(notebook, exercises(notebook)[name].source, tmp_path).status == "not solved yet"
-    assert store.read("exercises", name) == {}
-    solved = verdict(notebook, solutions(notebook)[name], tmp_path)
-    assert solved.passed, solved.message
+@pytest.mark.page
+@pytest.mark.parametrize("page", [*NOTEBOOKS, SHEETS[0]], ids=lambda page: page.stem)
+def test_a_page_runs_and_every_stub_stays_open_and_every_solution_passes(page, own_data_folder):
+    """One sheet is enough: the solutions of all are judged in tests/puzzles/test_trust.py, and nbval runs all sheets."""
+    stands = PageKernel(page, own_data_folder).read()
+    assert list(stands) == list(exercises(page))
+    for name, stand in stands.items():
+        assert stand.stub == "not solved yet", name
+        assert stand.solved == "passed", f"{name}: {stand.said}"
+    if page in NOTEBOOKS:
+        kept = {name: store.read("exercises", name) for name in stands}
+        assert {record["status"] for record in kept.values()} == {"passed"}, kept
+        assert {record["tries"] for record in kept.values()} == {1}, "a stub is not a try"
+    else:
+        assert {file.stem for file in own_data_folder.rglob("*.json")} == set(stands), "every solved puzzle is on the board"
 
 
 @pytest.mark.parametrize("notebook, wrong", WRONG, ids=[f"{s.name}-{s.words[:30]}" for _, s in WRONG])
-def test_wrong_answer_is_rejected_for_its_reason(notebook, wrong, tmp_path):
+def test_wrong_answer_is_rejected_for_its_reason(notebook, wrong, tmp_path, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "Agg")
     assert wrong.words, "after `|`, say which words the message must contain"
-    seen = verdict(notebook, wrong.code, tmp_path)
+    namespace = {"__name__": "__main__"}
+    run_cell(setup(notebook), namespace, tmp_path / "setup.py")
+    seen = run_cell(wrong.code, namespace, tmp_path / "cell.py")
     assert seen.status == "wrong" and wrong.words in seen.message, seen
-
-
-@pytest.mark.parametrize("notebook", [book for book in NOTEBOOKS if exercises(book)], ids=lambda path: path.stem)
-def test_notebook_runs_with_the_solutions_filled_in(notebook, tmp_path):
-    book, answers = load(notebook), solutions(notebook)
-    for cell in book.cells:
-        for tag in cell.metadata.get("tags", []):
-            if tag.startswith("exercise:"):
-                cell.source = answers[tag.removeprefix("exercise:")]
-    nbclient.NotebookClient(book, timeout=300, kernel_name="python3", store_widget_state=False,
-                            resources={"metadata": {"path": str(notebook.parent)}}).execute()
-    statuses = {name: store.read("exercises", name).get("status") for name in answers}
-    assert set(statuses.values()) == {"passed"}, statuses

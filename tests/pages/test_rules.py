@@ -1,79 +1,123 @@
-"""The form of every notebook: what a reader may count on before the first cell is run."""
+"""The form of every page: what a reader may count on before the first cell is run."""
 
+import ast
 import re
 import statistics
 
 import nbformat
 import pytest
-from tests.pages.page_files import NOTEBOOKS, exercises, load, solutions, wrong_answers
+from tests.pages.page_files import NOTEBOOKS, PAGES, SHEETS, code_cells, exercise_of, exercises, load, prose, shown, solutions, tags
+from tests.pages.page_files import wrong_answers
 
 from aiinfra.lab import exercise as ex
 
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
 each_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 ABSOLUTE = re.compile(r"(?<![\w.:/~<])/(?:home|root|tmp|work|Users|mnt|var|usr|opt|private)/\S+|[A-Z]:\\\\?Users")
-
-
-def code_cells(notebook) -> list:
-    return [cell for cell in load(notebook).cells if cell.cell_type == "code"]
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)                  # `kernel[grid](…)` is no link
 
 
 def lines(cell) -> int:
     return sum(bool(line.strip()) for line in cell.source.splitlines())
 
 
-def prose(notebook) -> str:
-    return "\n".join(cell.source for cell in load(notebook).cells if cell.cell_type == "markdown")
+def links(page) -> list[str]:
+    """The links of a page that lead to files of the repository, without #parts."""
+    targets = LINK.findall(CODE.sub("", prose(page)))
+    return [target.partition("#")[0] for target in targets if "://" not in target and not target.startswith("#")]
 
 
-def test_there_are_notebooks():
-    assert NOTEBOOKS
+def test_there_are_pages():
+    assert NOTEBOOKS and SHEETS
 
 
-@each_notebook
-def test_is_valid_and_runs_on_the_stock_kernel(notebook):
-    book = load(notebook)
+@each_page
+def test_is_valid_and_runs_on_the_stock_kernel(page):
+    book = load(page)
     nbformat.validate(book)
     assert book.metadata.kernelspec.name == "python3"
-    assert notebook.stat().st_size < 500_000
+    assert page.stat().st_size < 500_000
 
 
-@each_notebook
-def test_outputs_come_from_one_clean_run(notebook):
-    cells = code_cells(notebook)
+@each_page
+def test_outputs_come_from_one_clean_run(page):
+    cells = code_cells(page)
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     for cell in cells:
         failed = [out for out in cell.outputs if out.output_type == "error"]
-        assert bool(failed) == ("raises-exception" in cell.metadata.get("tags", [])), cell.source
+        assert bool(failed) == ("raises-exception" in tags(cell)), cell.source
         assert not [out for out in cell.outputs if out.get("name") == "stderr"], cell.source
 
 
-@each_notebook
-def test_nothing_needs_a_kernel_to_be_seen(notebook):
+@each_page
+def test_every_exercise_is_shipped_open(page):
+    solved = [name for name, cell in exercises(page).items() if "not solved yet" not in shown(cell)]
+    assert not solved, solved
+
+
+@each_page
+def test_nothing_needs_a_kernel_to_be_seen(page):
     """Widget views without their kernel show an error, SVG is hidden in a clone nobody has trusted yet."""
-    assert "widgets" not in load(notebook).metadata, "commit what aiinfra/lab/rerun.py writes"
-    for cell in code_cells(notebook):
+    assert "widgets" not in load(page).metadata, "commit what aiinfra/lab/rerun.py writes"
+    for cell in code_cells(page):
         kinds = {kind for out in cell.outputs for kind in out.get("data", {})}
         assert not kinds & {"application/vnd.jupyter.widget-view+json", "image/svg+xml"}, cell.source
 
 
-@each_notebook
-def test_nothing_ties_it_to_one_machine(notebook):
-    book = load(notebook)
+@each_page
+def test_nothing_ties_it_to_one_machine(page):
+    book = load(page)
     for cell in book.cells:
-        shown = [cell.source] + [str(out.get("text", "")) + str(out.get("traceback", ""))
-                                 + "".join(str(body) for kind, body in out.get("data", {}).items()
-                                           if kind.startswith("text/")) for out in cell.get("outputs", [])]
-        for text in shown:
+        for text in (cell.source, shown(cell)):
             assert not (found := ABSOLUTE.search(text)), found.group()
-    assert "base64," not in prose(notebook) and not any("attachments" in cell for cell in book.cells)
+    assert "base64," not in prose(page) and not any("attachments" in cell for cell in book.cells)
 
 
-@each_notebook
-def test_links_lead_somewhere(notebook):
-    text = re.sub(r"```.*?```|`[^`\n]*`", "", prose(notebook), flags=re.DOTALL)      # `kernel[grid](…)` is no link
-    for target in re.findall(r"\]\(([^)\s]+)\)", text):
-        if not target.startswith(("http://", "https://", "#")):
-            assert (notebook.parent / target.split("#")[0]).exists(), target
+@each_page
+def test_links_lead_somewhere(page):
+    missing = [target for target in links(page) if not (page.parent / target).exists()]
+    assert not missing, missing
+
+
+@pytest.mark.parametrize("sheet", SHEETS[:-1], ids=lambda path: path.stem)
+def test_a_sheet_links_to_the_next_one(sheet):
+    assert links(sheet)
+
+
+@each_page
+def test_every_cell_ends_in_something_visible(page):
+    silent = [cell.source for cell in code_cells(page) if not cell.outputs]
+    assert not silent, f"{len(silent)} cells show nothing, the first is:\n{silent[0]}"
+
+
+def names_of(source: str, kind: type[ast.expr_context]) -> set[str]:
+    """The names that a cell reads (ast.Load) or sets (ast.Store, with what it defines and imports)."""
+    nodes = list(ast.walk(ast.parse(re.sub(r"^\s*[%!].*$", "", source, flags=re.MULTILINE))))
+    names = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, kind)}
+    if kind is ast.Store:
+        names |= {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+        names |= {alias.asname or alias.name for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)
+                  for alias in node.names}
+    return names
+
+
+@each_page
+def test_no_later_cell_uses_what_an_exercise_defines(page):
+    """So an open exercise cannot stop "Run All", and one run proves the page as shipped and the page solved."""
+    defined: dict[str, str] = {}
+    answers = solutions(page)
+    for cell in code_cells(page):
+        name = exercise_of(cell)
+        if name:
+            own = names_of(cell.source, ast.Store) | names_of(answers[name], ast.Store)
+            defined |= dict.fromkeys(own, name)
+        else:
+            used = {word: defined[word] for word in names_of(cell.source, ast.Load) if word in defined}
+            for word in names_of(cell.source, ast.Store):
+                defined.pop(word, None)
+                used.pop(word, None)
+            assert not used, f"{used} in\n{cell.source}"
 
 
 @each_notebook
@@ -89,12 +133,6 @@ def test_cells_are_short_and_prose_outweighs_them(notebook):
 
 
 @each_notebook
-def test_every_cell_ends_in_something_visible(notebook):
-    silent = [cell.source for cell in code_cells(notebook) if not cell.outputs]
-    assert not silent, f"{len(silent)} cells show nothing, the first is:\n{silent[0]}"
-
-
-@each_notebook
 def test_opens_with_a_question_and_ends_with_three_numbers(notebook):
     first = load(notebook).cells[0]
     assert first.cell_type == "markdown" and first.source.startswith("# ") and "?" in first.source
@@ -104,7 +142,7 @@ def test_opens_with_a_question_and_ends_with_three_numbers(notebook):
 @each_notebook
 def test_exercises_are_complete(notebook):
     number, cells = notebook.stem[:2], exercises(notebook)
-    assert set(cells) == set(ex.load(number)), "tags in the notebook and judges in lab/exercises differ"
+    assert set(cells) == set(ex.load(number)), "tags in the notebook and judges in notebooks/exercises differ"
     assert set(cells) == set(solutions(notebook)), "tags in the notebook and solutions differ"
     for name, cell in cells.items():
         assert f'check("{name}"' in cell.source.strip().splitlines()[-1], name
