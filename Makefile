@@ -1,5 +1,6 @@
 # make lab     set up once, then open the workbook in JupyterLab
-# make test    set up once, then run unit tests and every notebook
+# make quick   set up once, then the tests that need no model, no page and no compiler: under 3 minutes on two cores
+# make test    set up once, then all tests and every page: under 25 minutes on two cores
 
 PYTHON ?= python3
 VENV   := .venv
@@ -7,8 +8,12 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 # JupyterLab refuses to run as root unless told to; in a container everybody is root.
 LAB_ARGS ?= $(if $(filter 0,$(shell id -u)),--allow-root)
+# Tests run in two processes that share the cores; a file's tests stay in one. Each run ends with its ten slowest.
+WORKERS ?= 2
+PYTEST  := $(BIN)/python -m pytest --durations=10
+SHARED  := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup lab test unit notebooks model clean
+.PHONY: help setup lab quick test unit notebooks model clean
 .DEFAULT_GOAL := help
 
 help:           ## show this list
@@ -32,14 +37,22 @@ lab: setup      ## open the workbook in JupyterLab
 	@$(BIN)/python -m aiinfra info
 	@$(BIN)/python -m jupyterlab $(LAB_ARGS) notebooks/00_your_machine.ipynb
 
-test: setup unit notebooks   ## unit tests, then every notebook and puzzle sheet
+quick: $(READY) ## unit tests without real model, pages and compiler, fewer random cases
+	@$(PYTEST) $(SHARED) --hypothesis-profile=quick -m "not model and not page and not compile and not alone"
 
-unit: setup     ## unit tests only
-	@$(BIN)/python -m pytest
+test: setup unit notebooks   ## unit tests and every page, solved on the way; then nbval
 
-notebooks: setup   ## run every notebook and puzzle sheet through nbval
+unit: setup     ## unit tests and every page
+	@$(PYTEST) $(SHARED) -m "not alone"
+	@$(PYTEST) -m alone tests/gpu
+
+# nbval shows that a page also runs as shipped, cell by cell in a test of its own: the sheets, and the quickest notebook.
+# The other notebooks are run by tests/pages/test_exercises.py, once, with stubs and solutions.
+NBVAL ?= notebooks/01_fit_a_line.ipynb puzzles/sheets
+
+notebooks: setup   ## puzzle sheets and a notebook through nbval; all of them: make notebooks NBVAL="notebooks puzzles/sheets"
 	@data=$$(mktemp -d) && trap 'rm -rf "$$data"' EXIT && \
-	AIINFRA_DATA=$$data $(BIN)/python -m pytest --nbval-lax --nbval-cell-timeout=300 -p no:cacheprovider notebooks puzzles/sheets
+	AIINFRA_DATA=$$data $(PYTEST) $(SHARED) --nbval-lax --nbval-cell-timeout=300 -p no:cacheprovider $(NBVAL)
 
 clean:          ## remove .venv; models stay in the cache folder
 	rm -rf $(VENV)

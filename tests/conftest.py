@@ -4,6 +4,7 @@ Triton reads TRITON_INTERPRET when a kernel's module is imported, so it is set h
 """
 
 import os
+import sys
 
 import pytest
 import torch
@@ -11,20 +12,50 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-from aiinfra.checkpoint import load                    # noqa: E402  only now: see above
+from tests import examples                             # noqa: E402, F401  only now: see above
+
+from aiinfra.checkpoint import load                    # noqa: E402
 from aiinfra.checkpoint.hub import resolve             # noqa: E402
 
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0"))
+if WORKERS:
+    threads = max(1, (os.cpu_count() or 1) // WORKERS)             # the workers share the cores
+    torch.set_num_threads(threads)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))         # and so do the processes that they start
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Who needs the real model is marked so; other marks stand in the files. Pages go first: nothing takes longer."""
+    for item in items:
+        if "real_model" in getattr(item, "fixturenames", ()):
+            item.add_marker("model")
+    items.sort(key=lambda item: item.get_closest_marker("page") is None)
+
+
+@pytest.fixture(autouse=True)
+def figures_are_closed():
+    """A test leaves no figure open: the next one may count them."""
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
+
 
 @pytest.fixture(scope="session")
-def gguf_path():
+def real_model() -> str:
+    """The name of the model that every test of real weights loads; who asks for it is marked `model`."""
+    return "smollm2-135m"
+
+
+@pytest.fixture(scope="session")
+def gguf_path(real_model):
     """The file of the real model."""
-    return resolve("smollm2-135m")
+    return resolve(real_model)
 
 
 @pytest.fixture(scope="session")
-def ours():
+def ours(real_model):
     """The real model and its tokenizer, read by us."""
-    return load("smollm2-135m", dtype="float32", device="cpu")
+    return load(real_model, dtype="float32", device="cpu")
 
 
 @pytest.fixture(scope="session")
