@@ -21,16 +21,19 @@ def run(*args: str, stdin: str | bytes = "") -> subprocess.CompletedProcess:
     return done
 
 
+@pytest.mark.model
 def test_generate() -> None:
     done = run("generate", "--prompt", "The capital of France is", "--max-tokens", "5")
     assert done.returncode == 0 and done.stdout.startswith(" Paris") and done.stderr == ""
 
 
+@pytest.mark.model
 def test_generate_from_standard_input_and_seed() -> None:
     args = ("generate", "--prompt", "-", "--max-tokens", "8", "--temperature", "1", "--seed", "4")
     assert run(*args, stdin="Once").stdout == run(*args, stdin="Once").stdout != ""
 
 
+@pytest.mark.model
 def test_several_answers_one_after_another() -> None:
     args = ("generate", "--prompt", "Once", "--max-tokens", "6", "--temperature", "1", "--seed", "4", "--min-p", "0.02", "--repetition-penalty", "1.1")
     one, two = run(*args).stdout, run(*args, "--n", "2").stdout
@@ -97,6 +100,7 @@ def test_help(args: list[str]) -> None:
     assert done.returncode == 0 and "usage: python -m aiinfra" in done.stdout
 
 
+@pytest.mark.model
 def test_info_and_fetch() -> None:
     assert "models:" in run("info").stdout
     assert run("fetch").stdout.strip().endswith(".gguf")
@@ -126,6 +130,7 @@ class Terminal:
         os.write(self.master, text.encode())
 
 
+@pytest.mark.model
 def test_chat_streams_survives_ctrl_c_and_ends() -> None:
     chat = Terminal("--temperature", "0", "--max-tokens", "400")
     try:
@@ -146,6 +151,8 @@ def test_chat_streams_survives_ctrl_c_and_ends() -> None:
             os.killpg(chat.process.pid, signal.SIGKILL)
 
 
+@pytest.mark.model
+@pytest.mark.alone
 def test_bench_load_keeps_its_promises(tmp_path) -> None:
     """Load to first token within 6 s, and a peak of at most 1.3 times the float32 weights."""
     done = run("bench", "load", "--save", str(tmp_path / "load.json"))

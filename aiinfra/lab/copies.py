@@ -44,7 +44,7 @@ def pages(folder: Path) -> Iterator[tuple[Path, Path]]:
     """Each shipped page and its place under work/, in the order of the course; then the sheets."""
     for page in sorted((folder / "notebooks").glob("[0-9]*.ipynb")):
         yield page, Path(page.name)
-    for sheet in sorted((folder / "puzzles" / "sheets").glob("[0-9]*.ipynb")):
+    for sheet in sorted((folder / "puzzles/sheets").glob("[0-9]*.ipynb")):
         yield sheet, Path("sheets", sheet.name)
 
 

@@ -263,8 +263,8 @@ def test_no_gpu_is_said():
 # The real model
 
 @pytest.fixture(scope="module")
-def loaded():
-    return {scheme: load("smollm2-135m", dtype="float32", device="cpu", quantize=scheme)[0] for scheme in ("int8", "int4")}
+def loaded(real_model):
+    return {scheme: load(real_model, dtype="float32", device="cpu", quantize=scheme)[0] for scheme in ("int8", "int4")}
 
 
 def test_the_files_blocks_are_used_as_they_are(gguf_path, loaded):
@@ -324,6 +324,7 @@ print(json.dumps([peak() - before, model.weight_bytes()]))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has other units elsewhere")
+@pytest.mark.model
 def test_loading_needs_little_memory():
     """The plain model is never in memory: 538 MB in float32. Its table is, for a moment: 113 MB."""
     out = subprocess.run([sys.executable, "-c", _PEAK], capture_output=True, text=True, check=True).stdout

@@ -8,8 +8,8 @@ from aiinfra.model import Transformer
 
 
 @pytest.fixture(scope="session")
-def llm() -> LLM:
-    return LLM("smollm2-135m", dtype="float32", device="cpu")
+def llm(real_model: str) -> LLM:
+    return LLM(real_model, dtype="float32", device="cpu")
 
 
 @pytest.fixture(scope="session")
