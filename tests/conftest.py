@@ -6,17 +6,17 @@ Triton reads TRITON_INTERPRET when a kernel's module is imported, so it is set h
 import os
 import sys
 
+import hypothesis
 import pytest
 import torch
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-from tests import examples                             # noqa: E402, F401  only now: see above
-
-from aiinfra.checkpoint import load                    # noqa: E402
+from aiinfra.checkpoint import load                    # noqa: E402  only now: see above
 from aiinfra.checkpoint.hub import resolve             # noqa: E402
 
+hypothesis.settings.register_profile("quick", max_examples=10)     # make quick: a tenth of the random cases
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0"))
 if WORKERS:
     threads = max(1, (os.cpu_count() or 1) // WORKERS)             # the workers share the cores
