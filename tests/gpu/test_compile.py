@@ -10,8 +10,10 @@ from aiinfra.gpu import process
 from aiinfra.kernels import flash_attention
 
 pytest.importorskip("triton")
+pytestmark = pytest.mark.compile
 
 
+@pytest.mark.alone
 def test_every_kernel_compiles_fits_and_does_not_spill(capsys):
     records = compiler.compile_report(archs=(80, 90, 100))
     with capsys.disabled():

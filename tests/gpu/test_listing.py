@@ -6,6 +6,7 @@ from aiinfra.kernels.lang import tl, triton
 from aiinfra.gpu.listing import listings
 
 pytest.importorskip("triton")
+pytestmark = pytest.mark.compile
 
 
 @triton.jit

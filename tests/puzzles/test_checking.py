@@ -14,6 +14,7 @@ from puzzles.judge.worker import shared_worker
 from puzzles.source import BadInput
 from puzzles.wrong import solution_text
 
+pytestmark = pytest.mark.compile
 ROOT = Path(__file__).parents[2]
 GRID = lambda meta: (-(-meta["N"] // meta["BLOCK_N"]), -(-meta["M"] // meta["BLOCK_M"]))  # noqa: E731
 

@@ -11,6 +11,7 @@ from puzzles.judge.worker import Worker
 from puzzles.source import from_text
 from puzzles.wrong import all_wrong, solution_text, wrong_text
 
+pytestmark = pytest.mark.compile
 _HEADER = "import triton\nimport triton.language as tl\n\n\n"
 _LANES = 2
 
