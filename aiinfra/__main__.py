@@ -230,12 +230,9 @@ def _trace_arguments(sub: argparse.ArgumentParser, options: tuple[str, ...]) -> 
 
 def _engine_option(text: str) -> tuple[str, object]:
     """`name=value` for the engine; the value is a number, True, False, or a word."""
-    from inspect import signature
-
-    _import_torch()
-    from aiinfra.engine.engine import Engine
+    from aiinfra.engine.options import EngineOptions
     name, equals, value = text.partition("=")
-    known = [key for key in signature(Engine).parameters if key != "model"]
+    known = EngineOptions.names()
     if not equals or name not in known:
         raise argparse.ArgumentTypeError(f"{text!r} is not OPTION=VALUE.{nearest(name, known)} Known: {', '.join(known)}.")
     try:

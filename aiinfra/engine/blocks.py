@@ -25,8 +25,9 @@ class BlockPool:
 
     def __init__(self, total: int, block_size: int, prefix_caching: bool = True) -> None:
         if total < 1 or block_size < 1:
-            raise ValueError(f"{total} blocks of {block_size} tokens; there must be at least 1 of at least 1. "
-                             "Give the cache more memory (cache_bytes), or choose a block_size such as 16.")
+            raise ValueError(f"{total} blocks of {block_size} tokens; there must be at least 1 of at least "
+                             "1. Give the cache more memory (cache_bytes), or choose a block_size such as "
+                             "16.")
         self.total, self.block_size, self.prefix_caching = total, block_size, prefix_caching
         self.clear()
 
@@ -60,6 +61,27 @@ class BlockPool:
     def keeps(self, block: int) -> bool:
         """True if nobody owns this block and its content is kept."""
         return block in self._cached
+
+    def digest(self, block: int) -> bytes | None:
+        """What the content of this block is known by; None if nobody can find it."""
+        return self._digest[block]
+
+    def check(self) -> None:
+        """Raise RuntimeError unless every block is free, cached or used, and in one of the three only."""
+        free = set(self._free)
+        if len(free) != self.free:
+            raise RuntimeError("a block is free twice")
+        for block in range(self.total):
+            states = [block in free, block in self._cached, self._owners[block] > 0]
+            if sum(states) != 1:
+                raise RuntimeError(f"block {block}: (free, cached, used) = {tuple(states)}; one must be true")
+            digest = self._digest[block]
+            if digest is not None and self._by_digest.get(digest) != block:
+                raise RuntimeError(f"block {block} has a digest that leads elsewhere")
+            if block in free and digest is not None:
+                raise RuntimeError(f"block {block} is free, and what was in it can still be found")
+        if len(self._by_digest) != self.total - self._digest.count(None):
+            raise RuntimeError("a digest leads to a block that does not have it")
 
     def can_allocate(self, n: int) -> bool:
         """True if `allocate(n)` would succeed."""
@@ -111,10 +133,14 @@ class BlockPool:
 
     def match(self, tokens: Sequence[int], digests: list[bytes] | None = None) -> list[int]:
         """The blocks, used or cached, that hold the longest known beginning of `tokens`. At least one
-        token is left over, because somebody has to compute the next one. Owners are not changed. digests: those
-        of the tokens' first blocks that are known already; what is worked out here is added."""
-        found, digests = [], [] if digests is None else digests
-        for i in range((len(tokens) - 1) // self.block_size if self.prefix_caching else 0):
+        token is left over, because somebody has to compute the next one. Owners are not changed. digests:
+        those of the tokens' first blocks that are known already; what is worked out here is added."""
+        found: list[int] = []
+        if not self.prefix_caching:
+            return found
+        if digests is None:
+            digests = []
+        for i in range((len(tokens) - 1) // self.block_size):
             digest = digest_of(i, tokens, self.block_size, digests)
             if digest not in self._by_digest:
                 break
@@ -123,18 +149,24 @@ class BlockPool:
 
     def seal(self, block: int, digest: bytes) -> None:
         """Content of `block` is complete and known by `digest`. The first block with a digest keeps it."""
-        if self.prefix_caching and self._digest[block] is None and digest not in self._by_digest:
+        if not self.prefix_caching:
+            return
+        if self._digest[block] is None and digest not in self._by_digest:
             self._digest[block] = digest
             self._by_digest[digest] = block
 
 
 def chain(before: bytes, tokens: Sequence[int]) -> bytes:
     """Digest of a block's tokens and of all blocks before it; 128 bits, so that no two ever meet."""
-    return hashlib.blake2b(before + array("q", tokens).tobytes(), digest_size=16).digest()
+    text = before + array("q", tokens).tobytes()
+    return hashlib.blake2b(text, digest_size=16).digest()
 
 
 def digest_of(block: int, tokens: Sequence[int], block_size: int, known: list[bytes]) -> bytes:
-    """Digest of the tokens' block number `block`, from 0. known: those of the first blocks; what is worked out is added."""
+    """Digest of the tokens' block number `block`, from 0. known: those of the first blocks; what is worked
+    out is added."""
     for i in range(len(known), block + 1):
-        known.append(chain(known[-1] if known else b"", tokens[i * block_size:(i + 1) * block_size]))
+        before = known[-1] if known else b""
+        start = i * block_size
+        known.append(chain(before, tokens[start:start + block_size]))
     return known[block]

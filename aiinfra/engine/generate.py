@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from aiinfra.device import synchronize
+from aiinfra.engine.request import check_ids
 from aiinfra.engine.sampler import Logprob, Sampler
 from aiinfra.engine.sampling_params import SamplingParams
 from aiinfra.model import KVCache, Transformer
@@ -21,13 +22,12 @@ from aiinfra.model import KVCache, Transformer
 
 @dataclass(frozen=True)
 class TokenStep:
-    """One token made: its id, how many tokens the model had to run for it, and how long that took; and, if
-    `params.logprobs` asked for it, how likely it and others were."""
+    """One token made, and what it took."""
 
     token_id: int
-    tokens_run: int
+    tokens_run: int                                  # so many the model had to run for it
     step_seconds: float
-    logprobs: dict[int, Logprob] | None = None
+    logprobs: dict[int, Logprob] | None = None       # how likely it and others were, if asked for
 
 
 def generate_naive(model: Transformer, prompt: list[int], params: SamplingParams,
@@ -48,42 +48,32 @@ def generate_cached(model: Transformer, prompt: list[int], params: SamplingParam
     cache = KVCache(model.config, len(prompt) + params.max_tokens - 1, dtype=model.dtype, device=model.device)
 
     def forward(tokens: list[int]) -> tuple[Tensor, int]:
-        new = tokens[cache.length:]                                                    # prompt first, then one
+        new = tokens[cache.length:]                                                   # prompt first, then one
         hidden = model.hidden(torch.tensor([new], device=model.device), kv=cache)
         return model.lm_head(hidden[:, -1])[0], len(new)
 
     yield from _loop(model, prompt, params, eos_ids, answer, forward)
 
 
-def check_ids(prompt: list[int], vocab_size: int) -> None:
-    """Raise ValueError for a prompt without tokens, or with one that the model does not know."""
-    if not prompt:
-        raise ValueError("the prompt is empty: the model needs at least one token to continue from.")
-    for token in prompt:
-        if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < vocab_size:
-            raise ValueError(f"token id {token!r} is outside the vocabulary of {vocab_size:,}: ids are whole "
-                             f"numbers from 0 to {vocab_size - 1:,}. Encode the prompt with the model's own tokenizer.")
-
-
-def stop_ids_of(params: SamplingParams, eos_ids: tuple[int, ...], vocab_size: int) -> frozenset[int]:
-    """The ids that end an answer; those that the model cannot say are left out."""
-    ids = (*(() if params.ignore_eos else eos_ids), *params.stop_token_ids)
-    return frozenset(i for i in ids if i < vocab_size)
-
-
-def _loop(model: Transformer, prompt: list[int], params: SamplingParams, eos_ids: tuple[int, ...], answer: int,
-          forward: Callable[[list[int]], tuple[Tensor, int]]) -> Iterator[TokenStep]:
+def _loop(model: Transformer, prompt: list[int], params: SamplingParams, eos_ids: tuple[int, ...],
+          answer: int, forward: Callable[[list[int]], tuple[Tensor, int]]) -> Iterator[TokenStep]:
     check_ids(prompt, model.config.vocab_size)
     sampler = Sampler(params, prompt, answer)
-    stop_ids = stop_ids_of(params, eos_ids, model.config.vocab_size)
+    stop_ids = params.stop_ids(eos_ids, model.config.vocab_size)
     tokens = list(prompt)
     for made in range(params.max_tokens):
         start = time.perf_counter()
         with torch.inference_mode():
             logits, tokens_run = forward(tokens)
-            choice = sampler.choose(logits, stop_ids if made < params.min_tokens else ())
+            banned = stop_ids if made < params.min_tokens else ()
+            choice = sampler.choose(logits, banned)
         synchronize(model.device)
         tokens.append(choice.token_id)
-        yield TokenStep(choice.token_id, tokens_run, time.perf_counter() - start, choice.logprobs)
+        yield TokenStep(
+            token_id=choice.token_id,
+            tokens_run=tokens_run,
+            step_seconds=time.perf_counter() - start,
+            logprobs=choice.logprobs,
+        )
         if choice.token_id in stop_ids:
             return

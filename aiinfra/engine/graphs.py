@@ -7,8 +7,8 @@
                               logits     [8, V] ─> the first 5 rows
 
 A graph has one batch size, so steps are padded to the next bucket. A padding row has slot -1 and a context of
-no keys: it is computed, read by nobody, and written nowhere. Only `_forward` is recorded; it reads nothing back.
-Invariant: the requests' rows are those of the same step run without padding. Notebook 14.
+no keys: it is computed, read by nobody, and written nowhere. Only `_forward` is recorded; it reads nothing
+back. Invariant: the requests' rows are those of the same step run without padding. Notebook 14.
 """
 
 from bisect import bisect_left
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from aiinfra.device import to_device
-from aiinfra.engine.runner import Newest, PagedCache, StepKV
+from aiinfra.engine.runner import Newest, PagedCache, StepKV, padded_tables, slots_of
 from aiinfra.engine.scheduler import Work
 from aiinfra.gpu.graph import capture as capture_graph
 from aiinfra.model import Transformer
@@ -28,26 +28,34 @@ Replay = Callable[[], None]
 
 
 def batch_sizes(largest: int) -> list[int]:
-    """The buckets for batches of 1 … largest: 1, 2, 4, 8 and then every multiple of 8, the last at least `largest`.
+    """The buckets for batches of 1 … largest: 1, 2, 4, 8 and then every multiple of 8, the last at least
+    `largest`.
 
-    Below 8 rows a padding row is a large share; above, 8 rows are a tile of the matrix units that is paid for anyway.
+    Below 8 rows a padding row is a large share; above, 8 rows are a tile of the matrix units that is paid
+    for anyway.
     """
     powers = [n for n in (1, 2, 4) if n < largest]
-    return [*powers, *range(8, largest + 8, 8)] if largest > 4 else [*powers, largest]
+    if largest <= 4:
+        return [*powers, largest]
+    return [*powers, *range(8, largest + 8, 8)]
 
 
 class DecodeGraphs:
-    """Runs steps in which every request has one token to run: up to `max_batch` requests of up to `max_blocks` blocks.
+    """Runs steps in which every request has one token to run: up to `max_batch` requests of up to
+    `max_blocks` blocks.
 
-    `capture(work)` runs `work()` at least once and returns what repeats it on the same memory; `recorder` makes one
-    that records CUDA graphs, `run_again` is one for any device. Everything is captured here, once.
+    `capture(work)` runs `work()` at least once and returns what repeats it on the same memory, such as a
+    CUDA graph; `run_again` is one for any device. Everything is captured here, once.
     """
 
     def __init__(self, model: Transformer, cache: PagedCache, max_batch: int, max_blocks: int,
                  capture: Callable[[Replay], Replay]) -> None:
-        self.model, self.cache, self.max_blocks = model, cache, max_blocks
+        self.model = model
+        self.cache = cache
+        self.max_blocks = max_blocks
         self.buckets = batch_sizes(max_batch)
-        most, device = self.buckets[-1], model.device
+        most = self.buckets[-1]
+        device = model.device
         self.numbers = torch.zeros(3 * most, dtype=torch.int64, device=device)      # tokens, positions, slots
         self.context_lens = torch.zeros(most, dtype=torch.int32, device=device)
         self.block_tables = torch.zeros(most, max_blocks, dtype=torch.int32, device=device)
@@ -56,16 +64,16 @@ class DecodeGraphs:
         self._replay = {}
         with torch.inference_mode():
             for bucket in reversed(self.buckets):
-                self._fill([], bucket)                             # padding only: recording writes to no block
+                self._fill([], bucket)                            # padding only: recording writes to no block
                 self._replay[bucket] = capture(partial(self._forward, bucket))
 
     @torch.inference_mode()
     def __call__(self, work: list[Work], newest: Newest | None = None) -> Tensor | None:
-        """Logits [B, V] after each request's one token, good until the next call; None if the step does not fit:
-        more than one token of a request, more requests than `max_batch`, or one with more than `max_blocks`.
-        newest: tokens that are UNKNOWN to the requests."""
+        """Logits [B, V] after each request's one token, good until the next call; None if the step does not
+        fit: more than one token of a request, more requests than `max_batch`, or one with more than
+        `max_blocks`. newest: tokens that are UNKNOWN to the requests."""
         bucket = self.bucket(len(work))
-        if not work or bucket is None or any(w.count > 1 or len(w.request.blocks) > self.max_blocks for w in work):
+        if not work or bucket is None or not all(self._fits(one) for one in work):
             return None
         self._fill(work, bucket)
         if newest is not None:
@@ -76,18 +84,26 @@ class DecodeGraphs:
     def bucket(self, requests: int) -> int | None:
         """The smallest bucket that holds so many requests; None if there is none."""
         at = bisect_left(self.buckets, requests)
-        return self.buckets[at] if at < len(self.buckets) else None
+        if at == len(self.buckets):
+            return None
+        return self.buckets[at]
+
+    def _fits(self, work: Work) -> bool:
+        return work.count == 1 and len(work.request.blocks) <= self.max_blocks
 
     def _fill(self, work: list[Work], bucket: int) -> None:
         """Write the step's integers, and padding, to where the graph of this bucket reads them."""
-        size, pad, tables = self.cache.block_size, bucket - len(work), [w.request.blocks for w in work]
-        tokens = [w.request.tokens[w.start] for w in work]
-        slots = [table[w.start // size] * size + w.start % size for w, table in zip(work, tables)]
-        _put(self.numbers, [*tokens, *[0] * pad, *(w.start for w in work), *[0] * pad, *slots, *[-1] * pad])
-        _put(self.context_lens, [*(w.start + 1 for w in work), *[0] * pad])
+        pad = bucket - len(work)
+        tokens = [w.request.tokens[w.start] for w in work] + [0] * pad
+        positions = [w.start for w in work] + [0] * pad
+        slots = slots_of(work, self.cache.block_size) + [-1] * pad
+        context_lens = [w.start + 1 for w in work] + [0] * pad
+        _put(self.numbers, [*tokens, *positions, *slots])
+        _put(self.context_lens, context_lens)
         if work:
-            widest = max(map(len, tables))                         # what a row had beyond is past its context
-            _put(self.block_tables[:, :widest], [table + [0] * (widest - len(table)) for table in tables])
+            # Columns further right keep what an earlier step put there: they are past everybody's context.
+            tables = padded_tables(work)
+            _put(self.block_tables[:, :len(tables[0])], tables)
 
     def _forward(self, bucket: int) -> None:
         """The recorded part: from the buffers to `logits`."""
@@ -101,9 +117,11 @@ def _put(buffer: Tensor, rows: list) -> None:
     buffer[:len(rows)].copy_(to_device(rows, buffer.dtype, buffer.device))
 
 
-def recorder(device: torch.device) -> Callable[[Replay], Replay]:
-    """A `capture` that records CUDA graphs, all in one pool of memory and on one stream: they never run at the same time."""
-    pool, stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)
+def _recorder(device: torch.device) -> Callable[[Replay], Replay]:
+    """A `capture` that records CUDA graphs, all in one pool of memory and on one stream: they never run at
+    the same time."""
+    pool = torch.cuda.graph_pool_handle()
+    stream = torch.cuda.Stream(device)
 
     def capture(work: Replay) -> Replay:
         with torch.cuda.device(device):
@@ -117,11 +135,8 @@ def run_again(work: Replay) -> Replay:
     return work
 
 
-def decode_graphs(model: Transformer, cache: PagedCache, max_batch: int, max_blocks: int,
-                  wanted: bool | None) -> DecodeGraphs | None:
-    """What an engine uses: CUDA graphs on a GPU unless `wanted` is False; on a CPU nothing, or if True the padded
-    steps without a recording."""
+def decode_graphs(model: Transformer, cache: PagedCache, max_batch: int, max_blocks: int) -> DecodeGraphs:
+    """What an engine uses: CUDA graphs on a GPU; on a CPU the same padded steps without a recording."""
     on_gpu = model.device.type == "cuda"
-    if not (on_gpu if wanted is None else wanted):
-        return None
-    return DecodeGraphs(model, cache, max_batch, max_blocks, recorder(model.device) if on_gpu else run_again)
+    capture = _recorder(model.device) if on_gpu else run_again
+    return DecodeGraphs(model, cache, max_batch, max_blocks, capture)

@@ -1,4 +1,5 @@
-"""What a step did, for everybody who wants to know: answers, progress bars, plots, metrics and tests read the same.
+"""What a step did, for everybody who wants to know: answers, progress bars, plots, metrics and tests read
+the same.
 
     step ──> StepRecord: who ran, who came, who was pushed out, what that cost
                 └─ made: (Made, Made, …), a new token each
@@ -13,32 +14,32 @@ from aiinfra.engine.sampler import Logprob
 
 @dataclass(frozen=True)
 class Made:
-    """A token made for answer `index` of a request, and why it was its last, if it was: "stop", "length" or
-    "error". logprobs: as `Choice` has them, if asked for."""
+    """A new token of an answer."""
 
     request_id: str
-    token_id: int | None
-    finish_reason: str | None
-    index: int = 0
-    logprobs: dict[int, Logprob] | None = None
+    token_id: int | None                            # None: the logits were not numbers
+    finish_reason: str | None                       # why it is the last: "stop", "length" or "error"
+    index: int = 0                                  # which of the request's n answers has it
+    logprobs: dict[int, Logprob] | None = None      # as `Choice` has them, if asked for
 
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What one step did. Blocks are counted after it; the three times add up to the step's. Guessing is planning.
-    One step ahead, plan_seconds are for planning the next step and asking for it, and model_seconds what was then
-    left to wait for this one; the blocks of the next step are counted with the used ones, and who was admitted to it
-    is not waiting any more."""
+    """What one step did. Blocks are counted after it; its three times add up to the step's.
 
-    ran: tuple[tuple[str, int, int], ...]         # (request id, first token, tokens run, guesses among them)
-    made: tuple[Made, ...]
-    admitted: tuple[str, ...]
-    preempted: tuple[str, ...]
-    waiting: int
-    free_blocks: int
-    cached_blocks: int
-    used_blocks: int
-    plan_seconds: float
-    model_seconds: float
-    sample_seconds: float
-    guessed: tuple[tuple[str, int, int], ...] = ()          # (request id, guesses run, guesses that came true)
+    One step ahead, "this step" is the one whose tokens are handed out: the next one has been asked for
+    already, so its blocks are counted with the used ones, and who was admitted to it is not waiting any
+    more."""
+
+    ran: tuple[tuple[str, int, int], ...]     # (request id, first token, tokens run, guesses among them)
+    made: tuple[Made, ...]                    # the new tokens
+    admitted: tuple[str, ...]                 # ids of who began, or began again
+    preempted: tuple[str, ...]                # ids of who was pushed out
+    waiting: int                              # requests in the queue
+    free_blocks: int                          # without content
+    cached_blocks: int                        # owned by nobody, content kept
+    used_blocks: int                          # owned by somebody
+    plan_seconds: float                       # to plan and to guess; ahead: to plan and ask for the next step
+    model_seconds: float                      # to run the model; ahead: to wait for what was left of it
+    sample_seconds: float                     # to choose the tokens and settle who has ended
+    guessed: tuple[tuple[str, int, int], ...] = ()       # (request id, guesses run, guesses that came true)

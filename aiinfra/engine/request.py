@@ -19,17 +19,17 @@ class Request:
     """What is asked, and how far it has come. Lower `priority` numbers go first; then first come."""
 
     id: str
-    tokens: list[int]                                     # given: the prompt; then also what was made so far
-    max_tokens: int
+    tokens: list[int]                                    # at first the prompt; then also what was made so far
+    max_tokens: int                                      # it ends after so many new tokens
     priority: int = 0
-    arrival: int | None = None                            # the how-manieth; the scheduler counts, unless it is given
-    computed: int = 0
-    blocks: list[int] = field(default_factory=list)
-    digests: list[bytes] = field(default_factory=list)    # of its first blocks of tokens, as far as anybody asked
+    arrival: int | None = None                           # its number in the queue; None: the scheduler counts
+    computed: int = 0                                    # keys and values of so many tokens are in its blocks
+    blocks: list[int] = field(default_factory=list)      # that hold them, in order
+    digests: list[bytes] = field(default_factory=list)   # of its first blocks, as far as anybody asked
     status: Status = "waiting"
-    preemptions: int = 0
-    cached_tokens: int = 0                                # of its last admission: found, not computed
-    prompt_tokens: int = field(init=False)
+    preemptions: int = 0                                 # how often it was pushed out
+    cached_tokens: int = 0                               # tokens that its last admission found in the cache
+    prompt_tokens: int = field(init=False)               # so many of its tokens were given
 
     def __post_init__(self) -> None:
         self.tokens = list(self.tokens)
@@ -54,3 +54,15 @@ class Request:
     def age(self) -> tuple[int, int]:
         """Sorting key: who goes first."""
         return self.priority, self.arrival
+
+
+def check_ids(prompt: list[int], vocab_size: int) -> None:
+    """Raise ValueError for a prompt without tokens, or with one that the model does not know."""
+    if not prompt:
+        raise ValueError("the prompt is empty: the model needs at least one token to continue from.")
+    for token in prompt:
+        whole = isinstance(token, int) and not isinstance(token, bool)
+        if not whole or not 0 <= token < vocab_size:
+            raise ValueError(f"token id {token!r} is outside the vocabulary of {vocab_size:,}: ids are whole "
+                             f"numbers from 0 to {vocab_size - 1:,}. Encode the prompt with the model's own "
+                             "tokenizer.")

@@ -5,9 +5,9 @@
     per request          block_tables [3, …]  context_lens [3]  cu_seqlens [4]
 
 No padding: the linear layers see N rows, whoever they belong to; only attention knows about requests,
-through the block tables. The pass gives logits for the last row of each request that is up to date, and for the
-rows before it if tokens were guessed: each guess is checked by the row in front of it.
-Notebooks 12 and 13.
+through the block tables. The pass gives logits for the last row of each request that is up to date, and for
+the rows before it if tokens were guessed: each guess is checked by the row in front of it. Notebooks 12 and
+13.
 """
 
 from collections.abc import Callable
@@ -29,9 +29,11 @@ from aiinfra.model import ModelConfig, Transformer
 class PagedCache:
     """Keys and values of all requests: k and v [layers, blocks, P, K, Dh]."""
 
-    def __init__(self, config: ModelConfig, blocks: int, block_size: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, config: ModelConfig, blocks: int, block_size: int, dtype: torch.dtype,
+                 device: torch.device) -> None:
         shape = (config.num_hidden_layers, blocks, block_size, config.num_key_value_heads, config.head_dim)
-        self.k = torch.empty(shape, dtype=dtype, device=device)      # not zeros: untouched pages cost no memory
+        # Not zeros: pages of memory that nobody has touched cost nothing.
+        self.k = torch.empty(shape, dtype=dtype, device=device)
         self.v = torch.empty(shape, dtype=dtype, device=device)
         self.block_size = block_size
 
@@ -44,7 +46,7 @@ class PagedCache:
     @staticmethod
     def block_bytes(config: ModelConfig, block_size: int, dtype: torch.dtype) -> int:
         """Bytes of one block over all layers, keys and values."""
-        return config.kv_bytes_per_token // 4 * dtype.itemsize * block_size
+        return block_size * config.kv_values_per_token * dtype.itemsize
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ class StepKV:
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Store k, v [N, K, Dh] in their slots; attend q [N, H, Dh], each over its own request."""
-        keys, values = self.cache.k[layer], self.cache.v[layer]
+        keys = self.cache.k[layer]
+        values = self.cache.v[layer]
         kv_write(k, v, keys, values, self.slots)
         return paged_attention(q, keys, values, self.block_tables, self.context_lens, self.cu_seqlens)
 
@@ -74,9 +77,10 @@ class GatheredKV:
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """As `StepKV.attend`."""
-        keys, values = self.cache.k[layer], self.cache.v[layer]
-        for rows, new in ((keys, k), (values, v)):
-            rows.flatten(0, 1).index_copy_(0, self.slots, new)
+        keys = self.cache.k[layer]
+        values = self.cache.v[layer]
+        keys.flatten(0, 1).index_copy_(0, self.slots, k)
+        values.flatten(0, 1).index_copy_(0, self.slots, v)
         return attend_fetched(q, keys, values, self.fetches, q.shape[-1] ** -0.5)
 
 
@@ -89,65 +93,92 @@ class Newest:
 
     def write(self, work: list[Work], tokens: Tensor) -> None:
         """Put them where the flat step's `tokens` have UNKNOWN: in the last row of each who waits for one."""
-        ends = accumulate(w.count for w in work)
-        at = {end - 1: self.rows[w.request] for w, end in zip(work, ends) if w.last and w.request.tokens[-1] == UNKNOWN}
-        if at:
-            rows, sources = to_device([list(at), list(at.values())], torch.int64, tokens.device)
-            tokens.index_copy_(0, rows, self.ids.index_select(0, sources))
+        places, sources = [], []
+        for one, end in zip(work, accumulate(one.count for one in work)):
+            if one.last and one.request.tokens[-1] == UNKNOWN:
+                places.append(end - 1)
+                sources.append(self.rows[one.request])
+        if places:
+            at, source = to_device([places, sources], torch.int64, tokens.device)
+            tokens.index_copy_(0, at, self.ids.index_select(0, source))
 
 
 class Runner:
-    """Runs plans on a model and its paged cache. `decode` is a faster way for some steps (see graphs.py): work in,
-    a row of logits for each out, or None for a step that is not its kind."""
+    """Runs plans on a model and its paged cache. `decode` is a faster way for some steps (see graphs.py):
+    work in, a row of logits for each out, or None for a step that is not its kind."""
 
     def __init__(self, model: Transformer, cache: PagedCache,
                  decode: "Callable[[list[Work], Newest | None], Tensor | None] | None" = None) -> None:
-        self.model, self.cache, self.decode = model, cache, decode
+        self.model = model
+        self.cache = cache
+        self.decode = decode
 
     @torch.inference_mode()
     def run(self, plan: Plan, newest: "Newest | None" = None) -> Tensor:
-        """Logits [R, V], in the plan's order: for each work that is `last` one row, and one more for each guess.
-        newest: tokens that are UNKNOWN to the requests."""
+        """Logits [R, V], in the plan's order: for each work that is `last` one row, and one more for each
+        guess. newest: tokens that are UNKNOWN to the requests."""
         self.cache.copy(plan.copies)
-        rows = last_rows(plan.work)
-        logits = None if self.decode is None else self.decode(plan.work, newest)
-        if logits is not None:
-            return self._rows(logits, rows)
-        tokens = self._tensor([t for w in plan.work for t in w.tokens])
+        rows = _last_rows(plan.work)
+        if self.decode is not None:
+            logits = self.decode(plan.work, newest)
+            if logits is not None:
+                return self._rows(logits, rows)
+        tokens = self._tensor([token for w in plan.work for token in w.tokens])                # [N]
         if newest is not None:
             newest.write(plan.work, tokens)
-        positions = [i for w in plan.work for i in range(w.start, w.start + w.count)]
-        hidden = self.model.hidden(tokens, self._tensor(positions), self._step_kv(plan.work))  # [N, D]
+        positions = self._tensor([place for w in plan.work for place in w.places])             # [N]
+        hidden = self.model.hidden(tokens, positions, self._step_kv(plan.work))                # [N, D]
         return self.model.lm_head(self._rows(hidden, rows))
 
     def _step_kv(self, work: list[Work]) -> StepKV | GatheredKV:
-        size = self.cache.block_size
-        slots = self._tensor([w.request.blocks[i // size] * size + i % size
-                              for w in work for i in range(w.start, w.start + w.count)])
-        tables, ends = [w.request.blocks for w in work], [w.start + w.count for w in work]
+        slots = self._tensor(slots_of(work, self.cache.block_size))                            # [N]
+        ends = [w.end for w in work]
         starts = list(accumulate((w.count for w in work), initial=0))
         if self.model.device.type == "cpu":
-            return GatheredKV(self.cache, slots, plan_fetches(
-                tables, ends, starts, self.model.config.num_attention_heads, self.cache.k[0]))
-        widest = max(len(table) for table in tables)
-        padded = [table + [0] * (widest - len(table)) for table in tables]
-        decode = len(work) == starts[-1]
-        return StepKV(self.cache, slots, self._tensor(padded, torch.int32), self._tensor(ends, torch.int32),
-                      None if decode else self._tensor(starts, torch.int32))
+            tables = [w.request.blocks for w in work]
+            heads = self.model.config.num_attention_heads
+            return GatheredKV(self.cache, slots, plan_fetches(tables, ends, starts, heads, self.cache.k[0]))
+        only_decodes = starts[-1] == len(work)
+        return StepKV(
+            cache=self.cache,
+            slots=slots,
+            block_tables=self._tensor(padded_tables(work), torch.int32),
+            context_lens=self._tensor(ends, torch.int32),
+            cu_seqlens=None if only_decodes else self._tensor(starts, torch.int32),
+        )
 
     def _rows(self, values: Tensor, rows: list[int]) -> Tensor:
         """Those rows; not values[rows], which on a GPU waits for all that was asked for before."""
-        return values.index_select(0, self._tensor(rows)) if len(rows) < len(values) else values
+        if len(rows) == len(values):
+            return values
+        return values.index_select(0, self._tensor(rows))
 
     def _tensor(self, values: list, dtype: torch.dtype = torch.int64) -> Tensor:
         return to_device(values, dtype, self.model.device)
 
 
-def last_rows(work: list[Work]) -> list[int]:
-    """Row numbers, in the flat step, of the last token of each work that is `last`, and of its guesses."""
-    rows, row = [], 0
+def slots_of(work: list[Work], block_size: int) -> list[int]:
+    """Where the key and value of each token that is run go, counted in tokens over the whole cache."""
+    slots = []
     for w in work:
-        row += w.count
+        blocks = w.request.blocks
+        slots += [blocks[place // block_size] * block_size + place % block_size for place in w.places]
+    return slots
+
+
+def padded_tables(work: list[Work]) -> list[list[int]]:
+    """The blocks of each request, filled up with 0 to the length of the longest."""
+    tables = [w.request.blocks for w in work]
+    widest = max(len(table) for table in tables)
+    return [table + [0] * (widest - len(table)) for table in tables]
+
+
+def _last_rows(work: list[Work]) -> list[int]:
+    """Row numbers, in the flat step, of the last token of each work that is `last`, and of its guesses."""
+    rows = []
+    end = 0
+    for w in work:
+        end += w.count
         if w.last:
-            rows += range(row - len(w.guesses) - 1, row)
+            rows += range(end - len(w.guesses) - 1, end)
     return rows

@@ -1,90 +1,140 @@
-"""What a request asks of the sampler, under vLLM's names, checked when it is written down."""
+"""What a request asks of the sampler, under vLLM's names, checked when it is written down.
+
+`RULES` has a line for each field: what it may be, and what to say otherwise. Whoever takes these settings
+from elsewhere (a command line, a server) reads limits and messages there.
+"""
 
 from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 from aiinfra.config import config
 
-_FAR = 1e6      # as a temperature, logits 0.1 apart are one float32 rounding apart; as a penalty, those up to 1e32 stay finite
+# As a temperature, it brings logits that are 0.1 apart within one float32 rounding of each other. As a
+# penalty, it keeps logits of up to 1e32 finite.
+_FAR = 1e6
+
+
+class Rule(NamedTuple):
+    """What a field may be, and how a value that breaks the rule is explained."""
+
+    kind: type                        # int, float (an int is one too), bool or str
+    limit: str                        # "it must be …"; a {name} stands for the value of that field
+    remedy: str                       # what helps
+    low: float | None = None          # the least value; of a str, its least length
+    high: float | str | None = None   # the largest, or the name of the field that holds it
+    above_low: bool = False           # `low` itself is too little
+    or_none: bool = False             # None is allowed
+    several: bool = False             # any number of such values; None is none of them
+
+    def allows(self, value: Any, others: object = None) -> bool:
+        """True if `value` may stand in this field of `others`, beside its other fields."""
+        if value is None:
+            return self.or_none or self.several
+        if self.several:
+            return isinstance(value, tuple) and all(self._allows_one(one, others) for one in value)
+        return self._allows_one(value, others)
+
+    def _allows_one(self, value: Any, others: object) -> bool:
+        size = _size_of(value, self.kind)
+        if size is None:
+            return False
+        if self.low is not None and not (size > self.low if self.above_low else size >= self.low):
+            return False
+        high = getattr(others, self.high) if isinstance(self.high, str) else self.high
+        return high is None or size <= high
+
+
+RULES: dict[str, Rule] = {
+    "n": Rule(int, "an integer of at least 1", "1 is one answer", low=1),
+    "repetition_penalty": Rule(float, f"between {1 / _FAR:g} and {_FAR:,.0f}",
+                               "1 is no penalty, 1.1 is usual", low=1 / _FAR, high=_FAR),
+    "temperature": Rule(float, f"at least 0 and at most {_FAR:,.0f}",
+                        "0 is greedy, 1 is the model's own distribution", low=0, high=_FAR),
+    "top_p": Rule(float, "above 0 and at most 1", "1 keeps every token", low=0, high=1, above_low=True),
+    "min_p": Rule(float, "between 0 and 1", "0 keeps every token", low=0, high=1),
+    "top_k": Rule(int, "an integer of at least -1", "0 and -1 keep every token", low=-1),
+    "max_tokens": Rule(int, "an integer of at least 1", "ask for at least one token", low=1),
+    "min_tokens": Rule(int, "between 0 and max_tokens={max_tokens}", "raise max_tokens or lower it",
+                       low=0, high="max_tokens"),
+    "seed": Rule(int, "None or an integer of at most 64 bits", "None draws anew each time",
+                 low=-2**63, high=2**64 - 1, or_none=True),
+    "logprobs": Rule(int, "None or an integer of at least 0", "0 reports only the token made",
+                     low=0, or_none=True),
+    "ignore_eos": Rule(bool, "True or False", "True goes on past the end of sequence"),
+    "stop_token_ids": Rule(int, "a list of token ids: integers of at least 0",
+                           "leave it out to stop only at the end of sequence", low=0, several=True),
+    "stop": Rule(str, "a non-empty string or a list of them",
+                 "leave it out to stop only at the end of sequence", low=1, several=True),
+}
+_N_IF_GREEDY = Rule(int, "1 at temperature 0", "all answers would be the same; raise temperature", high=1)
 
 
 @config
 class SamplingParams:
-    """How to choose the next token, and when to stop.
+    """How to choose the next token, and when to stop. Penalty, temperature, top_k, top_p and min_p apply in
+    this order.
 
-    n: so many answers, each drawn for itself. repetition_penalty: logits of tokens in the prompt or the answer so
-    far are divided by it if above 0, multiplied if below (Keskar et al. 2019; 1: no penalty). temperature: 0 is
-    greedy; 1 samples from the model's own distribution. top_k: keep the k likeliest (0 or -1: all). top_p: keep
-    the likeliest that together reach this probability. min_p: keep those at least so likely as min_p times the
-    likeliest. They apply in this order. seed: same request, same seed, same tokens. max_tokens: at most so many
-    new tokens. min_tokens: no end of sequence and no stop string before so many. stop: a string or several; the
-    text ends before the first that appears. stop_token_ids: ids that end the text, beside the model's own.
-    ignore_eos: go on past the end of sequence. logprobs: report the log-probability of each token made and of so
-    many of the likeliest (0: only of the one made; None: report none).
-
-    Raises ValueError for a value outside its range, TypeError for an unknown key.
+    Raises ValueError for a value outside its range (see `RULES`), TypeError for an unknown key.
     """
 
-    n: int = 1
+    n: int = 1                                  # so many answers, each drawn for itself
+    # Logits of tokens in the prompt or the answer so far are divided by it if above 0, multiplied if below
+    # (Keskar et al. 2019). 1: no penalty.
     repetition_penalty: float = 1.0
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    max_tokens: int = 16
-    min_tokens: int = 0
-    stop: str | Sequence[str] | None = ()
-    stop_token_ids: Sequence[int] | None = ()
-    seed: int | None = None
-    ignore_eos: bool = False
+    temperature: float = 1.0                    # 0 is greedy; 1 samples from the model's own distribution
+    top_k: int = 0                              # keep the k likeliest (0 or -1: all)
+    top_p: float = 1.0                          # keep the likeliest that together reach this probability
+    min_p: float = 0.0                          # keep those at least so likely as min_p times the likeliest
+    max_tokens: int = 16                        # at most so many new tokens
+    min_tokens: int = 0                         # no end of sequence and no stop string before so many
+    stop: str | Sequence[str] | None = ()       # the text ends before the first of these that appears
+    stop_token_ids: Sequence[int] | None = ()   # ids that end the text, beside the model's own
+    seed: int | None = None                     # same request, same seed, same tokens
+    ignore_eos: bool = False                    # go on past the end of sequence
+    # Report the log-probability of each token made and of so many of the likeliest (0: only of the one made;
+    # None: report none).
     logprobs: int | None = None
 
     def __post_init__(self) -> None:
-        _check(_integer(self.n) and self.n >= 1, "n", self.n, "an integer of at least 1", "1 is one answer")
-        _check(_number(self.repetition_penalty) and 1 / _FAR <= self.repetition_penalty <= _FAR, "repetition_penalty",
-               self.repetition_penalty, f"between {1 / _FAR:g} and {_FAR:,.0f}", "1 is no penalty, 1.1 is usual")
-        _check(_number(self.temperature) and 0 <= self.temperature <= _FAR, "temperature", self.temperature,
-               f"at least 0 and at most {_FAR:,.0f}", "0 is greedy, 1 is the model's own distribution")
-        _check(_number(self.top_p) and 0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1", "1 keeps every token")
-        _check(_number(self.min_p) and 0 <= self.min_p <= 1, "min_p", self.min_p, "between 0 and 1", "0 keeps every token")
-        _check(_integer(self.top_k) and self.top_k >= -1, "top_k", self.top_k,
-               "an integer of at least -1", "0 and -1 keep every token")
-        _check(_integer(self.max_tokens) and self.max_tokens >= 1, "max_tokens", self.max_tokens,
-               "an integer of at least 1", "ask for at least one token")
-        _check(_integer(self.min_tokens) and 0 <= self.min_tokens <= self.max_tokens, "min_tokens",
-               self.min_tokens, f"between 0 and max_tokens={self.max_tokens}", "raise max_tokens or lower it")
-        _check(self.seed is None or _integer(self.seed) and -2**63 <= self.seed < 2**64, "seed", self.seed,
-               "None or an integer of at most 64 bits", "None draws anew each time")
-        _check(self.logprobs is None or _integer(self.logprobs) and self.logprobs >= 0, "logprobs", self.logprobs,
-               "None or an integer of at least 0", "0 reports only the token made")
-        _check(self.n == 1 or not self.greedy, "n", self.n, "1 at temperature 0", "all answers would be the same; raise temperature")
-        _check(isinstance(self.ignore_eos, bool), "ignore_eos", self.ignore_eos, "True or False", "True goes on past the end of sequence")
-        stop, ids = _several((self.stop,) if isinstance(self.stop, str) else self.stop), _several(self.stop_token_ids)
-        _check(ids is not None and all(_integer(i) and i >= 0 for i in ids), "stop_token_ids", self.stop_token_ids,
-               "a list of token ids: integers of at least 0", "leave it out to stop only at the end of sequence")
-        _check(stop is not None and all(isinstance(s, str) and s for s in stop), "stop", self.stop,
-               "a non-empty string or a list of them", "leave it out to stop only at the end of sequence")
-        object.__setattr__(self, "stop", stop)                  # one form inside: a tuple of strings
-        object.__setattr__(self, "stop_token_ids", ids)
+        given = {name: getattr(self, name) for name in RULES}
+        self._keep_as_tuple("stop", (self.stop,) if isinstance(self.stop, str) else self.stop)
+        self._keep_as_tuple("stop_token_ids", self.stop_token_ids)
+        for name, rule in RULES.items():
+            self._check(name, rule, given[name])
+        if self.greedy:
+            self._check("n", _N_IF_GREEDY, self.n)
 
     @property
     def greedy(self) -> bool:
         """True if the likeliest token is always taken."""
         return self.temperature == 0
 
+    def stop_ids(self, eos_ids: Iterable[int], vocab_size: int) -> frozenset[int]:
+        """The ids that end an answer; those that the model cannot say are left out."""
+        ends = set(self.stop_token_ids)
+        if not self.ignore_eos:
+            ends.update(eos_ids)
+        return frozenset(token for token in ends if token < vocab_size)
 
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    def _keep_as_tuple(self, name: str, values: Any) -> None:
+        """One form inside: a tuple. What holds no values stays as it is, and is refused by its rule."""
+        if values is None:
+            values = ()
+        elif isinstance(values, Iterable):
+            values = tuple(values)
+        object.__setattr__(self, name, values)
+
+    def _check(self, name: str, rule: Rule, given: Any) -> None:
+        if not rule.allows(getattr(self, name), self):
+            limit = rule.limit.format(max_tokens=self.max_tokens)
+            raise ValueError(f"{name}={given!r}; it must be {limit} ({rule.remedy}).")
 
 
-def _integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _several(values: object) -> tuple | None:
-    """As a tuple, empty for None; None for what holds no values."""
-    return () if values is None else tuple(values) if isinstance(values, Iterable) else None
-
-
-def _check(good: bool, name: str, value: object, limit: str, remedy: str) -> None:
-    if not good:
-        raise ValueError(f"{name}={value!r}; it must be {limit} ({remedy}).")
+def _size_of(value: Any, kind: type) -> float | None:
+    """What a rule compares: a number itself, a string's length; None if the value is not of this kind."""
+    if kind is bool or isinstance(value, bool):
+        return int(value) if kind is bool and isinstance(value, bool) else None
+    if kind is str:
+        return len(value) if isinstance(value, str) else None
+    kinds = int if kind is int else int | float
+    return value if isinstance(value, kinds) else None

@@ -3,18 +3,18 @@
     step:   │ decode │ decode │ decode │ chunk of a prompt ······ │   at most `token_budget` tokens
               every running request first,   then prompts, in pieces: beside decodes at most `chunk_tokens`
 
-Rules: the more urgent first (the lower priority number); within a priority, first come first served. A running
-request that needs a block when none can be had pushes out the least urgent, of these the youngest, which starts
-again later (recomputation; its full blocks stay in the cache as long as nobody needs them). Nobody is admitted
-in a step that pushed somebody out. What can never fit is refused at the door.
+Rules: the more urgent first (the lower priority number); within a priority, first come first served. A
+running request that needs a block when none can be had pushes out the least urgent, of these the youngest,
+which starts again later (recomputation; its full blocks stay in the cache as long as nobody needs them).
+Nobody is admitted in a step that pushed somebody out. What can never fit is refused at the door.
 
-Who starves? Within a priority, nobody: the oldest moves in every step, and everybody becomes the oldest, whoever
-comes later. But priorities are strict: the less urgent may wait for as long as the more urgent keep coming, and
-their turn comes once these stop.
+Who starves? Within a priority, nobody: the oldest moves in every step, and everybody becomes the oldest,
+whoever comes later. But priorities are strict: the less urgent may wait for as long as the more urgent keep
+coming, and their turn comes once these stop.
 
-Guesses (see speculative.py) run behind a decode's token on what tokens and blocks the step has left, after all
-others were served. They are no part of `request.tokens` before they came true: so a wrong one is never known to
-the prefix cache, and nobody waits or is pushed out for one.
+Guesses (see speculative.py) run behind a decode's token on what tokens and blocks the step has left, after
+all others were served. They are no part of `request.tokens` before they came true: so a wrong one is never
+known to the prefix cache, and nobody waits or is pushed out for one.
 
 Modes are admission rules: "one" at a time, "static" batches that must all end before the next begins,
 "continuous". Sources: Orca (Yu et al. 2022), vLLM (Kwon et al. 2023), Sarathi-Serve (Agrawal et al. 2024).
@@ -26,19 +26,18 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
 from operator import attrgetter
-from typing import Literal
 
 from aiinfra.engine.blocks import BlockPool, digest_of
+from aiinfra.engine.options import EngineOptions, Mode, check_steps
 from aiinfra.engine.request import Request
 
-Mode = Literal["one", "static", "continuous"]
 _AGE = attrgetter("age")
 
 
 @dataclass(frozen=True)
 class Work:
-    """Run `count` tokens of a request from token number `start`, the guesses among them; `last` if a new token
-    comes out of it."""
+    """Run `count` tokens of a request from token number `start`, the guesses among them; `last` if a new
+    token comes out of it."""
 
     request: Request
     start: int
@@ -46,14 +45,24 @@ class Work:
     guesses: tuple[int, ...] = ()
 
     @property
+    def end(self) -> int:
+        """The number of the token after those that are run."""
+        return self.start + self.count
+
+    @property
+    def places(self) -> range:
+        """The numbers of those that are run."""
+        return range(self.start, self.end)
+
+    @property
     def last(self) -> bool:
         """True if nothing of the request is left to run after this."""
-        return self.start + self.count == len(self.request.tokens) + len(self.guesses)
+        return self.end == len(self.request.tokens) + len(self.guesses)
 
     @property
     def tokens(self) -> list[int]:
         """The ids to run: of the request, then guesses."""
-        known = self.start + self.count - len(self.guesses)
+        known = self.end - len(self.guesses)
         return [*self.request.tokens[self.start:known], *self.guesses]
 
 
@@ -75,40 +84,36 @@ class Plan:
 class Scheduler:
     """Plans steps over the requests added to it. `plan`, run it, `commit`; again."""
 
-    def __init__(self, pool: BlockPool, token_budget: int = 512, max_running: int = 32,
-                 mode: Mode = "continuous", chunked: bool = True, chunk_tokens: int | None = None) -> None:
-        if mode not in ("one", "static", "continuous"):
-            raise ValueError(f"mode={mode!r} is not known. Use 'one', 'static' or 'continuous'.")
-        max_running = 1 if mode == "one" else max_running
-        for name, value in (("token_budget", token_budget), ("max_running", max_running), ("chunk_tokens", chunk_tokens)):
-            if value is not None and not isinstance(value, int):
-                raise ValueError(f"{name}={value!r}; it must be a whole number.")
-        if max_running < 1 or token_budget < max_running:
-            raise ValueError(f"token_budget={token_budget}, max_running={max_running}; a step must have room for one "
-                             "token of every running request: token_budget >= max_running >= 1.")
-        if chunk_tokens is not None and chunk_tokens < 1:
-            raise ValueError(f"chunk_tokens={chunk_tokens}; a prompt must move by at least 1 token a step. "
-                             "None: by token_budget.")
-        self.pool, self.token_budget, self.mode, self.chunked = pool, token_budget, mode, chunked
-        self.chunk_tokens = token_budget if chunk_tokens is None or not chunked else min(chunk_tokens, token_budget)
-        self.max_running = max_running
+    def __init__(self, pool: BlockPool, token_budget: int = EngineOptions.token_budget,
+                 max_running: int = EngineOptions.max_running, mode: Mode = EngineOptions.mode,
+                 chunked: bool = EngineOptions.chunked, chunk_tokens: int | None = None) -> None:
+        check_steps(token_budget, max_running, mode, chunk_tokens)
+        if chunk_tokens is None or not chunked:
+            chunk_tokens = token_budget
+        self.pool = pool
+        self.token_budget = token_budget
+        self.chunk_tokens = min(chunk_tokens, token_budget)
+        self.max_running = 1 if mode == "one" else max_running
+        self.mode = mode
+        self.chunked = chunked
         self.waiting: list[Request] = []                    # in order of age
         self.running: list[Request] = []
         self._arrivals = 0
-        self._bus: list[Request] = []                       # who rides together, where not all may get on at any time
+        self._bus: list[Request] = []                       # who rides together, where there is a bus
 
     def add(self, request: Request, places: int = 1) -> None:
-        """Queue a request. places: so many arrivals are kept for it and those that will be forked off it. Raises
-        ValueError, with the figures, if it can never fit."""
+        """Queue a request. places: so many arrivals are kept for it and those that will be forked off it.
+        Raises ValueError, with the figures, if it can never fit."""
         most = request.prompt_tokens + request.max_tokens - 1               # the last token made is never run
-        need, have = self._blocks_for(most), self.pool.total
+        need = self._blocks_for(most)
+        have = self.pool.total
         if need > have:
             raise ValueError(f"request {request.id} may grow to {most:,} tokens = {need} blocks of "
-                             f"{self.pool.block_size}; the cache has {have}. Lower max_tokens, shorten the prompt, "
-                             "or give the cache more memory (cache_bytes).")
+                             f"{self.pool.block_size}; the cache has {have}. Lower max_tokens, shorten the "
+                             "prompt, or give the cache more memory (cache_bytes).")
         if not self.chunked and most > self.token_budget:
-            raise ValueError(f"request {request.id} may grow to {most:,} tokens and prompts are not chunked; a step "
-                             f"runs {self.token_budget:,}. Raise token_budget or allow chunks.")
+            raise ValueError(f"request {request.id} may grow to {most:,} tokens and prompts are not chunked; "
+                             f"a step runs {self.token_budget:,}. Raise token_budget or allow chunks.")
         self._arrive(request, places)
         insort(self.waiting, request, key=_AGE)
 
@@ -119,40 +124,45 @@ class Scheduler:
         preempted: list[Request] = []
         # Decodes before chunks: a long prompt must not delay those who are being served.
         for request in sorted(self.running, key=lambda r: (r.pending > 1, r.age)):
-            # There is room for one token of everybody who runs; only prompts share what is left of the budget.
-            count = 1 if request.pending == 1 else self._piece(request, self._budget(request, work))
-            # One step ahead, who has all its tokens has not ended yet: the last of them is UNKNOWN.
-            if request.status == "running" and count and request.made < request.max_tokens:
-                if self._make_room(request, count, work, preempted):
-                    copies += self._reserve(request, count)
-                    work[request] = count
+            count = self._share(request, work)
+            if count and self._make_room(request, count, work, preempted):
+                copies += self._reserve(request, count)
+                work[request] = count
         admitted = [] if preempted else self._admit(work)
-        copies = [pair for pair in copies if any(pair[1] in request.blocks for request in work)]
-        return Plan([Work(r, r.computed, n) for r, n in work.items()], copies, admitted, preempted)
+        # Who was pushed out after it had taken a block of its own needs no copy any more.
+        copies = [(shared, own) for shared, own in copies if any(own in request.blocks for request in work)]
+        return Plan(
+            work=[Work(request, request.computed, count) for request, count in work.items()],
+            copies=copies,
+            admitted=admitted,
+            preempted=preempted,
+        )
 
     def guess(self, plan: Plan, propose: Callable[[Request, int], list[int]]) -> Plan:
         """The plan with guesses behind its decodes, as far as the budget and the blocks that can be had go.
         propose(request, most): ids that may follow, at most `most`, which is at least 1."""
-        work, spare = [], self.token_budget - plan.tokens
-        for w in plan.work:
-            request, end, guesses = w.request, w.start + w.count, ()
-            if w.last and w.count == 1 and request.made:
-                slots = (len(request.blocks) + self.pool.free + self.pool.cached) * self.pool.block_size - end
-                most = min(spare, slots, request.max_tokens - request.made - 1)     # one token comes without a guess
-                guesses = tuple(propose(request, most)) if most > 0 else ()
-                request.blocks += self.pool.allocate(self._blocks_for(end + len(guesses)) - len(request.blocks))
+        work = []
+        spare = self.token_budget - plan.tokens
+        for known in plan.work:
+            guesses = ()
+            if known.last and known.count == 1 and known.request.made:
+                guesses = self._guesses(known, spare, propose)
                 spare -= len(guesses)
-            work.append(Work(request, w.start, w.count + len(guesses), guesses))
-        return Plan(work, plan.copies, plan.admitted, plan.preempted)
+            work.append(Work(known.request, known.start, known.count + len(guesses), guesses))
+        return Plan(work=work, copies=plan.copies, admitted=plan.admitted, preempted=plan.preempted)
 
-    def commit(self, plan: Plan, made: dict[Request, int], right: dict[Request, int] | None = None, seal: bool = True) -> None:
-        """The step has run: `made` has the new token of every request whose work was `last`, and `right` how many
-        of its guesses came true before that one (0 if left out). seal: others may find the blocks that are now full."""
+    def commit(self, plan: Plan, made: dict[Request, int], right: dict[Request, int] | None = None,
+               seal: bool = True) -> None:
+        """The step has run: `made` has the new token of every request whose work was `last`, and `right`
+        how many of its guesses came true before that one (0 if left out). seal: others may find the blocks
+        that are now full."""
         for work in plan.work:
             request = work.request
             if request.status != "running":                               # aborted meanwhile
                 continue
-            true = work.guesses[:(right or {}).get(request, 0)]
+            true = ()
+            if work.guesses and right:
+                true = work.guesses[:right.get(request, 0)]
             request.computed += work.count - len(work.guesses) + len(true)
             request.tokens += true
             if seal:
@@ -167,16 +177,26 @@ class Scheduler:
             self._seal(work)
 
     def start_again(self, requests: list[Request]) -> None:
-        """These alone, from their tokens, with all blocks empty: after a step that was broken off, wherever it was."""
+        """These alone, from their tokens, with all blocks empty: after a step that was broken off, wherever
+        it was."""
         for request in requests:
-            request.preemptions += request.status == "running"
-            request.status, request.blocks, request.digests, request.computed = "waiting", [], [], 0
-        self.waiting, self.running, self._bus = sorted(requests, key=_AGE), [], []
+            if request.status == "running":
+                request.preemptions += 1
+            request.status = "waiting"
+            request.blocks = []
+            request.digests = []
+            request.computed = 0
+        self.waiting = sorted(requests, key=_AGE)
+        self.running = []
+        self._bus = []
         self.pool.clear()
 
     def finish(self, request: Request, failed: bool = False) -> None:
-        """Take a request out, whatever its state, and give its blocks back; if it `failed`, nobody is to find them."""
-        if failed:                                                        # pushed out meanwhile, it owns none
+        """Take a request out, whatever its state, and give its blocks back; if it `failed`, nobody is to find
+        them."""
+        if failed:
+            # If it was pushed out meanwhile, it owns no block, and its content may still be found by its
+            # tokens.
             self.pool.forget(request.blocks or self.pool.match(request.tokens))
         if request.status == "running":
             self.running.remove(request)
@@ -189,24 +209,64 @@ class Scheduler:
         """Let `child`, with the same tokens, run beside `parent` on the same blocks; the first to write into
         a shared block gets a copy of it."""
         self._arrive(child)
-        child.tokens, child.computed = list(parent.tokens), parent.computed
-        child.blocks, child.digests = list(parent.blocks), list(parent.digests)
+        child.tokens = list(parent.tokens)
+        child.computed = parent.computed
+        child.blocks = list(parent.blocks)
+        child.digests = list(parent.digests)
         self.pool.share(child.blocks)
         child.status = "running"
         self.running.append(child)
 
+    def may_enter(self, request: Request) -> bool:
+        """True if a waiting request may be admitted once there is room; False if it must wait for the next
+        bus."""
+        return self.mode == "continuous" or request in self._bus
+
     def _arrive(self, request: Request, places: int = 1) -> None:
         if request.arrival is None:
-            request.arrival, self._arrivals = self._arrivals, self._arrivals + places
+            request.arrival = self._arrivals
+            self._arrivals += places
+
+    def _share(self, request: Request, work: dict[Request, int]) -> int:
+        """How many tokens a running request may run in a step that has this `work` already; 0: it must
+        wait."""
+        # One that was pushed out a moment ago does not run. One step ahead, who has all its tokens has not
+        # ended yet, because the last of them is UNKNOWN.
+        if request.status != "running" or request.made == request.max_tokens:
+            return 0
+        # There is room for one token of everybody who runs; only prompts share what is left of the budget.
+        if request.pending == 1:
+            return 1
+        return self._piece(request, self._budget(request, work))
+
+    def _guesses(self, decode: Work, spare: int,
+                 propose: Callable[[Request, int], list[int]]) -> tuple[int, ...]:
+        """Guesses behind this decode, with blocks for them: as many as budget, blocks and its length
+        allow."""
+        request = decode.request
+        end = decode.end
+        blocks = len(request.blocks) + self.pool.free + self.pool.cached
+        slots = blocks * self.pool.block_size - end
+        left = request.max_tokens - request.made - 1                      # one token comes without a guess
+        most = min(spare, slots, left)
+        if most <= 0:
+            return ()
+        guesses = tuple(propose(request, most))
+        missing = self._blocks_for(end + len(guesses)) - len(request.blocks)
+        request.blocks += self.pool.allocate(missing)
+        return guesses
 
     def _budget(self, request: Request, work: dict[Request, int]) -> int:
-        """Tokens that are left to `request` in a step that has this `work` already. The chunk is shared by all
-        prompts of the step: those who decode wait for their sum. With nobody to wait, it is not used."""
-        left = self.token_budget - sum(work.values())
+        """Tokens that are left to `request` in a step that has this `work` already. The chunk is shared by
+        all prompts of the step: those who decode wait for their sum. With nobody to wait, it is not
+        used."""
+        planned = sum(work.values())
+        left = self.token_budget - planned
         decodes = sum(r.pending == 1 for r in work)
         if decodes == 0 or request.pending == 1:
             return left
-        return max(0, min(left, self.chunk_tokens - (sum(work.values()) - decodes)))
+        of_prompts = planned - decodes
+        return max(0, min(left, self.chunk_tokens - of_prompts))
 
     def _piece(self, request: Request, budget: int) -> int:
         """How many of its pending tokens may run now."""
@@ -214,9 +274,10 @@ class Scheduler:
             return request.pending
         return budget if self.chunked else 0
 
-    def _make_room(self, request: Request, count: int, work: dict[Request, int], preempted: list[Request]) -> bool:
-        """Push out the least urgent, of these the youngest, until `request` can have its blocks; False if that
-        was itself."""
+    def _make_room(self, request: Request, count: int, work: dict[Request, int],
+                   preempted: list[Request]) -> bool:
+        """Push out the least urgent, of these the youngest, until `request` can have its blocks; False if
+        that was itself."""
         while not self.pool.can_allocate(self._missing(request, count)):
             victim = max(self.running, key=_AGE)
             work.pop(victim, None)
@@ -233,13 +294,14 @@ class Scheduler:
             budget = self._budget(request, work)
             if len(self.running) >= self.max_running or budget == 0:
                 break
-            found = self.pool.match(request.tokens, request.digests)
-            self.pool.share(found)
-            request.blocks, request.computed = found, len(found) * self.pool.block_size
+            request.blocks = self.pool.match(request.tokens, request.digests)
+            self.pool.share(request.blocks)
+            request.computed = len(request.blocks) * self.pool.block_size
             count = self._piece(request, budget)
-            # Room for the whole prompt, not just its first piece: else those who decode would push it out half-read,
-            # and it would enter and be read again, for as long as they run.
-            if not count or not self.pool.can_allocate(self._missing(request, request.pending)):
+            # Room for the whole prompt, not just its first piece: else those who decode would push it out
+            # half-read, and it would enter and be read again, for as long as they run.
+            whole = self._missing(request, request.pending)
+            if count == 0 or not self.pool.can_allocate(whole):
                 self._give_back(request)
                 break
             request.cached_tokens = request.computed
@@ -252,7 +314,8 @@ class Scheduler:
         return admitted
 
     def _door(self) -> Iterable[Request]:
-        """Who may be admitted, in order: with a bus, those it came for, over as many steps as reading them takes."""
+        """Who may be admitted, in order. With a bus: those it came for, over as many steps as reading them
+        takes."""
         if len(self.running) >= self.max_running:
             return []
         queue = (r for r in list(self.waiting) if r.made < r.max_tokens)
@@ -265,7 +328,9 @@ class Scheduler:
     def _missing(self, request: Request, count: int) -> int:
         """Blocks to be taken before `count` more tokens of `request` can be run."""
         new = self._blocks_for(request.computed + count) - len(request.blocks)
-        return new + (1 if self._shared_tail(request) is not None else 0)
+        if self._shared_tail(request) is not None:
+            new += 1
+        return new
 
     def _reserve(self, request: Request, count: int) -> list[tuple[int, int]]:
         """Take the blocks for `count` more tokens; returns the copy that a shared last block needs."""
@@ -273,22 +338,28 @@ class Scheduler:
         tail = self._shared_tail(request)
         if tail is not None:
             [own] = self.pool.allocate(1)
-            copies.append((request.blocks[tail], own))
-            self.pool.release([request.blocks[tail]])
+            shared = request.blocks[tail]
+            copies.append((shared, own))
+            self.pool.release([shared])
             request.blocks[tail] = own
-        request.blocks += self.pool.allocate(self._blocks_for(request.computed + count) - len(request.blocks))
+        new = self._blocks_for(request.computed + count) - len(request.blocks)
+        request.blocks += self.pool.allocate(new)
         return copies
 
     def _shared_tail(self, request: Request) -> int | None:
         """Index of the half-full block that would be written next, if others own it too."""
         at = request.computed // self.pool.block_size
-        return at if at < len(request.blocks) and self.pool.owners(request.blocks[at]) > 1 else None
+        if at < len(request.blocks) and self.pool.owners(request.blocks[at]) > 1:
+            return at
+        return None
 
     def _seal(self, work: Work) -> None:
         """Make known the blocks that this work has filled."""
-        request, size = work.request, self.pool.block_size
+        request = work.request
+        size = self.pool.block_size
         for i in range(work.start // size, request.computed // size):
-            self.pool.seal(request.blocks[i], digest_of(i, request.tokens, size, request.digests))
+            digest = digest_of(i, request.tokens, size, request.digests)
+            self.pool.seal(request.blocks[i], digest)
 
     def _cut_blocks(self, request: Request) -> None:
         """Give back the blocks that only wrong guesses were written to."""
@@ -305,7 +376,8 @@ class Scheduler:
 
     def _give_back(self, request: Request) -> None:
         self.pool.release(request.blocks)
-        request.blocks, request.computed = [], 0
+        request.blocks = []
+        request.computed = 0
 
     def _blocks_for(self, tokens: int) -> int:
         return -(-tokens // self.pool.block_size)

@@ -69,6 +69,11 @@ class ModelConfig:
             raise LoadError(f"head_dim={self.head_dim} is odd; rotary embedding turns pairs of values.")
 
     @property
+    def kv_values_per_token(self) -> int:
+        """Values that one token adds to the KV cache: 2 (k and v) · layers · K · Dh."""
+        return 2 * self.num_hidden_layers * self.num_key_value_heads * self.head_dim
+
+    @property
     def kv_bytes_per_token(self) -> int:
-        """Float32 bytes that one token adds to the KV cache: 2 (k and v) · layers · K · Dh · 4."""
-        return 2 * self.num_hidden_layers * self.num_key_value_heads * self.head_dim * 4
+        """The same in bytes of float32."""
+        return 4 * self.kv_values_per_token

@@ -2,8 +2,9 @@
 
 import torch
 
-from aiinfra.engine.engine import Engine, StepRecord
+from aiinfra.engine.engine import Engine
 from aiinfra.engine.generate import generate_cached
+from aiinfra.engine.record import StepRecord
 from aiinfra.engine.runner import PagedCache
 from aiinfra.engine.sampling_params import SamplingParams
 from aiinfra.model import ModelConfig, Transformer
@@ -57,7 +58,8 @@ def serve(engine: Engine, requests: dict[str, tuple[list[int], SamplingParams]])
         assert sum(ran.values()) <= engine.scheduler.token_budget
         for name, drafted, accepted in record.guessed:
             assert 0 <= accepted <= drafted == ran[name] - 1
-    assert engine.pool.used == 0 and not engine._answers
+    assert engine.pool.used == 0 and engine.idle
+    engine.pool.check()
     return made, records
 
 

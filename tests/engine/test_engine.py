@@ -61,7 +61,7 @@ def test_fuzz_with_aborts(data, small: Transformer) -> None:
     for (name, index), tokens in made.items():
         expected = alone(small, *prompts[name], index)
         assert tokens == expected[:len(tokens)] and ((name, index) in aborted or tokens == expected)
-    assert engine.pool.used == 0 and not engine._jobs and not engine._answers
+    assert engine.pool.used == 0 and engine.unfinished == 0 and engine.idle
 
 
 def test_records_say_what_happened(small: Transformer) -> None:
@@ -76,8 +76,9 @@ def test_records_say_what_happened(small: Transformer) -> None:
 
 def test_the_three_times_of_a_step_add_up(small: Transformer, monkeypatch) -> None:
     engine = engine_with(small, 40)
-    for part, seconds in (("scheduler.plan", 0.02), ("runner.run", 0.04), ("_settle", 0.06)):
-        holder, leaf = (getattr(engine, part.split(".")[0]), part.split(".")[1]) if "." in part else (engine, part)
+    for part, seconds in (("scheduler.plan", 0.02), ("runner.run", 0.04), ("answers.commit", 0.06)):
+        owner, leaf = part.split(".")
+        holder = getattr(engine, owner)
         monkeypatch.setattr(holder, leaf, lambda *args, call=getattr(holder, leaf), seconds=seconds: (time.sleep(seconds), call(*args))[1])
     engine.add("a", [1, 2], SamplingParams(temperature=0, max_tokens=3))
     engine.step()

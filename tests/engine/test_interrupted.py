@@ -2,9 +2,7 @@
 
 import random
 import sys
-from collections import deque
 from contextlib import contextmanager, suppress
-from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -50,7 +48,7 @@ class Fragile:
 
 
 @pytest.mark.parametrize("before", [True, False])
-@pytest.mark.parametrize("part", ["runner.run", "_draw", "_foresee", "scheduler.plan"])
+@pytest.mark.parametrize("part", ["runner.run", "answers.draw", "ahead.foresee", "scheduler.plan"])
 @pytest.mark.parametrize("seed", range(12))
 def test_broken_off_anywhere(seed: int, part: str, before: bool, small, monkeypatch) -> None:
     rng = random.Random(seed)
@@ -60,8 +58,8 @@ def test_broken_off_anywhere(seed: int, part: str, before: bool, small, monkeypa
     prompts = {f"p{i}": [rng.randrange(53) for _ in range(rng.randint(1, 12))] for i in range(4)}
     for name, prompt in prompts.items():
         engine.add(name, prompt, params_of.get(name, GREEDY))
-    owner, _, leaf = part.rpartition(".")
-    holder = getattr(engine, owner) if owner else engine
+    owner, leaf = part.split(".")
+    holder = getattr(engine, owner)
     monkeypatch.setattr(holder, leaf, Fragile(getattr(holder, leaf), set(rng.sample(range(1, 16), 4)), before))
     made: dict = {}
     for _ in range(200):
@@ -78,7 +76,7 @@ def test_broken_off_anywhere(seed: int, part: str, before: bool, small, monkeypa
 def test_broken_off_in_settling_neither_ends_early_nor_goes_on_for_ever(small, monkeypatch) -> None:
     engine = engine_with(small, blocks=20)
     engine.add("a", list(range(9)), GREEDY)
-    monkeypatch.setattr(engine, "_settle", Fragile(engine._settle, {1, 5, 9}, before=True))
+    monkeypatch.setattr(engine.answers, "commit", Fragile(engine.answers.commit, {1, 5, 9}, before=True))
     made: dict = {}
     for _ in range(4):
         try:
@@ -88,6 +86,9 @@ def test_broken_off_in_settling_neither_ends_early_nor_goes_on_for_ever(small, m
     assert made["a", 0] == alone(small, list(range(9)), GREEDY)
 
 
+WATCHED = ("engine.py", "answers.py", "ahead.py", "scheduler.py", "blocks.py", "llm.py")
+
+
 class AtLine:
     """A trace function that raises KeyboardInterrupt when `line` (of a function, in a file) is reached the first time."""
 
@@ -95,7 +96,7 @@ class AtLine:
         self.line, self.seen = line, {}
 
     def __call__(self, frame, event, arg):
-        return self.local if Path(frame.f_code.co_filename).name in ("engine.py", "scheduler.py", "blocks.py", "llm.py") else None
+        return self.local if Path(frame.f_code.co_filename).name in WATCHED else None
 
     def local(self, frame, event, arg):
         if event == "line":
@@ -125,11 +126,8 @@ def test_ctrl_c_at_any_line_of_generate(overlap: bool, small, monkeypatch) -> No
     expected = [[alone(small, prompt, one, i) for i in range(one.n)] for prompt, one in zip(prompts, params)]
 
     def fresh() -> llm_module.LLM:
-        llm = llm_module.LLM.__new__(llm_module.LLM)                # without a file: its parts are enough
-        llm.model, llm.tokenizer, llm.max_model_len = small, SimpleNamespace(eos_ids=()), 128
-        llm.engine = engine_with(small, 12, max_running=2, overlap=overlap)
-        llm._request_numbers, llm._answers, llm._made = count(), {}, deque()
-        return llm
+        engine = engine_with(small, 12, max_running=2, overlap=overlap)
+        return llm_module.LLM.around(engine, SimpleNamespace(eos_ids=()))
 
     def tokens(llm: llm_module.LLM) -> list[list[list[int]]]:
         return [[out.token_ids for out in request.outputs] for request in llm.generate(prompts, params, use_tqdm=False)]
@@ -142,8 +140,10 @@ def test_ctrl_c_at_any_line_of_generate(overlap: bool, small, monkeypatch) -> No
         with AtLine(line).watching(), suppress(KeyboardInterrupt):
             tokens(llm)
             raise AssertionError(f"{line} was not reached")
-        left = llm.engine.unfinished, llm.engine.pool.used, len(llm.engine._answers), len(llm.engine.scheduler.waiting)
-        assert left == (0, 0, 0, 0) and tokens(llm) == expected and llm.engine.pool.used == 0, line
+        left = llm.engine.unfinished, llm.engine.pool.used, len(llm.engine.scheduler.waiting)
+        assert left == (0, 0, 0) and llm.engine.idle, line
+        llm.engine.pool.check()
+        assert tokens(llm) == expected and llm.engine.pool.used == 0, line
 
 
 def test_nobody_finds_the_blocks_of_a_request_that_failed(small, monkeypatch) -> None:

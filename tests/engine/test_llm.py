@@ -105,7 +105,7 @@ def test_n_answers_each_as_if_alone(llm: LLM) -> None:
     assert request.outputs[0].token_ids == llm.generate("My favourite place is", SamplingParams(seed=5, max_tokens=14))[0].outputs[0].token_ids
     last = list(llm.stream("My favourite place is", params))[-1]
     assert [out.text for out in last.outputs] == [out.text for out in request.outputs]
-    assert llm.engine.pool.used == 0 and not llm._answers
+    assert llm.engine.pool.used == 0 and llm.idle
 
 
 def test_a_stop_string_ends_one_answer_and_not_the_others(llm: LLM) -> None:
@@ -188,7 +188,7 @@ def test_ctrl_c_frees_the_blocks_and_the_engine_goes_on(llm: LLM, monkeypatch) -
     monkeypatch.setattr(llm.engine, "step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         llm.generate(["One", "Two", "Three"], [GREEDY, SamplingParams(n=3, seed=1, max_tokens=12), GREEDY])
-    assert not llm._answers and not llm.engine._answers
+    assert llm.idle and llm.engine.idle
     assert llm.engine.unfinished == 0 and llm.engine.pool.used == 0
     assert llm.generate("The capital of France is", GREEDY)[0].outputs[0].text.startswith(" Paris")
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from aiinfra import LLM
-from aiinfra.engine.engine import Engine, StepRecord
+from aiinfra.engine.engine import Engine
 from aiinfra.engine.generate import generate_cached, generate_naive
+from aiinfra.engine.record import StepRecord
 from aiinfra.engine.runner import PagedCache
 from aiinfra.engine.sampling_params import SamplingParams
 from aiinfra.engine.speculative import DraftModel, PromptLookup, first_layers, generate_speculative

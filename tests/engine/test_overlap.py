@@ -33,8 +33,8 @@ def traffic(seed: int, penalties: bool = False) -> dict[str, tuple[list[int], Sa
 
 def ahead(engine: Engine) -> list[bool]:
     """Filled with, for every step to come, whether the next one was asked for before it was read."""
-    foresee, seen = engine._foresee, []
-    engine._foresee = lambda flight: seen.append(foresee(flight)) or seen[-1]
+    foresee, seen = engine.ahead.foresee, []
+    engine.ahead.foresee = lambda flight: seen.append(foresee(flight)) or seen[-1]
     return seen
 
 
@@ -67,9 +67,11 @@ def test_requests_come_and_go_meanwhile(seed: int, small: Transformer) -> None:
         for m in engine.step().made:
             assert m.request_id not in aborted
             made[m.request_id, m.index].append(m.token_id)
-        assert all(UNKNOWN not in answer.request.tokens for answer in engine._answers.values())
+        known = [*engine.scheduler.waiting, *engine.scheduler.running]
+        assert all(UNKNOWN not in request.tokens for request in known)
         assert engine.pool.free + engine.pool.cached + engine.pool.used == engine.pool.total
-    assert engine.pool.used == 0 and not engine._answers and engine._flight is None
+        engine.pool.check()
+    assert engine.pool.used == 0 and engine.idle
     for (name, i), tokens in made.items():
         prompt, params = traffic(seed)[name]
         expected = alone(small, prompt, params, i)

@@ -9,7 +9,7 @@ from transformers import (MinPLogitsWarper, RepetitionPenaltyLogitsProcessor, Te
 
 from aiinfra import SamplingParams
 from aiinfra.engine.llm import cut_at_stop
-from aiinfra.engine.sampler import Row, Sampler, choose, draw, draw_key, likelihoods, probabilities, start_choosing, waits
+from aiinfra.engine.sampler import Choosing, Sampler, choose, draw, draw_key, likelihoods, probabilities, start_choosing, waits
 
 
 @pytest.mark.parametrize("key, value, limit", [
@@ -79,7 +79,7 @@ def test_the_distribution_is_transformers(settings: dict, vocabulary: int) -> No
         return draw(likelihood, keys)
     with pytest.MonkeyPatch.context() as patch:                          # what `choose` really draws from
         patch.setattr("aiinfra.engine.sampler.draw", caught)
-        choose(logits[None], [Row(params, 5, seen)])
+        choose(logits[None], [Choosing(params, 5, seen)])
     torch.testing.assert_close(drawn_from["p"], expected)
     if params.repetition_penalty == 1:
         torch.testing.assert_close(probabilities(logits, params), expected)
@@ -118,7 +118,7 @@ def test_a_row_does_not_notice_the_others(vocabulary: int, rounds: int, dtype: t
         size = rng.randrange(2, 10)
         logits = (torch.randn(size, vocabulary) * rng.choice([0.5, 3])).to(dtype)          # bfloat16: many ties
         samplers = [Sampler(random_params(rng), [rng.randrange(vocabulary) for _ in range(20)]) for _ in range(size)]
-        rows = [s.row(banned=[rng.randrange(vocabulary)] if rng.random() < 0.3 else ()) for s in samplers]
+        rows = [s.choosing(banned=[rng.randrange(vocabulary)] if rng.random() < 0.3 else ()) for s in samplers]
         together = choose(logits, rows)
         for i, row in enumerate(rows):
             [alone] = choose(logits[i:i + 1].clone(), [row])
@@ -202,17 +202,17 @@ def test_same_seed_same_draws() -> None:
 def test_a_row_further_ahead_is_the_row_after_those_tokens() -> None:
     params = SamplingParams(seed=1, repetition_penalty=1.2)
     sampler, other = Sampler(params, [1, 2]), Sampler(params, [1, 2])
-    ahead = sampler.row(ahead=[7, 8])
+    ahead = sampler.choosing(ahead=[7, 8])
     for token in (7, 8):
         other.took(token)
-    assert ahead == other.row() and set(ahead.seen) == {1, 2, 7, 8} and set(sampler.row().seen) == {1, 2}
+    assert ahead == other.choosing() and set(ahead.seen) == {1, 2, 7, 8} and set(sampler.choosing().seen) == {1, 2}
 
 
 def test_the_penalty_reaches_greedy_rows_and_only_those_who_asked() -> None:
     logits = torch.tensor([[2.0, 1.9, -1.0], [2.0, 1.9, -1.0], [-1.0, -1.1, -9.0]])
     penalised, plain = SamplingParams(temperature=0, repetition_penalty=1.2), SamplingParams(temperature=0)
     before = logits.clone()
-    choices = choose(logits, [Row(penalised, seen=[0, 0]), Row(plain, seen=[0]), Row(penalised, seen=[0])])
+    choices = choose(logits, [Choosing(penalised, seen=[0, 0]), Choosing(plain, seen=[0]), Choosing(penalised, seen=[0])])
     assert [c.token_id for c in choices] == [1, 0, 1] and torch.equal(logits, before)
 
 
@@ -221,7 +221,7 @@ def test_logprobs_are_the_models_own() -> None:
     logits = torch.randn(3, 40)
     exact = logits.double().log_softmax(-1)
     params = [SamplingParams(seed=0, temperature=2.0, top_k=7, repetition_penalty=1.5, logprobs=k) for k in (3, 0, 99)]
-    choices = choose(logits, [Row(p, key, [1, 2, 3]) for key, p in enumerate(params)])
+    choices = choose(logits, [Choosing(p, key, [1, 2, 3]) for key, p in enumerate(params)])
     for row, (choice, wanted) in enumerate(zip(choices, (3, 0, 40))):
         order = exact[row].argsort(descending=True).tolist()
         assert next(iter(choice.logprobs)) == choice.token_id
@@ -236,7 +236,7 @@ def test_logits_that_are_not_numbers(settings: dict, value: float) -> None:
     params = SamplingParams(seed=0, **settings)
     logits = torch.zeros(3, 70)
     logits[1, 60:] = value
-    choices = choose(logits, [Row(params, 5, [1])] * 3)
+    choices = choose(logits, [Choosing(params, 5, [1])] * 3)
     assert choices[1] == (None, None) and choices[0].token_id is not None and choices[2] == choices[0]
     with pytest.raises(ValueError, match="not finite"):
         Sampler(params)(logits[1])
@@ -246,7 +246,7 @@ def test_logits_that_are_not_numbers(settings: dict, value: float) -> None:
 def test_choosing_waits_for_nothing() -> None:
     rng, logits = random.Random(0), torch.randn(40, 1000, device="cuda", dtype=torch.bfloat16)
     samplers = [Sampler(random_params(rng), [rng.randrange(1000) for _ in range(20)]) for _ in logits]
-    rows = [s.row(banned=[rng.randrange(1000)] if i % 3 == 0 else ()) for i, s in enumerate(samplers)]
+    rows = [s.choosing(banned=[rng.randrange(1000)] if i % 3 == 0 else ()) for i, s in enumerate(samplers)]
     expected = choose(logits, rows)                                      # makes the table of waits, and has waited
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -275,7 +275,7 @@ def test_the_farthest_values_still_draw_what_may_be_drawn() -> None:
     for penalty in (1e-6, 1.0, 1e6):
         for temperature in (0, 1e-300, 1.0, 1e6):
             params = [SamplingParams(temperature=temperature, repetition_penalty=penalty, seed=seed) for seed in range(20)]
-            tokens = [choose(logits, [Row(p, draw_key(p.seed, 0, 0), seen=[0, 1, 3], banned=[3])])[0].token_id for p in params]
+            tokens = [choose(logits, [Choosing(p, draw_key(p.seed, 0, 0), seen=[0, 1, 3], banned=[3])])[0].token_id for p in params]
             assert set(tokens) <= {0, 1, 2}
     assert probabilities(logits[0, :3], SamplingParams(temperature=1e6)).allclose(torch.full((3,), 1 / 3), atol=1e-3)
 

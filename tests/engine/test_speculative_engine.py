@@ -1,6 +1,5 @@
 """Guessing in the engine: several tokens a step, the same as without."""
 
-import copy
 import random
 
 import pytest
@@ -144,8 +143,7 @@ def test_an_engine_refuses_what_is_no_proposer(small: Transformer) -> None:
 
 def test_text_and_stop_strings_on_the_real_model(llm: LLM) -> None:
     """The same LLM with guesses: whole texts, and one cut by a stop string in the middle of a step."""
-    fast = copy.copy(llm)                                      # the same weights
-    fast.engine, fast._answers = Engine(llm.model, cache_bytes=1 << 27, speculative=PromptLookup(6, 3, 1)), {}
+    fast = LLM.around(Engine(llm.model, cache_bytes=1 << 27, speculative=PromptLookup(6, 3, 1)), llm.tokenizer)
     prompts = ["Count: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10. Again: 1, 2, 3,", "The capital of France is", "x = 1\ny = 2\nx = 1\ny ="]
     params = [SamplingParams(temperature=0, max_tokens=24), SamplingParams(temperature=0.8, seed=1, max_tokens=24),
               SamplingParams(temperature=0, max_tokens=24)]

@@ -166,7 +166,7 @@ class Traffic(RuleBasedStateMachine):
             oldest = min(self.scheduler.running, key=lambda r: r.age)
             assert any(w.request is oldest for w in plan.work) or oldest.pending > 1 or oldest.made == oldest.max_tokens
         for request in plan.admitted:
-            queue = [r for r in self.scheduler.waiting if self.scheduler.mode == "continuous" or r in self.scheduler._bus]
+            queue = [r for r in self.scheduler.waiting if self.scheduler.may_enter(r)]
             assert all(request.age <= other.age for other in queue)
             assert self.pool.can_allocate(-(-len(request.tokens) // self.pool.block_size) - len(request.blocks))
         for request in plan.preempted:
@@ -187,7 +187,9 @@ class Traffic(RuleBasedStateMachine):
                 owned[block] = owned.get(block, 0) + 1
         assert [pool.owners(b) for b in range(pool.total)] == [owned.get(b, 0) for b in range(pool.total)]
         assert len(owned) == pool.used
-        for block, digest in enumerate(pool._digest):
+        pool.check()
+        for block in range(pool.total):
+            digest = pool.digest(block)
             if digest is not None:                              # what the prefix cache knows is what was really written
                 text = self.cache.slots[(block + 1) * pool.block_size - 1]
                 assert text is not None and digest == self.digest_of(text)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiinfra.engine.engine import StepRecord
+from aiinfra.engine.record import StepRecord
 from aiinfra.lab.figures import timeline
 
 STEPS = [["a", "b"], ["a"], ["a", "c"], ["c"], []]
