@@ -62,3 +62,12 @@ def test_a_tied_table_is_kept_once(tmp_path):
         assert torch.equal(model.embed(tokens), table)
         torch.testing.assert_close(model(tokens), expected.detach(), rtol=1e-4, atol=1e-5)
     assert model.weight_bytes() == size and not any(p.numel() >= 192 * 32 for p in model.parameters())
+
+
+def test_memory_of_packed_weights_outlives_the_layer():
+    short_lived = PackedLinear(nn.Linear(576, 1024, bias=False))
+    rows = short_lived.weight_rows()
+    copy = rows.clone()
+    del short_lived
+    junk = [torch.randn(576, 1024) for _ in range(4)]
+    assert torch.equal(rows, copy) and len(junk) == 4

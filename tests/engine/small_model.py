@@ -5,8 +5,10 @@ import torch
 from aiinfra.engine.engine import Engine
 from aiinfra.engine.generate import generate_cached
 from aiinfra.engine.record import StepRecord
+from aiinfra.engine.request import Request
 from aiinfra.engine.runner import PagedCache
 from aiinfra.engine.sampling_params import SamplingParams
+from aiinfra.engine.scheduler import Work
 from aiinfra.model import ModelConfig, Transformer
 
 SMALL = ModelConfig(vocab_size=53, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
@@ -61,6 +63,22 @@ def serve(engine: Engine, requests: dict[str, tuple[list[int], SamplingParams]])
     assert engine.pool.used == 0 and engine.idle
     engine.pool.check()
     return made, records
+
+
+def cache_for(model: Transformer, blocks: int) -> PagedCache:
+    return PagedCache(model.config, blocks, 4, model.dtype, model.device)
+
+
+def decoding(lengths: list[int]) -> list[Work]:
+    """One request a length, in blocks of 4: that many tokens already in blocks of its own and one to run."""
+    work, block = [], 0
+    for i, n in enumerate(lengths):
+        request = Request(str(i), [(7 * i + j) % 53 for j in range(n + 1)], max_tokens=1)
+        request.computed, count = n, n // 4 + 1
+        request.blocks = list(range(block, block + count))
+        block += count
+        work.append(Work(request, n, 1))
+    return work
 
 
 class Script:

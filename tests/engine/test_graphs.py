@@ -4,7 +4,7 @@ import random
 
 import pytest
 import torch
-from tests.engine.small_model import SMALL
+from tests.engine.small_model import SMALL, cache_for, decoding
 
 from aiinfra.environment import triton_interpreted
 from aiinfra.engine.engine import Engine
@@ -17,24 +17,7 @@ from aiinfra.kernels import kv_write, paged_attention, rmsnorm, rope, swiglu
 from aiinfra.gpu.dry_run import dry_run
 from aiinfra.model import ModelConfig, Transformer, layers
 
-P = 4
-
-
-def cache_for(model: Transformer, blocks: int) -> PagedCache:
-    return PagedCache(SMALL, blocks, P, model.dtype, model.device)
-
-
-def decoding(lengths: list[int]) -> list[Work]:
-    """One request a length, that many tokens already in blocks of its own and one to run."""
-    work, block = [], 0
-    for i, n in enumerate(lengths):
-        request = Request(str(i), [(7 * i + j) % 53 for j in range(n + 1)], max_tokens=1)
-        request.computed, count = n, n // P + 1
-        request.blocks = list(range(block, block + count))
-        block += count
-        work.append(Work(request, n, 1))
-    return work
-
+P = 4          # block size of `cache_for` and `decoding`
 
 def test_buckets_cover_every_batch() -> None:
     assert batch_sizes(32) == [1, 2, 4, 8, 16, 24, 32] and batch_sizes(1) == [1] and batch_sizes(3) == [1, 2, 3]
@@ -140,18 +123,6 @@ def test_padding_through_the_real_kernels(small: Transformer, monkeypatch) -> No
     torch.testing.assert_close(graphs(work), plain, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(cache.k, kept, rtol=1e-3, atol=1e-3)          # rewritten with the same keys
 
-
-def test_a_step_of_decodes_goes_through_the_graph_and_only_that(small: Transformer) -> None:
-    graphs = DecodeGraphs(small, cache_for(small, 40), 4, 8, run_again)
-    used = []
-    runner = Runner(small, graphs.cache, lambda work, newest: used.append(logits := graphs(work, newest)) or logits)
-    half_read = Work(Request("half", [1, 2, 3, 4, 5], 1), 0, 1)             # one token of a prompt, not its last
-    half_read.request.blocks = [30, 31]
-    logits = runner.run(Plan([*decoding([3, 6]), half_read], [], [], []))
-    assert len(logits) == 2 and used[0] is not None and len(used[0]) == 3
-    prompt = Work(Request("all", [1, 2, 3], 1), 0, 3)
-    prompt.request.blocks = [32]
-    assert len(runner.run(Plan([prompt], [], [], []))) == 1 and used[1] is None
 
 def traffic(n: int) -> dict[str, tuple[list[int], SamplingParams]]:
     rng = random.Random(0)

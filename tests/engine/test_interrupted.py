@@ -7,7 +7,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
 from tests.engine.small_model import alone, engine_with
 
 from aiinfra.engine import llm as llm_module
@@ -157,55 +156,6 @@ def test_nobody_finds_the_blocks_of_a_request_that_failed(small, monkeypatch) ->
     assert drain(engine)["b", 0] == alone(small, prompt, GREEDY)
 
 
-@pytest.mark.parametrize("prompt, priority, message", [
-    ([1.0, 2.0], 0, "token id 1.0 is outside the vocabulary"), ([None], 0, "token id None"), ([True], 0, "token id True"),
-    ([1], "high", "priority='high'; it must be a whole number"),
-])
-def test_what_would_break_every_step_is_refused_at_the_door(prompt, priority, message: str, small) -> None:
-    engine = engine_with(small, blocks=9)
-    with pytest.raises(ValueError, match=message):
-        engine.add("a", prompt, GREEDY, priority=priority)
-    assert engine.unfinished == 0
-
-
-def test_longer_than_the_context_is_refused(small) -> None:
-    engine = engine_with(small, blocks=99)
-    with pytest.raises(ValueError, match="may grow to 129 tokens; the context is 128"):
-        engine.add("a", [1] * 120, GREEDY)
-
-
-@pytest.mark.parametrize("setting, message", [
-    ({"speculative": True}, "speculative=True is no proposer"), ({"speculative": PromptLookup}, "is no proposer"),
-    ({"max_running": 2.5}, "max_running=2.5; it must be a whole number"), ({"token_budget": 64.0}, "token_budget=64.0"),
-    ({"max_running": None}, "max_running=None; it must be a whole number"), ({"max_running": True}, "max_running=True; it must be a whole"),
-    ({"max_model_len": 12.5}, "max_model_len=12.5; it must be a whole number"), ({"max_model_len": 0}, "max_model_len=0; .* choose 1 to 128"),
-    ({"max_model_len": 400}, "max_model_len=400; the model's context is 128 tokens"), ({"chunked": "no"}, "chunked='no'; it must be True or False"),
-    ({"prefix_caching": None}, "prefix_caching=None; it must be True or False"), ({"overlap": "no"}, "overlap='no'; .* or None for what suits"),
-    ({"cuda_graphs": "off"}, "cuda_graphs='off'; it must be True or False, or None"),
-])
-def test_settings_that_are_no_settings(setting: dict, message: str, small) -> None:
-    with pytest.raises(ValueError, match=message):
-        engine_with(small, blocks=9, **setting)
-
-
-def test_a_static_batch_is_chosen_when_the_bus_is_empty(small) -> None:
-    """Eight prompts ride together although reading them takes several steps."""
-    engine = engine_with(small, blocks=200, mode="static", max_running=8, token_budget=32)
-    for i in range(9):
-        engine.add(str(i), [i] * 20, GREEDY)
-    most = 0
-    while engine.unfinished > 1:
-        engine.step()
-        most = max(most, len(engine.scheduler.running))
-        assert most < 8 or not {r.id for r in engine.scheduler.running} & {"8"} or len(engine.scheduler.running) == 1
-    assert most == 8
-
-
-def test_stop_ids_beyond_the_vocabulary(small) -> None:
-    params = SamplingParams(temperature=0, max_tokens=4, min_tokens=2, stop_token_ids=[999])
-    assert len(alone(small, [1, 2], params)) == 4
-
-
 def test_a_foreign_request_survives_our_generate(llm) -> None:
     name = "0"
     llm.engine.add(name, [5, 6], SamplingParams(temperature=0, max_tokens=40, ignore_eos=True))
@@ -229,14 +179,3 @@ def test_tokens_of_a_step_reach_the_other_call_as_well(llm, monkeypatch) -> None
     *_, last = stream
     assert last.outputs[0].token_ids == whole and llm.engine.unfinished == 0
 
-
-def test_memory_of_packed_weights_outlives_the_layer() -> None:
-    from aiinfra.compress.packed import PackedLinear, can_pack
-    if not can_pack(torch.float32, torch.device("cpu")):
-        pytest.skip("this PyTorch has no oneDNN")
-    layer = PackedLinear(torch.nn.Linear(576, 1024, bias=False))
-    rows = layer.weight_rows()
-    copy = rows.clone()
-    del layer
-    junk = [torch.randn(576, 1024) for _ in range(4)]
-    assert torch.equal(rows, copy) and len(junk) == 4

@@ -1,35 +1,13 @@
-"""The interface of `LLM`, and that remembering changes nothing but the bill."""
+"""The interface of `LLM`: vLLM's shapes, text that only grows, and calls that leave nothing behind."""
 
 import pytest
 import torch
 
 from aiinfra import LLM, SamplingParams
-from aiinfra.engine.generate import generate_cached, generate_naive
+from aiinfra.engine.generate import generate_naive
+from aiinfra.engine.llm import cut_at_stop
 
 GREEDY = SamplingParams(temperature=0, max_tokens=12)
-
-
-@pytest.mark.parametrize("prompt", ["The capital of France is", "x", "def add(a, b):\n    return"])
-@pytest.mark.parametrize("settings", [{"temperature": 0}, {"temperature": 0.8, "top_p": 0.9, "seed": 7}])
-def test_naive_and_cached_make_the_same_tokens(prompt: str, settings: dict, llm: LLM) -> None:
-    ids = llm.tokenizer.encode(prompt)
-    params = SamplingParams(max_tokens=24, ignore_eos=True, **settings)
-    naive = list(generate_naive(llm.model, ids, params))
-    cached = list(generate_cached(llm.model, ids, params))
-    assert [s.token_id for s in naive] == [s.token_id for s in cached]
-    assert [s.tokens_run for s in naive] == list(range(len(ids), len(ids) + 24))
-    assert [s.tokens_run for s in cached] == [len(ids)] + [1] * 23
-
-
-def test_cost_per_token_grows_only_without_a_cache(llm: LLM) -> None:
-    ids = llm.tokenizer.encode("word " * 20)
-    params = SamplingParams(temperature=0, max_tokens=100, ignore_eos=True)
-
-    def growth(generator) -> float:
-        seconds = [step.step_seconds for step in generator(llm.model, ids, params)][1:]
-        return min(seconds[-30:]) / min(seconds[:30])             # the least of thirty: interruptions only add
-    assert growth(generate_naive) > 1.3          # 50 tokens in the first third, 120 in the last
-    assert growth(generate_cached) < 1.3
 
 
 def test_outputs_have_vllm_shapes(llm: LLM) -> None:
@@ -239,6 +217,10 @@ def test_calls_of_the_wrong_form(call, message: str, llm: LLM) -> None:
         call(llm)
 
 
-def test_an_unknown_option_is_named_before_anything_is_loaded() -> None:
-    with pytest.raises(TypeError, match="LLM has no option 'max_runing'. Did you mean 'max_running'"):
-        LLM("no such model", max_runing=3)
+@pytest.mark.parametrize("text, stops, final, expected", [
+    ("one two three", ("two",), False, ("one ", True)), ("one two", ("zz",), False, ("one two", False)),
+    ("one tw", ("two",), False, ("one ", False)), ("one tw", ("two",), True, ("one tw", False)),
+    ("abc", ("c", "b"), False, ("a", True)), ("x\n", ("\n\n",), False, ("x", False)), ("", ("a",), True, ("", False)),
+])
+def test_cut_at_stop(text: str, stops: tuple, final: bool, expected: tuple) -> None:
+    assert cut_at_stop(text, stops, final) == expected

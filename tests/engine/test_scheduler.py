@@ -1,4 +1,4 @@
-"""What the scheduler decides, one case at a time, and what its pool of blocks keeps. `test_traffic.py` has all cases at once."""
+"""What the scheduler decides, one case at a time; `test_traffic.py` has all cases at once."""
 
 import random
 import subprocess
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aiinfra.engine.blocks import BlockPool, OutOfBlocks, chain
+from aiinfra.engine.blocks import BlockPool
 from aiinfra.engine.request import Request
 from aiinfra.engine.scheduler import Plan, Scheduler
 
@@ -125,64 +125,12 @@ def test_higher_priority_enters_first() -> None:
     assert [w.request.id for plan in run(scheduler) for w in plan.work] == ["urgent", "normal", "late"]
 
 
-@pytest.mark.parametrize("arguments, message", [
-    ((0, 4), "0 blocks of 4 tokens"), ((4, 0), "4 blocks of 0 tokens"),
-])
-def test_a_pool_of_nothing(arguments: tuple, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        BlockPool(*arguments)
-
-
 def test_what_can_never_fit_is_refused_with_the_figures() -> None:
     scheduler = Scheduler(BlockPool(4, 4))
     scheduler.add(Request("fits", [1] * 10, 7))                 # 16 tokens are ever run
     with pytest.raises(ValueError, match="request big may grow to 17 tokens = 5 blocks of 4; the cache has 4"):
         scheduler.add(Request("big", [1] * 10, 8))
     assert len(scheduler.waiting) == 1
-
-
-@pytest.mark.parametrize("settings_, message", [
-    ({"mode": "batch"}, "mode='batch' is not known"), ({"max_running": 0}, "max_running=0"),
-    ({"token_budget": 3, "max_running": 4}, "token_budget=3, max_running=4"), ({"chunk_tokens": 0}, "chunk_tokens=0"),
-])
-def test_settings_that_cannot_work(settings_: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Scheduler(BlockPool(4, 4), **settings_)
-
-
-def test_allocation_is_all_or_nothing() -> None:
-    pool = BlockPool(3, 2)
-    taken = pool.allocate(2)
-    with pytest.raises(OutOfBlocks, match="2 blocks wanted, 1 of 3"):
-        pool.allocate(2)
-    assert pool.free == 1
-    pool.release(taken)
-    assert pool.free == 3
-
-
-def test_content_is_evicted_least_recently_used_first() -> None:
-    pool = BlockPool(2, 1)
-    for token in (1, 2):
-        [block] = pool.allocate(1)
-        pool.seal(block, chain(b"", [token]))
-        pool.release([block])
-    pool.share(pool.match([1, 0]))
-    pool.release(pool.match([1, 0]))                            # 1 was used after 2
-    pool.allocate(1)
-    assert pool.match([1, 0]) and not pool.match([2, 0])
-
-
-def test_the_end_of_a_prompt_is_evicted_before_its_beginning() -> None:
-    pool = BlockPool(5, 2)
-    scheduler = Scheduler(pool)
-    prompt = list(range(9))
-    scheduler.add(Request("first", prompt, 1))
-    run(scheduler)
-    found = pool.match(prompt)
-    assert (len(found), pool.cached, pool.allocate(pool.free)) == (4, 4, [4]), "one was half empty: it is taken first"
-    for left in (3, 2, 1, 0):
-        pool.allocate(1)
-        assert pool.match(prompt) == found[:left], "the longest beginning that has room stays known"
 
 
 def test_the_least_urgent_is_pushed_out_even_if_it_came_first() -> None:
@@ -233,6 +181,19 @@ def test_strict_priorities() -> None:
     assert patient.made == 0
     run(scheduler)
     assert patient.made == 2
+
+
+def test_the_end_of_a_prompt_is_evicted_before_its_beginning() -> None:
+    pool = BlockPool(5, 2)
+    scheduler = Scheduler(pool)
+    prompt = list(range(9))
+    scheduler.add(Request("first", prompt, 1))
+    run(scheduler)
+    found = pool.match(prompt)
+    assert (len(found), pool.cached, pool.allocate(pool.free)) == (4, 4, [4]), "one was half empty: it is taken first"
+    for left in (3, 2, 1, 0):
+        pool.allocate(1)
+        assert pool.match(prompt) == found[:left], "the longest beginning that has room stays known"
 
 
 @settings(max_examples=150, deadline=None)
