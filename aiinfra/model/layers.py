@@ -45,6 +45,13 @@ class Embedding(Weighed, nn.Embedding):
         """Nothing to speak of: the table gives up one row a token. A tied one is read by the last layer."""
         return 0
 
+    def forward(self, tokens: Tensor) -> Tensor:
+        """tokens [...] -> [..., D]. Under autocast in its dtype, so that all that is added up later has one dtype."""
+        x = super().forward(tokens)
+        if torch.is_autocast_enabled(x.device.type):
+            x = x.to(torch.get_autocast_dtype(x.device.type))
+        return x
+
 
 class RMSNorm(Weighed, nn.Module):
     """y = x / sqrt(mean(x²) + eps) · w over the last dimension; see kernels/rmsnorm.py."""

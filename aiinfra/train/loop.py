@@ -1,0 +1,192 @@
+"""The loop: micro-batches in, one record a step out. It prints nothing and saves nothing.
+
+    one step   micro-batch  forward  backward ─┐
+               micro-batch  forward  backward ─┼─ gradients add up ─► norm, clip ─► optimizer ─► TrainStep
+               micro-batch  forward  backward ─┘
+
+Each micro-batch's loss is divided by the number of valid tokens of the *whole* step, which is counted before the
+first forward. So 8 micro-batches of 4 rows give the gradient of 32 rows at once, however unevenly the valid tokens
+are spread; a mean of means would weigh a token by how empty its micro-batch is. Notebook 04.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from aiinfra.device import peak_bytes, synchronize
+from aiinfra.kernels.cross_entropy import linear_cross_entropy
+from aiinfra.model.transformer import Transformer
+from aiinfra.train.data import IGNORED, MicroBatch
+from aiinfra.train.optimizer import Schedule
+from aiinfra.train.step import Diverged, PhaseSeconds, TrainStep
+
+
+class Batch(Protocol):
+    """What the loop asks of a micro-batch; the rest is between it and the loss."""
+
+    valid: int                     # targets that are learnt from
+    text_bytes: int                # bytes of text that they stand for; 0 if it is no text
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same on `device`."""
+        ...
+
+
+# loss(model, batch, total): the sum over the batch's valid targets, divided by `total`, as a scalar to differentiate
+Loss = Callable[[Any, Any, int], Tensor]
+
+
+def next_token_loss(model: Transformer, batch: MicroBatch, total: int) -> Tensor:
+    """Cross-entropy of what follows each token, summed and divided by `total`; the logits never exist all at once."""
+    hidden = model.hidden(batch.tokens, batch.positions, batch.documents)            # [N, D]
+    return linear_cross_entropy(hidden, model.lm_head.weight, batch.targets, IGNORED, total=total)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a step is not taken: beyond these, and always where loss or norm is not a finite number."""
+
+    loss: float = math.inf
+    gradient_norm: float = math.inf
+
+
+def loop(model: nn.Module, batches: Iterable[Batch], optimizer: torch.optim.Optimizer, schedule: Schedule, *,
+         accumulate: int = 1, clip_norm: float | None = 1.0, loss: Loss = next_token_loss,
+         autocast: torch.dtype | None = None, limits: Limits = Limits(), steps_done: int = 0, tokens_seen: int = 0,
+         flops: Callable[[Batch], float] | None = None, peak_flops: float | None = None) -> Iterator[TrainStep]:
+    """Train `model` in place, a step for each record that is asked for, until `batches` end.
+
+    accumulate: micro-batches a step; the last step has fewer if the batches run out. Exactly so many are taken
+    before a step is computed, so that whatever counts the batches' position is right when a record is in hand.
+    clip_norm: the longest that a step's whole gradient may be. autocast: compute in this dtype, keep float32 weights.
+    steps_done, tokens_seen: where a resumed run stands. flops: the model's FLOPs for a micro-batch, forward and
+    backward, for MFU. Raises Diverged, before the update, for a loss or a norm that is not finite or beyond `limits`.
+    """
+    if accumulate < 1:
+        raise ValueError(f"accumulate={accumulate}; a step needs at least 1 micro-batch.")
+    work = _Work(model, optimizer, loss, autocast, clip_norm, limits)
+    source = iter(batches)
+    step = steps_done
+    model.train()
+    while True:
+        clock = _Clock(work.device)
+        with clock.phase("data"):
+            window = list(islice(source, accumulate))
+        if not window:
+            return
+        step += 1
+        learning_rate = schedule.learning_rate(step)
+        done = work.step(step, window, learning_rate, clock)
+        tokens_seen += done.tokens
+        yield TrainStep(
+            step=step,
+            loss=done.loss,
+            bits_per_byte=_bits_per_byte(done.loss, done.tokens, window),
+            learning_rate=learning_rate,
+            gradient_norm=done.gradient_norm,
+            tokens=done.tokens,
+            tokens_seen=tokens_seen,
+            seconds=clock.seconds(),
+            phases=PhaseSeconds(**clock.spent),
+            peak_bytes=peak_bytes(work.device),
+            flops=None if flops is None else sum(map(flops, window)),
+            peak_flops=peak_flops)
+
+
+@dataclass(frozen=True)
+class _Done:
+    loss: float
+    gradient_norm: float
+    tokens: int
+
+
+class _Work:
+    """What stays the same from step to step."""
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, loss: Loss, autocast: torch.dtype | None,
+                 clip_norm: float | None, limits: Limits) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.loss = loss
+        self.autocast = autocast
+        self.limits = limits
+        self.clip_norm = math.inf if clip_norm is None else clip_norm
+        self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self.device = self.parameters[0].device
+
+    def step(self, step: int, window: list[Batch], learning_rate: float, clock: "_Clock") -> _Done:
+        """Forward and backward of all micro-batches, then one update."""
+        total = sum(batch.valid for batch in window)
+        if not total:                                      # 0 / 0: there is nothing to learn from
+            return _Done(loss=math.nan, gradient_norm=0.0, tokens=0)
+        self.optimizer.zero_grad()
+        losses = [self._add_gradients(batch, total, clock) for batch in window if batch.valid]
+        with clock.phase("optimizer"):
+            norm = nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
+            done = _Done(loss=float(sum(losses)), gradient_norm=float(norm), tokens=total)
+            self._check(step, done)
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate
+            self.optimizer.step()
+        return done
+
+    def _add_gradients(self, batch: Batch, total: int, clock: "_Clock") -> Tensor:
+        """Add this micro-batch's part to every gradient; returns its part of the loss."""
+        with clock.phase("data"):
+            batch = batch.to(self.device)
+        with clock.phase("forward"), self._precision():
+            loss = self.loss(self.model, batch, total)
+        with clock.phase("backward"):
+            loss.backward()
+        return loss.detach()
+
+    def _precision(self) -> AbstractContextManager:
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.autocast)
+
+    def _check(self, step: int, done: _Done) -> None:
+        limits = self.limits
+        if not math.isfinite(done.loss) or not math.isfinite(done.gradient_norm):
+            raise Diverged(step, done.loss, done.gradient_norm, "one of them is not a finite number")
+        if done.loss > limits.loss:
+            raise Diverged(step, done.loss, done.gradient_norm, f"the loss may be at most {limits.loss:.4g}")
+        if done.gradient_norm > limits.gradient_norm:
+            allowed = f"the norm may be at most {limits.gradient_norm:.4g}"
+            raise Diverged(step, done.loss, done.gradient_norm, allowed)
+
+
+@dataclass
+class _Clock:
+    """Seconds by phase; the device's work belongs to the phase that asked for it."""
+
+    device: torch.device
+    spent: dict[str, float] = field(default_factory=dict)
+    start: float = field(default_factory=time.perf_counter)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Add the time of the block to a phase."""
+        begin = time.perf_counter()
+        yield
+        synchronize(self.device)
+        self.spent[name] = self.spent.get(name, 0.0) + time.perf_counter() - begin
+
+    def seconds(self) -> float:
+        """Since the clock was made."""
+        return time.perf_counter() - self.start
+
+
+def _bits_per_byte(loss: float, tokens: int, window: list[Batch]) -> float | None:
+    """The bits that it takes to write the step's text, ends of texts included, for each byte of it."""
+    text_bytes = sum(batch.text_bytes for batch in window)
+    if not text_bytes:
+        return None
+    return loss * tokens / math.log(2) / text_bytes
