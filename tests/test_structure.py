@@ -24,7 +24,8 @@ FLOORS = [("perf",), ("kernels",), ("gpu",), ("model",), ("compress",), ("checkp
 FLOOR = {name: number for number, names in enumerate([GROUND, *FLOORS]) for name in names}
 OPTIONAL = {"triton", "transformers", "llama_cpp", "ipywidgets", "matplotlib_inline"}
 COMMAND_LINE = ("__main__.py", "command.py")     # they answer --help and errors before PyTorch is loaded: seconds
-NEED_NO_TORCH = ("engine/sampling_params.py", "engine/request.py", "engine/blocks.py", "engine/scheduler.py", "plan/simulate.py")
+NEED_NO_TORCH = ("engine/sampling_params.py", "engine/request.py", "engine/blocks.py", "engine/scheduler.py",
+                 "engine/record.py", "plan/simulate.py")
 PACKAGE = ROOT / "aiinfra"
 PAGES = tuple(sorted(ROOT.glob("notebooks/[0-9]*.ipynb"))) + tuple(sorted(ROOT.glob("puzzles/sheets/*.ipynb")))
 

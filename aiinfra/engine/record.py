@@ -9,7 +9,15 @@ The engine prints nothing and keeps no records: whoever steps it has them. Noteb
 
 from dataclasses import dataclass
 
-from aiinfra.engine.sampler import Logprob
+
+@dataclass(frozen=True)
+class Logprob:
+    """A token's log-probability under the model alone (before penalties, temperature and cuts, as in vLLM),
+    and its rank: 1 is the likeliest."""
+
+    logprob: float
+    rank: int
+    decoded_token: str | None = None
 
 
 @dataclass(frozen=True)

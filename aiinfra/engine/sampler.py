@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from aiinfra.device import to_device
+from aiinfra.engine.record import Logprob
 from aiinfra.engine.sampling_params import SamplingParams
 
 NOT_FINITE = ("the model's logits are not finite numbers: its weights are damaged, or float16 overflowed. "
@@ -51,16 +52,6 @@ class Choosing(NamedTuple):
     key: int = 0                            # what is drawn with, from `draw_key`; greedy rows need none
     seen: Collection[int] = ()              # prompt and made so far: what repetition_penalty bears on
     banned: Collection[int] = ()            # ids that must not be chosen
-
-
-@dataclass(frozen=True)
-class Logprob:
-    """A token's log-probability under the model alone (before penalties, temperature and cuts, as in vLLM),
-    and its rank: 1 is the likeliest."""
-
-    logprob: float
-    rank: int
-    decoded_token: str | None = None
 
 
 class Choice(NamedTuple):

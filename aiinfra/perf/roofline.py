@@ -21,7 +21,7 @@ from aiinfra.perf.hardware import Hardware
 
 
 @dataclass(frozen=True)
-class Prediction:
+class LeastTime:
     """The least time that some work can take, and why."""
 
     seconds: float
@@ -34,10 +34,11 @@ class Prediction:
         return "memory" if self.memory_seconds >= self.compute_seconds else "compute"
 
 
-def predict(cost: Cost, hardware: Hardware, dtype: torch.dtype = torch.float32) -> Prediction:
+def least_time(cost: Cost, hardware: Hardware, dtype: torch.dtype = torch.float32) -> LeastTime:
     """The least seconds for `cost` on `hardware`."""
-    compute, memory = cost.flops / hardware.peak(dtype), cost.bytes / hardware.bandwidth
-    return Prediction(max(compute, memory), compute, memory)
+    compute = cost.flops / hardware.peak(dtype)
+    memory = cost.bytes / hardware.bandwidth
+    return LeastTime(max(compute, memory), compute, memory)
 
 
 def ridge(hardware: Hardware, dtype: torch.dtype = torch.float32) -> float:

@@ -1,36 +1,40 @@
 """Judges and hints of notebook 12, batching. Schedules are integers, so an answer takes milliseconds."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import repeat
 
 from aiinfra.engine.blocks import BlockPool
-from aiinfra.engine.record import Made, StepRecord
+from aiinfra.engine.record import StepRecord
 from aiinfra.engine.request import Request
 from aiinfra.engine.scheduler import Scheduler
 from aiinfra.lab.exercise import Unsolved, Wrong, close, exercise, require
-from aiinfra.lab.figures.timeline import waiting as count_waiting
+from aiinfra.lab.figures import timeline
+from aiinfra.plan.simulate import SimulatedStep, simulate
 
 Trace = list[tuple[int, int]]                # (arrival, length), in order of arrival
 
 _TWELVE: Trace = [(0, 5), (0, 22), (0, 8), (0, 4), (1, 24), (2, 6), (3, 10), (5, 4), (8, 18), (12, 6), (16, 20), (18, 9)]
+_IDLE = StepRecord(
+    ran=(), made=(), admitted=(), preempted=(), waiting=0, free_blocks=0, cached_blocks=0, used_blocks=0,
+    plan_seconds=0.0, model_seconds=0.0, sample_seconds=0.0)
+
+
+def _every_second(records: Iterable[SimulatedStep]) -> Iterator[StepRecord]:
+    """The records of steps of a second each, and an idle one for each second in which nobody was there."""
+    second = 0
+    for record in records:
+        yield from repeat(_IDLE, int(record.begin_seconds) - second)
+        yield record
+        second = int(record.end_seconds)
 
 
 def _steps(trace: Trace, seats: int, mode: str) -> list[list[str]]:
     """Who ran in each step of the library's scheduler, from step 0; [] where nobody was there."""
     scheduler = Scheduler(BlockPool(100, 64, prefix_caching=False), 4096, seats, mode)
-    coming = [(at, Request(str(i), [0], length)) for i, (at, length) in enumerate(trace)][::-1]
-    steps: list[list[str]] = []
-    while coming or scheduler.waiting or scheduler.running:
-        while coming and coming[-1][0] <= len(steps):
-            scheduler.add(coming.pop()[1])
-        plan = scheduler.plan()
-        steps.append([work.request.id for work in plan.work])
-        made = {work.request: 0 for work in plan.work}
-        scheduler.commit(plan, made)
-        for request in made:
-            if request.made == request.max_tokens:
-                scheduler.finish(request)
-    return steps
+    requests = [Request(str(i), [0], length) for i, (_, length) in enumerate(trace)]
+    records = simulate(scheduler, requests, [at for at, _ in trace])
+    return timeline.ran(list(_every_second(records)))
 
 
 def _seats(count: int) -> str:
@@ -66,7 +70,7 @@ def empty_seats(count):
     cases += [(trace, seats, mode) for trace, seats in _traces(40, 3) for mode in ("static", "continuous")]
     for trace, seats, mode in cases:
         steps, arrivals = _steps(trace, seats, mode), {str(i): at for i, (at, _) in enumerate(trace)}
-        free, there = [seats - len(ids) for ids in steps], count_waiting(steps, arrivals)
+        free, there = [seats - len(ids) for ids in steps], timeline.waiting(steps, arrivals)
         want = (sum(map(min, free, there)), sum(free) - sum(map(min, free, there)))
         got = count([list(ids) for ids in steps], seats, dict(arrivals))
         if got is Ellipsis:
@@ -186,22 +190,16 @@ def _records(rng: random.Random) -> tuple[list[StepRecord], list[float], dict[st
     """A run of the scheduler with prompts in pieces; id -> (step of admission, of the first token, of the last)."""
     scheduler = Scheduler(BlockPool(200, 16, prefix_caching=False), token_budget=8, max_running=3)
     arrivals = {f"r{i}": rng.randint(0, 12) for i in range(6)}
-    coming = sorted(((at, Request(i, [0] * rng.choice((2, 5, 20)), rng.randint(1, 6))) for i, at in arrivals.items()),
-                    key=lambda pair: pair[0], reverse=True)
-    records, when = [], {}
-    while coming or scheduler.waiting or scheduler.running:
-        while coming and coming[-1][0] <= len(records):
-            scheduler.add(coming.pop()[1])
-        plan, at = scheduler.plan(), len(records)
-        made = {work.request: 0 for work in plan.work if work.last}
-        scheduler.commit(plan, made)
-        for request in [work.request for work in plan.work]:
-            begun, first, _ = when.get(request.id, (at, -1, -1))
-            when[request.id] = (begun, at if first < 0 and request in made else first, at)
-            if request.made == request.max_tokens:
-                scheduler.finish(request)
-        records.append(StepRecord(tuple((w.request.id, w.start, w.count) for w in plan.work), tuple(Made(r.id, 7, None) for r in made),
-                                  tuple(r.id for r in plan.admitted), (), len(scheduler.waiting), 0, 0, 0, 0.0, 0.0, 0.0))
+    requests = [Request(name, [0] * rng.choice((2, 5, 20)), rng.randint(1, 6)) for name in arrivals]
+    records = list(_every_second(simulate(scheduler, requests, arrivals.values())))
+    when = {}
+    for at, record in enumerate(records):
+        served = {made.request_id for made in record.made}
+        for name, _, _ in record.ran:
+            begun, first, _ = when.get(name, (at, -1, -1))
+            if first < 0 and name in served:
+                first = at
+            when[name] = (begun, first, at)
     return records, [rng.choice((0.02, 0.03, 0.05, 0.08)) for _ in records], arrivals, when
 
 

@@ -20,14 +20,6 @@ SMALL = {name: replace(config, vocab_size=211, hidden_size=32, num_hidden_layers
                        head_dim=8, intermediate_size=48) for name, config in SHAPES.items()}
 
 
-@pytest.mark.parametrize("spans, expected", [
-    ([(2.0, 5.0)], []), ([(3.0, 4.0), (0.0, 1.0)], [2.0]), ([(0.0, 10.0), (1.0, 2.0), (12.0, 13.0)], [2.0]),
-    ([(0.0, 1.0), (1.0, 2.0)], []), ([(0.0, 1.0), (2.0, 3.0), (2.5, 2.6), (7.0, 8.0)], [1.0, 4.0]),
-])
-def test_gaps(spans: list[tuple[float, float]], expected: list[float]) -> None:
-    assert [end - start for start, end in gaps(spans)] == expected
-
-
 def test_a_pause_is_a_gap_in_the_trace() -> None:
     x = torch.zeros(8)
 

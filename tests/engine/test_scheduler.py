@@ -11,17 +11,12 @@ from hypothesis import strategies as st
 from aiinfra.engine.blocks import BlockPool
 from aiinfra.engine.request import Request
 from aiinfra.engine.scheduler import Plan, Scheduler
+from aiinfra.plan import simulate
 
 
 def advance(scheduler: Scheduler) -> Plan:
     """One step; every token made is 7."""
-    plan = scheduler.plan()
-    made = {w.request: 7 for w in plan.work if w.last}
-    scheduler.commit(plan, made)
-    for request in made:
-        if request.made == request.max_tokens:
-            scheduler.finish(request)
-    return plan
+    return simulate.advance(scheduler, token=lambda request: 7)
 
 
 def run(scheduler: Scheduler, steps: int = 1000) -> list[Plan]:
@@ -220,6 +215,6 @@ def test_within_a_priority_nobody_waits_for_those_who_come_later(total, size, bu
 
 
 def test_the_scheduler_needs_no_torch() -> None:
-    code = "import sys; from aiinfra.engine import blocks, request, scheduler; print('torch' in sys.modules)"
+    code = "import sys; from aiinfra.engine import blocks, record, request, scheduler; print('torch' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"

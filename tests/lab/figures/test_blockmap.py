@@ -6,11 +6,7 @@ from aiinfra.engine.blocks import BlockPool
 from aiinfra.engine.request import Request
 from aiinfra.engine.scheduler import Scheduler
 from aiinfra.lab.figures.blockmap import BlockMap
-
-
-def step(scheduler: Scheduler) -> None:
-    plan = scheduler.plan()
-    scheduler.commit(plan, {work.request: 1 for work in plan.work if work.last})
+from aiinfra.plan.simulate import advance
 
 
 def recorded() -> tuple[BlockMap, Scheduler]:
@@ -18,7 +14,7 @@ def recorded() -> tuple[BlockMap, Scheduler]:
     film = BlockMap(scheduler.pool, columns=3)
     parent, child = Request("a", list(range(6)), 4), Request("b", list(range(6)), 4)
     scheduler.add(parent)
-    step(scheduler)
+    advance(scheduler)
     film.record(scheduler.running, "alone")
     scheduler.fork(parent, child)
     film.record(scheduler.running, "forked")
