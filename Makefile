@@ -6,14 +6,23 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+PIP    := $(BIN)/python -m pip install --disable-pip-version-check
 # JupyterLab refuses to run as root unless told to; in a container everybody is root.
 LAB_ARGS ?= $(if $(filter 0,$(shell id -u)),--allow-root)
 # Tests run in two processes that share the cores; a file's tests stay in one. Each run ends with its ten slowest.
 WORKERS ?= 2
 PYTEST  := $(BIN)/python -m pytest --durations=10
 SHARED  := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+# An index that has PyTorch's CPU build alone (pytorch.org/get-started names one): 1 GB in place of 5 on Linux.
+TORCH_INDEX ?=
 
-.PHONY: help setup lab quick test unit notebooks model clean
+FIRST  ?= 00_your_machine.ipynb
+# OpenMP's idle threads spin and starve whoever works beside them; see calm_threads in aiinfra/environment.py.
+ifeq ($(OMP_WAIT_POLICY)$(KMP_BLOCKTIME),)
+export GOMP_SPINCOUNT ?= 3000
+endif
+
+.PHONY: help setup lab update quick test unit notebooks model clean
 .DEFAULT_GOAL := help
 
 help:           ## show this list
@@ -25,17 +34,26 @@ $(READY): requirements.txt pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "error: no $(PYTHON) found; install Python 3.11 or newer, or run: make PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"error: $(PYTHON) is Python {v[0]}.{v[1]}; this workbook needs 3.11 or newer. Run: make PYTHON=/path/to/python3.11")'
 	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV) || { rm -rf $(VENV); echo "error: $(PYTHON) cannot make a virtual environment; install its venv package (Debian: apt install python3-venv)."; exit 1; }
-	@echo "installing what requirements.txt pins into $(VENV) (a few minutes, once)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt || { echo "error: pip could not install the requirements (its message is above); check the network and run the same command again."; exit 1; }
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e . || { echo "error: pip could not install this package (its message is above)."; exit 1; }
+	@echo "installing what requirements.txt pins into $(VENV), once: 2 to 5 minutes; 5 GB with PyTorch's CUDA packages, 1.3 GB without"
+	@test -e /proc/driver/nvidia/version -o -n "$(TORCH_INDEX)" || echo "no NVIDIA driver here: TORCH_INDEX=… (see the README) takes PyTorch's smaller CPU build"
+	@test -z "$(TORCH_INDEX)" || $(PIP) --index-url "$(TORCH_INDEX)" $$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements.txt) || { echo "error: pip could not install PyTorch from $(TORCH_INDEX) (its message is above)."; exit 1; }
+	@$(PIP) -r requirements.txt || { echo "error: pip could not install the requirements (its message is above); check the network and run the same command again."; exit 1; }
+	@$(PIP) --quiet --no-deps -e . || { echo "error: pip could not install this package (its message is above)."; exit 1; }
 	@touch $(READY)
+	@echo "ready: 'source $(BIN)/activate' makes this environment the shell's own, so that python finds everything"
 
 model: $(READY)
 	@$(BIN)/python -m aiinfra fetch
 
 lab: setup      ## open the workbook in JupyterLab
 	@$(BIN)/python -m aiinfra info
-	@$(BIN)/python -m jupyterlab $(LAB_ARGS) notebooks/00_your_machine.ipynb
+	@$(BIN)/python -m aiinfra.lab.copies lay
+	@$(BIN)/python -m jupyterlab $(LAB_ARGS) --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/work/$(FIRST) --LabApp.news_url=None
+
+update:         ## fetch what is new, and bring your own copies in work/ on; what you wrote stays
+	@git pull --ff-only
+	@$(MAKE) --no-print-directory setup
+	@$(BIN)/python -m aiinfra.lab.copies update
 
 quick: $(READY) ## unit tests without real model, pages and compiler, fewer random cases
 	@$(PYTEST) $(SHARED) --hypothesis-profile=quick -m "not model and not page and not compile and not alone"

@@ -15,22 +15,51 @@ except ImportError:                       # Windows
     resource = None
 
 
+# OpenMP's threads wait at the end of every operation by spinning, and so take the core from whoever has work. Beside one
+# busy process decoding all but stops. After this many turns (about 10 microseconds) they sleep.
+_SPIN_TURNS = "3000"
+_OPENMP_CHOICES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
+
+
+def calm_threads() -> str:
+    """Have OpenMP's idle threads sleep soon instead of spinning, unless the user has chosen; says what holds.
+
+    PyTorch reads the setting when it is imported: call this before. Processes started from here inherit it.
+    """
+    chosen = [f"{name}={os.environ[name]}" for name in _OPENMP_CHOICES if os.environ.get(name)]
+    if chosen:
+        return f"OpenMP: {', '.join(chosen)}"
+    if "torch" in sys.modules:
+        return "OpenMP: PyTorch's defaults; it was imported before they could be changed"
+    os.environ["GOMP_SPINCOUNT"] = _SPIN_TURNS
+    return f"OpenMP: GOMP_SPINCOUNT={_SPIN_TURNS}, so that idle threads leave the cores to others"
+
+
 def cache_dir(override: str | Path | None = None) -> Path:
-    """Where models are kept: `override`, else $AIINFRA_CACHE, else the user's cache folder."""
+    """Where models are kept: `override`, else $AIINFRA_CACHE, else the user's cache folder.
+
+    Raises OSError if there is neither a setting nor a home folder.
+    """
     if override is not None:
         return Path(override).expanduser()
-    if "AIINFRA_CACHE" in os.environ:
-        return Path(os.environ["AIINFRA_CACHE"]).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "aiinfra"
+    return _folder("AIINFRA_CACHE", "XDG_CACHE_HOME", Path(".cache"))
 
 
 def data_dir() -> Path:
-    """Where a reader's progress is kept: $AIINFRA_DATA, else the user's data folder."""
-    if "AIINFRA_DATA" in os.environ:
-        return Path(os.environ["AIINFRA_DATA"]).expanduser()
-    base = os.environ.get("XDG_DATA_HOME")
-    return (Path(base) if base else Path.home() / ".local" / "share") / "aiinfra"
+    """Where a reader's progress is kept: $AIINFRA_DATA, else the user's data folder. Raises as `cache_dir`."""
+    return _folder("AIINFRA_DATA", "XDG_DATA_HOME", Path(".local", "share"))
+
+
+def _folder(ours: str, system: str, usual: Path) -> Path:
+    """Our variable, or the system's, or the usual place below the home folder. An empty variable counts as unset."""
+    if os.environ.get(ours):
+        return Path(os.environ[ours]).expanduser()
+    if os.environ.get(system):
+        return Path(os.environ[system]) / "aiinfra"
+    try:
+        return Path.home() / usual / "aiinfra"
+    except RuntimeError as error:
+        raise OSError(f"this account has no home folder ({error}). Set {ours} to a folder that you can write.") from error
 
 
 def child_environment(**changes: str | None) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Shared by all tests. Without a GPU, Triton kernels run in its interpreter.
 
-Triton reads TRITON_INTERPRET when a kernel's module is imported, so it is set here, first.
+Triton reads TRITON_INTERPRET when a kernel's module is imported, so it is set here, first. OpenMP's setting is read
+when PyTorch is imported, so it is made before.
 """
 
 import os
@@ -8,7 +9,12 @@ import sys
 
 import hypothesis
 import pytest
-import torch
+
+from aiinfra.environment import calm_threads
+
+calm_threads()
+
+import torch                                           # noqa: E402
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")

@@ -16,6 +16,7 @@ followed. A cell that they deleted comes back.
 
 import argparse
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -28,8 +29,7 @@ from aiinfra.files import write_text
 Cell = dict[str, Any]
 Book = dict[str, Any]
 
-# A copy stands as deep as its page, so all links but those between pages and sheets stay true.
-_LINKS = {"../puzzles/sheets/": "sheets/", "../../notebooks/": "../"}
+_LINK = re.compile(r"(?<=\]\()[^)\s#]+")
 _BASES = ".laid"
 _BEFORE = ".before"
 _THEIRS = "**Your version of the cell above**, from before the page was updated:"
@@ -55,7 +55,7 @@ def lay(folder: Path) -> list[Path]:
     for page, place in pages(folder):
         if (work / place).exists():
             continue
-        text = _text(_shipped(page))
+        text = _text(_shipped(folder, page, place))
         write_text(work / _BASES / place, text)
         write_text(work / place, text)
         laid.append(place)
@@ -65,7 +65,8 @@ def lay(folder: Path) -> list[Path]:
 def outdated(folder: Path) -> list[Path]:
     """Copies whose page has changed since they were laid or updated."""
     work = folder / "work"
-    return [place for page, place in pages(folder) if (work / place).exists() and _base(work, place) != _shipped(page)]
+    laid = [(page, place) for page, place in pages(folder) if (work / place).exists()]
+    return [place for page, place in laid if _base(work, place) != _shipped(folder, page, place)]
 
 
 def update(folder: Path, now: Callable[[], datetime] = datetime.now) -> list[Path]:
@@ -79,7 +80,7 @@ def update(folder: Path, now: Callable[[], datetime] = datetime.now) -> list[Pat
     for page, place in pages(folder):
         if place not in changed:
             continue
-        shipped = _shipped(page)
+        shipped = _shipped(folder, page, place)
         mine = _read(work / place)
         write_text(kept / place, (work / place).read_text(encoding="utf-8"))
         write_text(work / place, _text(merge(_base(work, place), shipped, mine)))
@@ -145,19 +146,21 @@ def _source(cell: Cell) -> str:
     return "".join(cell["source"])
 
 
-def _shipped(page: Path) -> Book:
-    """The page, with its links to other pages as they are from its copy."""
+def _shipped(folder: Path, page: Path, place: Path) -> Book:
+    """The page, with its links as they are from its copy: to copies of pages, and to all other files where they are."""
     book = _read(page)
+    copies = {shipped: folder / "work" / copy for shipped, copy in pages(folder)}
+
+    def relink(link: re.Match) -> str:
+        target = Path(os.path.normpath(page.parent / link.group()))
+        if not target.exists():
+            return link.group()
+        return Path(os.path.relpath(copies.get(target, target), (folder / "work" / place).parent)).as_posix()
+
     for cell in book["cells"]:
         if cell["cell_type"] == "markdown":
-            cell["source"] = _relink(_source(cell)).splitlines(keepends=True)
+            cell["source"] = _LINK.sub(relink, _source(cell)).splitlines(keepends=True)
     return book
-
-
-def _relink(text: str) -> str:
-    for shipped, copied in _LINKS.items():
-        text = re.sub(rf"(?<=\]\(){re.escape(shipped)}(?=[\w-]+\.ipynb)", copied, text)
-    return text
 
 
 def _base(work: Path, place: Path) -> Book | None:

@@ -87,13 +87,21 @@ def test_a_copy_that_is_no_notebook_is_named_and_left_alone(workbook):
     assert (workbook / "work/01_a.ipynb").read_text() == "{broken"
 
 
-def test_links_between_pages_and_sheets_are_those_of_the_copies(workbook):
-    text = "[s](../puzzles/sheets/1_b.ipynb) [f](../aiinfra/x.py) [n](01_a.ipynb) ../puzzles/sheets/ [p](../../notebooks/01_a.ipynb)"
-    page = book({"cell_type": "markdown", "id": "m", "metadata": {}, "source": [text]})
-    write(workbook / "notebooks/01_a.ipynb", page)
+def test_links_lead_to_copies_of_pages_and_to_the_files_themselves(workbook):
+    (workbook / "aiinfra").mkdir()
+    (workbook / "aiinfra/x.py").write_text("")
+    (workbook / "notebooks/solutions").mkdir()
+    (workbook / "notebooks/solutions/01_a.py").write_text("")
+    page = "[s](../puzzles/sheets/1_b.ipynb) [f](../aiinfra/x.py#L3) [n](01_a.ipynb) [a](solutions/01_a.py) [w](https://a.b/c) f[i](x)"
+    sheet = "[p](../../notebooks/01_a.ipynb) [f](../../aiinfra/x.py)"
+    for place, text in (("notebooks/01_a.ipynb", page), ("puzzles/sheets/1_b.ipynb", sheet)):
+        write(workbook / place, book({"cell_type": "markdown", "id": "m", "metadata": {}, "source": [text]}))
     copies.lay(workbook)
     [made] = sources(json.loads((workbook / "work/01_a.ipynb").read_text()))
-    assert made == "[s](sheets/1_b.ipynb) [f](../aiinfra/x.py) [n](01_a.ipynb) ../puzzles/sheets/ [p](../01_a.ipynb)"
+    assert made == ("[s](sheets/1_b.ipynb) [f](../aiinfra/x.py#L3) [n](01_a.ipynb) [a](../notebooks/solutions/01_a.py) "
+                    "[w](https://a.b/c) f[i](x)")
+    [made] = sources(json.loads((workbook / "work/sheets/1_b.ipynb").read_text()))
+    assert made == "[p](../01_a.ipynb) [f](../../aiinfra/x.py)"
 
 
 KEYS = st.lists(st.sampled_from("abcdef"), unique=True, max_size=6)

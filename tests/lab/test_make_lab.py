@@ -1,0 +1,106 @@
+"""`make lab` itself: the server that it starts has every page and every file that a page links to, and opens a sheet."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TOKEN = "test"
+
+pytestmark = pytest.mark.page
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """The address of a workbook that `make lab` has opened, without a browser."""
+    if not (ROOT / ".venv/.ready").exists():
+        pytest.skip("no .venv here: `make setup` makes it")
+    port = free_port()
+    arguments = f"--no-browser --allow-root --port={port} --IdentityProvider.token={TOKEN}"
+    log = tmp_path_factory.mktemp("lab") / "log"
+    with log.open("w") as out:
+        lab = subprocess.Popen(["make", "lab", f"LAB_ARGS={arguments}"], cwd=ROOT, stdout=out, stderr=subprocess.STDOUT,
+                               start_new_session=True)
+    try:
+        address = f"http://127.0.0.1:{port}"
+        for _ in range(300):
+            if lab.poll() is not None or answers(address):
+                break
+            time.sleep(0.5)
+        assert answers(address), log.read_text()[-3000:]
+        yield address
+    finally:
+        os.killpg(lab.pid, signal.SIGINT)
+        time.sleep(0.5)
+        os.killpg(lab.pid, signal.SIGKILL)
+        lab.wait()
+
+
+def answers(address: str) -> bool:
+    try:
+        return ask(address, "api/status").status == 200
+    except OSError:
+        return False
+
+
+def ask(address: str, path: str):
+    request = urllib.request.Request(f"{address}/{path}", headers={"Authorization": f"token {TOKEN}"})
+    return urllib.request.urlopen(request, timeout=30)
+
+
+def content(address: str, path: str, with_cells: bool = False) -> dict | None:
+    """What the server has at a path of the workbook; None if there is nothing."""
+    try:
+        with ask(address, f"api/contents/{urllib.parse.quote(path)}?content={int(with_cells)}") as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError:
+        return None
+
+
+def links(book: dict) -> set[str]:
+    """Relative links of the Markdown cells, without anchors; what stands in `code` is none."""
+    text = "\n".join("".join(cell["source"]) for cell in book["cells"] if cell["cell_type"] == "markdown")
+    text = re.sub(r"```.*?```|`[^`]*`", "", text, flags=re.DOTALL)
+    found = re.findall(r"\]\(([^)\s#]+)", text)
+    return {link for link in found if "://" not in link}
+
+
+def test_every_page_and_every_link_is_served(server):
+    pages = [f"work/{path.name}" for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))]
+    sheets = [f"work/sheets/{path.name}" for path in sorted((ROOT / "puzzles/sheets").glob("*.ipynb"))]
+    assert len(pages) >= 10 and len(sheets) == 5
+    dead = []
+    for page in (*pages, *sheets):
+        book = content(server, page, with_cells=True)
+        assert book is not None, f"{page} is not served"
+        targets = {os.path.normpath(os.path.join(os.path.dirname(page), link)) for link in links(book["content"])}
+        dead += [f"{page} -> {target}" for target in sorted(targets) if content(server, target) is None]
+    assert not dead, dead
+
+
+def test_a_sheet_opens(server):
+    sheet = "work/sheets/1_first_blocks.ipynb"
+    assert content(server, sheet)["type"] == "notebook"
+    with ask(server, f"lab/tree/{sheet}") as page:
+        assert page.status == 200
+
+
+def test_the_first_page_is_what_the_address_opens(server):
+    with ask(server, f"?token={TOKEN}") as page:
+        assert page.url.split("?")[0].endswith("/lab/tree/work/00_your_machine.ipynb")
