@@ -19,7 +19,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.command == "check":
             return _check(options.file, options.name, options.seconds)
-        print(hint(options.name, options.level) if options.command == "hint" else progress())
+        if options.command == "hint":
+            print(hint(options.name, options.level))
+        else:
+            print(progress())
     except BadInput as error:
         print(error, file=sys.stderr)
         return 2

@@ -1,66 +1,82 @@
 """The board: what is solved, kept in the user's own data folder, one small file for each puzzle.
 
-    <data folder>/puzzles/online_softmax.json     {"solved": "2026-01-31", "tries": 3}
+    <data folder>/lab/puzzles/online_softmax.json     {"status": "passed", "tries": 3, "passed_on": "2026-01-31"}
 
-A sheet can be reset or deleted; the board stays. A file is written beside its place and moved
-there, so it is the old one or the new one, never half of either; and as each puzzle has its own,
-two notebooks at once lose nothing.
+A sheet can be reset or deleted; the board stays. As each puzzle has its own file, two notebooks at
+once lose nothing. Who solved puzzles before the files stood beside those of the exercises loses
+nothing either: the old file counts until there is a new one.
 """
 
-import json
-import os
 from dataclasses import dataclass
-from datetime import date
-from pathlib import Path
 
 from aiinfra.environment import data_dir
+from aiinfra.errors import plural
+from aiinfra.lab import store
+from aiinfra.lab.board import Board, sign
 from puzzles.catalogue import PUZZLES, SHEETS
 from puzzles.judge.verdict import Verdict
+
+_KIND = "puzzles"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One puzzle on the board. `solved` is the date of the first pass, or None."""
+    """One puzzle on the board: "passed", "wrong" or "" for one that was not tried, and the date of the first pass."""
 
     name: str
+    status: str = ""
     tries: int = 0
-    solved: str | None = None
+    passed_on: str | None = None
 
     @property
-    def state(self) -> str:
-        return "solved" if self.solved else "tried" if self.tries else "open"
+    def story(self) -> str:
+        """For instance: solved 2026-01-31, 3 attempts."""
+        parts = []
+        if self.passed_on:
+            parts.append(f"solved {self.passed_on}")
+        if self.tries:
+            parts.append(plural(self.tries, "attempt"))
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True, repr=False)
-class Board:
-    """All puzzles in order; shows itself in a notebook or a terminal."""
+class SheetsBoard(Board):
+    """All puzzles in order; as text it is also the list of them, with their titles and times."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[Entry, ...] = ()
 
     @property
-    def solved(self) -> int:
-        return sum(entry.solved is not None for entry in self.entries)
-
-    def __repr__(self) -> str:
-        from puzzles.judge.render import board_text
-        return board_text(self)
-
-    def _repr_html_(self) -> str:
-        from puzzles.judge.render import board_html
-        return board_html(self)
+    def body(self) -> str:
+        """What stands under the first line."""
+        lines = []
+        for sheet, title in SHEETS.items():
+            lines.append(f"\n\nsheet {sheet}: {title}")
+            lines += [_line(entry) for entry in self.entries if PUZZLES[entry.name].sheet == sheet]
+        return "".join(lines)
 
 
-def progress() -> Board:
+def _line(entry: Entry) -> str:
+    puzzle = PUZZLES[entry.name]
+    line = f"  {sign(entry.status)} {entry.name:<24} {puzzle.title:<52} {puzzle.minutes:>3} min  {entry.story}"
+    return f"\n{line.rstrip()}"
+
+
+def progress() -> SheetsBoard:
     """The board as it stands."""
-    return Board(tuple(read(name) for name in PUZZLES))
+    entries = tuple(read(name) for name in PUZZLES)
+    rows = []
+    for sheet, title in SHEETS.items():
+        row = {entry.name: entry.status for entry in entries if PUZZLES[entry.name].sheet == sheet}
+        rows.append((f"{sheet} {title}", row))
+    return SheetsBoard(tuple(rows), entries)
 
 
 def read(name: str) -> Entry:
     """A puzzle's entry; a file that is missing or cannot be understood counts as never tried."""
+    kept = store.read(_KIND, name) or _from_before(name)
     try:
-        kept = json.loads(_path(name).read_text(encoding="utf-8"))
-        return Entry(name, int(kept["tries"]), kept["solved"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return Entry(name=name, status=kept["status"], tries=int(kept["tries"]), passed_on=kept["passed_on"])
+    except (ValueError, KeyError, TypeError):
         return Entry(name)
 
 
@@ -68,25 +84,14 @@ def record(verdict: Verdict) -> str:
     """Count a try, and the day of the first pass. Returns "" or, if it cannot be kept, why not."""
     if verdict.puzzle not in PUZZLES:
         return ""
-    old, path = read(verdict.puzzle), _path(verdict.puzzle)
-    solved = old.solved or (date.today().isoformat() if verdict.passed else None)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps({"solved": solved, "tries": old.tries + 1}), encoding="utf-8")
-        os.replace(part, path)
-    except OSError as error:
-        return (
-            f"The board was not updated: {path.parent}: {error.strerror}. Set AIINFRA_DATA to a folder you can write."
-        )
-    return ""
+    before = _from_before(verdict.puzzle)
+    return store.count_try(_KIND, verdict.puzzle, verdict.passed, before=before)
 
 
-def sheet_path(sheet: int) -> Path:
-    """The notebook of a sheet."""
-    slug = SHEETS[sheet].lower().replace(" ", "_")
-    return Path(__file__).parent / "sheets" / f"{sheet}_{slug}.ipynb"
-
-
-def _path(name: str) -> Path:
-    return data_dir() / "puzzles" / f"{name}.json"
+def _from_before(name: str) -> dict:
+    """The record in the place and the form of before: puzzles/<name>.json with {"solved": date or null, "tries": n}."""
+    old = store.read_file(data_dir() / "puzzles" / f"{name}.json")
+    if not old.get("tries"):
+        return {}
+    solved = old.get("solved")
+    return {"status": store.PASSED if solved else store.WRONG, "tries": old["tries"], "passed_on": solved}

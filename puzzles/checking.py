@@ -1,29 +1,39 @@
 """check(): one kernel, one puzzle, one verdict. It never raises for a wrong kernel and never hangs.
 
-kernel ─► its source ─► worker: interpreted, watched ─► (passed) compiled for GPUs ─► GPU run ─► board
+kernel ─► its text ─► worker: interpreted, watched ─► (passed) compiled for GPUs ─► GPU run ─► board
 """
 
 import functools
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from aiinfra.environment import triton_interpreted
 from puzzles import board
+from puzzles.answer_file import definitions, functions
 from puzzles.catalogue import PUZZLES, find
-from puzzles.grid import launch_grids
+from puzzles.grid import Grid, launch_grids
+from puzzles.judge.job import Job, Rejected
+from puzzles.judge.process import Worker, shared_worker
 from puzzles.judge.verdict import Finding, Verdict, rejected
-from puzzles.judge.worker import Job, Worker, shared_worker
 from puzzles.puzzle import Puzzle
-from puzzles.source import BadInput, Source, from_file, from_kernel, from_text, functions
+from puzzles.render import ShownVerdict, show
+from puzzles.source import BadInput, KernelText, from_kernel, from_text
 
 _COMPILER_SECONDS = 120.0         # a slow machine's compiler is not the learner's fault
 
 
-def check(name: str, kernel: Any, grid: Any = None, *, seconds: float = 20.0, seed: int | None = None) -> Verdict:
+class Workers(NamedTuple):
+    """The two processes of the judge: one interprets kernels, the other compiles them."""
+
+    interpreter: Worker
+    compiler: Worker
+
+
+def check(name: str, kernel: Any, grid: Any = None, *, seconds: float = 20.0, seed: int | None = None) -> ShownVerdict:
     """Judge a @triton.jit kernel; a notebook shows the verdict if this is a cell's last line.
 
     `grid` only for the puzzles that leave it to you. `seconds` limits each stage. Inputs are fresh at
@@ -32,15 +42,15 @@ def check(name: str, kernel: Any, grid: Any = None, *, seconds: float = 20.0, se
     """
     try:
         puzzle = find(name)
-        source = from_kernel(kernel)
+        text = from_kernel(kernel)
         _require_usable(kernel)
         grids = tuple(launch_grids(puzzle, grid))
     except BadInput as error:
-        return rejected(str(name), Finding("bad_input", str(error)))
-    return _record(judge_source(puzzle, source, seconds=seconds, seed=seed, grids=grids))
+        return show(rejected(str(name), [Finding("bad_input", str(error))]))
+    return _record(judge_text(puzzle, text, seconds=seconds, seed=seed, grids=grids))
 
 
-def check_file(path: str | Path, name: str | None = None, *, seconds: float = 20.0) -> list[Verdict]:
+def check_file(path: str | Path, name: str | None = None, *, seconds: float = 20.0) -> list[ShownVerdict]:
     """Judge the answers in a .py or .ipynb file: functions named like puzzles, or only `name`.
 
     Where a puzzle leaves the grid open, the file defines it as a function `grid_of_<name>`. Raises
@@ -49,38 +59,60 @@ def check_file(path: str | Path, name: str | None = None, *, seconds: float = 20
     path = Path(path)
     if path.suffix not in (".py", ".ipynb") or not path.is_file():
         raise BadInput(f"{path} is not a .py or .ipynb file that exists.")
-    text = from_file(path)
+    text = definitions(path)
+    verdicts = []
+    for answer in _answers(text, path, name):
+        verdict = judge_text(PUZZLES[answer], from_text(text, answer), seconds=seconds)
+        verdicts.append(_record(verdict))
+    return verdicts
+
+
+def _answers(text: str, path: Path, name: str | None) -> list[str]:
+    """The puzzles that a file answers. Raises BadInput if it does not answer `name`, or none at all."""
     found = functions(text)
-    wanted = [find(name).name] if name else [n for n in found if n in PUZZLES]
-    missing = [n for n in wanted if n not in found]
-    if missing or not wanted:
-        raise BadInput(
-            f"{path} defines no function " + (f"{missing[0]!r}." if missing else "that is named like a puzzle.")
-        )
-    return [_record(judge_source(PUZZLES[n], from_text(text, n), seconds=seconds)) for n in wanted]
+    if name is None:
+        wanted = [one for one in found if one in PUZZLES]
+        what = "that is named like a puzzle."
+    else:
+        asked = find(name).name
+        wanted = [asked] if asked in found else []
+        what = f"{asked!r}."
+    if not wanted:
+        raise BadInput(f"{path} defines no function {what}")
+    return wanted
 
 
-def judge_source(puzzle: Puzzle, source: Source, *, seconds: float = 20.0, seed: int | None = None,
-                 grids: tuple[tuple[int, ...], ...] | None = None, full: bool = True,
-                 workers: tuple[Worker, Worker] | None = None) -> Verdict:
+def judge_text(puzzle: Puzzle, text: KernelText, *, seconds: float = 20.0, seed: int | None = None,
+               grids: tuple[Grid, ...] | None = None, full: bool = True,
+               workers: Workers | None = None) -> ShownVerdict:
     """Interpret; if that passes and `full`, compile for GPUs and run on one. Records nothing."""
-    interpreter, compiler = workers or (shared_worker(True), shared_worker(False))
-    known = PUZZLES.get(puzzle.name) is puzzle
+    if workers is None:
+        workers = Workers(shared_worker(True), shared_worker(False))
+    if seed is None:
+        seed = fresh_seed()
+    known = puzzle.name in PUZZLES and PUZZLES[puzzle.name] is puzzle
     job = Job(
-        "interpret", puzzle.name if known else puzzle, source, seconds, fresh_seed() if seed is None else seed, grids
+        puzzle=puzzle.name if known else puzzle,         # a name travels faster
+        text=text,
+        seconds=seconds,
+        seed=seed,
+        grids=grids,
     )
-    verdict = interpreter.run(job)
-    if not (verdict.passed and full):
-        return verdict
-    for stage, figure in (("compile", "compiled"), ("gpu", "gpu")):
-        result = compiler.run(replace(job, do=stage, seconds=max(seconds, _COMPILER_SECONDS)))
-        if isinstance(result, Verdict):                      # stopped from outside, or crashed
-            return replace(result, cases=verdict.cases, traffic=verdict.traffic)
-        figures, findings = result
-        verdict = replace(verdict, **{figure: tuple(figures or ()) if figure == "compiled" else figures})
-        if findings:
-            return replace(verdict, status="failed", findings=tuple(findings))
-    return verdict
+    verdict = workers.interpreter.interpret(job)
+    if verdict.passed and full:
+        verdict = _on_gpus(verdict, job, workers.compiler)
+    return show(verdict)
+
+
+def _on_gpus(verdict: Verdict, job: Job, compiler: Worker) -> Verdict:
+    """The verdict with the figures of the compilers, and of the GPU if there is one; it may fail there."""
+    job = replace(job, seconds=max(job.seconds, _COMPILER_SECONDS))
+    try:
+        verdict = replace(verdict, compiled=tuple(compiler.compile(job)))
+        return replace(verdict, gpu=compiler.run_on_gpu(job))
+    except Rejected as wrong:
+        compiled = verdict.compiled or wrong.compiled
+        return replace(verdict, status="failed", findings=wrong.findings, compiled=compiled)
 
 
 def fresh_seed() -> int:
@@ -88,17 +120,22 @@ def fresh_seed() -> int:
     return torch.Generator().seed() % 1_000_000
 
 
-def _record(verdict: Verdict) -> Verdict:
+def _record(verdict: ShownVerdict) -> ShownVerdict:
     """Keep it on the board; a board that cannot be written is said, not raised."""
-    trouble = board.record(verdict) if verdict.status != "not solved yet" else ""
-    return replace(verdict, printed=f"{verdict.printed}{trouble}") if trouble else verdict
+    if verdict.status == "not solved yet":
+        return verdict
+    trouble = board.record(verdict)
+    return replace(verdict, printed=verdict.printed + trouble)
 
 
 def _require_usable(kernel: Any) -> None:
     """On a machine without a GPU, a kernel made before TRITON_INTERPRET=1 can neither run nor be tried out."""
-    compiled = type(kernel).__name__ == "JITFunction"
-    if not torch.cuda.is_available() and (compiled or _language_compiled()):
-        now = "is set now, but was not" if triton_interpreted() else "is not set"
+    if torch.cuda.is_available():
+        return
+    if type(kernel).__name__ == "JITFunction" or _language_compiled():
+        now = "is not set"
+        if triton_interpreted():
+            now = "is set now, but was not"
         raise BadInput(
             f"TRITON_INTERPRET=1 {now} when Triton was imported, so `{kernel.fn.__name__}` was made for a GPU "
             "and this machine has none: set it in the first cell, before `import triton`, and restart the kernel."

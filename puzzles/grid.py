@@ -11,18 +11,34 @@ from typing import Any
 from puzzles.puzzle import Case, Puzzle
 from puzzles.source import BadInput
 
+Grid = tuple[int, ...]
+_MOST_SAID = 200
 
-def launch_grids(puzzle: Puzzle, grid: Any) -> list[tuple[int, ...]]:
-    """The launch grid of every case, the large one last: the puzzle's own, or the learner's."""
+
+def launch_grids(puzzle: Puzzle, grid: Any) -> list[Grid]:
+    """The launch grid of every case, the large one last: the puzzle's own, or the learner's.
+
+    Raises BadInput for a grid that is missing, one too many, or no grid.
+    """
     cases = [*puzzle.cases, puzzle.big]
-    if puzzle.grid is not None:
-        if grid is not None:
-            raise BadInput(f"Puzzle {puzzle.name} states its grid, ({', '.join(puzzle.grid)}): leave out grid=.")
-        return [puzzle.launch_grid(case) for case in cases]
+    if puzzle.grid is None:
+        return _learners_grids(puzzle, grid, cases)
+    if grid is not None:
+        raise BadInput(f"Puzzle {puzzle.name} states its grid, ({', '.join(puzzle.grid)}): leave out grid=.")
+    return [puzzle.launch_grid(case) for case in cases]
+
+
+def _learners_grids(puzzle: Puzzle, grid: Any, cases: list[Case]) -> list[Grid]:
     if grid is None:
         raise BadInput(f"Puzzle {puzzle.name} leaves the grid to you: pass grid=, a function of the sizes such as "
                        "lambda meta: (triton.cdiv(meta['N'], meta['BLOCK']),).")
-    return [_checked(_called(grid, puzzle.meta(case)) if callable(grid) else grid, case) for case in cases]
+    grids = []
+    for case in cases:
+        wanted = grid
+        if callable(grid):
+            wanted = _called(grid, puzzle.meta(case))
+        grids.append(_checked(wanted, case))
+    return grids
 
 
 def _called(grid: Callable, meta: dict[str, float]) -> Any:
@@ -30,19 +46,36 @@ def _called(grid: Callable, meta: dict[str, float]) -> Any:
     try:
         return grid(dict(meta))
     except Exception as error:                  # it is the learner's code: anything may come
-        frames = traceback.extract_tb(error.__traceback__)[1:]
-        own = [f.lineno for f in frames if f.filename == grid.__code__.co_filename] if hasattr(grid, "__code__") else []
-        line = f" (line {own[-1]})" if own else ""
-        raise BadInput(f"Your grid function raised {type(error).__name__}: {_first_line(error)}{line}; "
-                       f"meta has {', '.join(meta)}.") from error
+        what = f"{type(error).__name__}: {_first_line(error)}{_own_line(grid, error)}"
+        raise BadInput(f"Your grid function raised {what}; meta has {', '.join(meta)}.") from error
+
+
+def _own_line(grid: Callable, error: Exception) -> str:
+    """Where in the grid function the error arose: " (line 7)"."""
+    if not hasattr(grid, "__code__"):
+        return ""
+    _, *frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == grid.__code__.co_filename]
+    if not lines:
+        return ""
+    return f" (line {lines[-1]})"
 
 
 def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "no message")[:200]
+    lines = str(error).splitlines() or ["no message"]
+    return lines[0][:_MOST_SAID]
 
 
-def _checked(grid: Any, case: Case) -> tuple[int, ...]:
-    if not (isinstance(grid, tuple) and 1 <= len(grid) <= 3 and all(isinstance(n, int) and n > 0 for n in grid)):
-        down = " Was it rounded down? triton.cdiv rounds up." if isinstance(grid, tuple) and 0 in grid else ""
-        raise BadInput(f"The grid must be a tuple of one to three positive integers, but for {case} it is {grid!r}.{down}")
-    return grid
+def _checked(grid: Any, case: Case) -> Grid:
+    if _is_grid(grid):
+        return grid
+    message = f"The grid must be a tuple of one to three positive integers, but for {case} it is {grid!r}."
+    if isinstance(grid, tuple) and 0 in grid:
+        message += " Was it rounded down? triton.cdiv rounds up."
+    raise BadInput(message)
+
+
+def _is_grid(grid: Any) -> bool:
+    if not isinstance(grid, tuple) or not 1 <= len(grid) <= 3:
+        return False
+    return all(isinstance(n, int) and n > 0 for n in grid)

@@ -1,7 +1,7 @@
 """What a puzzle is: one typed torch function, from which everything else is derived.
 
     @puzzle(grid="cdiv(N, BLOCK)", outputs=dict(z=f32("N")), cases=[case(N=200, BLOCK=64), ...])
-    def add_blocks(x: f32("N"), N: Size, BLOCK: Block):
+    def add_blocks(x: f32("N"), N: Size, BLOCK: BlockSize):
         '''statement'''
         return dict(z=x + 10)
 
@@ -15,64 +15,11 @@ Used by all sheets; notebook 09 shows how the judge reads it.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from inspect import cleandoc, signature
-from pathlib import Path
 
 import torch
 
-
-class Size:
-    """Annotation: an integer that the kernel receives at run time."""
-
-
-class Number:
-    """Annotation: a float that the kernel receives at run time."""
-
-
-class Block:
-    """Annotation: a `tl.constexpr`, known when the kernel is compiled."""
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """A tensor argument: its dtype, its dimensions as expressions of the sizes, and its values."""
-
-    dtype: torch.dtype
-    dims: tuple[str, ...]
-    strides: bool = False               # the kernel receives strides, and they are not always contiguous
-    low: int = 0                        # integers are drawn from [low, high)
-    high: str | int = 10
-    start: float | None = None          # outputs: None means NaN
-
-    def shape(self, sizes: Mapping[str, float]) -> tuple[int, ...]:
-        return tuple(int(evaluate(dim, sizes)) for dim in self.dims)
-
-    def draw(self, sizes: Mapping[str, float], rng: torch.Generator) -> torch.Tensor:
-        """Fresh values: normal with variance 1, or integers from [low, high)."""
-        shape = self.shape(sizes)
-        if self.dtype.is_floating_point:
-            return torch.randn(shape, generator=rng).to(self.dtype)
-        return torch.randint(self.low, int(evaluate(str(self.high), sizes)), shape, generator=rng).to(self.dtype)
-
-    def __str__(self) -> str:
-        return f"{str(self.dtype).removeprefix('torch.')}[{', '.join(self.dims)}]"
-
-
-def _declare(dtype: torch.dtype) -> Callable[..., Tensor]:
-    return lambda *dims, **options: Tensor(dtype, dims, **options)
-
-
-f32, f16, i64, i32, i8, u8 = map(_declare, (torch.float32, torch.float16, torch.int64, torch.int32,
-                                            torch.int8, torch.uint8))
-
-
-def cdiv(a: int, b: int) -> int:
-    """How many blocks of b cover a."""
-    return -(-a // b)
-
-
-def evaluate(expression: str, sizes: Mapping[str, float]) -> float:
-    """The value of a dimension or grid expression such as "cdiv(N, BLOCK)"."""
-    return eval(expression, {"__builtins__": {}, "cdiv": cdiv, "min": min, "max": max}, dict(sizes))
+from puzzles.tensors import BlockSize, Number, Size, Tensor, evaluate
+from puzzles.tiling import Panel
 
 
 @dataclass(frozen=True)
@@ -90,16 +37,22 @@ class Case:
 
     def __str__(self) -> str:
         parts = [f"{name}={value}" for name, value in self.sizes.items()]
-        parts += [f"values x {self.scale:g}"] * (self.scale != 1) + [f"values + {self.shift:g}"] * (self.shift != 0)
-        return ", ".join(parts + ["odd strides"] * bool(self.layout))
+        if self.scale != 1:
+            parts.append(f"values x {self.scale:g}")
+        if self.shift != 0:
+            parts.append(f"values + {self.shift:g}")
+        if self.layout:
+            parts.append("odd strides")
+        return ", ".join(parts)
 
 
 def case(scale: float = 1.0, shift: float = 0.0, layout: int = 0, **sizes: float) -> Case:
-    return Case(sizes, scale, shift, layout)
+    """A Case with its sizes as keywords: case(N=200, BLOCK=64, layout=1)."""
+    return Case(sizes=sizes, scale=scale, shift=shift, layout=layout)
 
 
 @dataclass(frozen=True)
-class Answer:
+class Expected:
     """The right values (float64) and what is needed to bound a float32 kernel's rounding error.
 
     `terms`: the length of the sum behind one output.
@@ -122,7 +75,6 @@ class Puzzle:
     """A puzzle: statement, signature, launch, cases, answer and hints."""
 
     name: str
-    sheet: int
     title: str
     minutes: int
     notebook: str
@@ -134,64 +86,44 @@ class Puzzle:
     grid: tuple[str, ...] | None            # None: the learner passes grid=
     cases: tuple[Case, ...]
     big: Case                               # compiled with these blocks; run at this size on a GPU
-    reference: Callable[..., Mapping[str, Answer]]
+    reference: Callable[..., Mapping[str, Expected | torch.Tensor]]
     prepare: Callable | None                # (tensors, sizes, rng) -> tensors, to shape the inputs
     budget: Mapping[str, str]               # tensor -> most elements that may be loaded
     flops: str                              # arithmetic of one launch, as an expression; "0" if only traffic counts
     hints: tuple[str, str, str]
-    picture: tuple = field(default=(), repr=False)
+    picture: tuple[Panel, ...] = field(default=(), repr=False)
     programs: str = ""                      # where the grid is the learner's: how many programs are enough
+    sheet: int = 0                          # the catalogue numbers the sheets; 0 is in none
 
     @property
     def tensors(self) -> dict[str, Tensor]:
         """All tensors in the kernel's order: inputs, then outputs."""
-        return {**self.inputs, **{name: t for name, t in self.outputs.items() if name not in self.inputs}}
+        return {**self.inputs, **self.fresh}
+
+    @property
+    def fresh(self) -> dict[str, Tensor]:
+        """The outputs that are no inputs."""
+        return {name: tensor for name, tensor in self.outputs.items() if name not in self.inputs}
 
     @property
     def parameters(self) -> tuple[str, ...]:
         """The kernel's parameter names, in order."""
-        strides = [f"stride_{name}{dim}" for name, t in self.tensors.items() if t.strides
-                   for dim in axis_names(t)]
-        return (*(f"{name}_ptr" for name in self.tensors), *self.scalars, *strides, *self.blocks)
-
-    @property
-    def stub(self) -> str:
-        """The unsolved kernel, as the sheet shows it."""
-        marked = [f"{name}: tl.constexpr" if name in self.blocks else name for name in self.parameters]
-        kernel = f"@triton.jit\ndef {self.name}({_wrapped(marked, len(self.name) + 5)}):\n    pass\n"
-        return kernel if self.grid else f"{kernel}\n\ndef grid_of_{self.name}(meta):\n    return (1,)\n"
-
-    @property
-    def markdown(self) -> str:
-        """The exact statement, as the sheet shows it."""
-        formula, _, rest = self.statement.partition("\n\n")
-        rows = [f"| `{name}_ptr` | {self._direction(name)} | `{t}`{', with strides' if t.strides else ''} |"
-                for name, t in self.tensors.items()]
-        limits = [f"at most `{most}` elements of `{name}`" for name, most in self.budget.items()]
-        grid = (
-            f"`({', '.join(self.grid)}{',' * (len(self.grid) == 1)})`"
-            if self.grid
-            else f"yours: `grid_of_{self.name}(meta)` returns it"
-        )
-        return "\n".join([
-            f"**{self.title}** · `{self.name}` · about {self.minutes} minutes · from {self._notebook()}", "",
-            "```", formula, "```", "", rest, "",
-            "| pointer | | tensor |", "|---|---|---|", *rows, "", f"Grid: {grid}."
-            + (f" A launch may load {', '.join(limits)}." if limits else "")])
-
-    def _notebook(self) -> str:
-        """The notebook that prepares for this puzzle; a link, as seen from a sheet, where the file exists."""
-        path, number = f"notebooks/{self.notebook}.ipynb", self.notebook[:2]
-        exists = (Path(__file__).parents[1] / path).is_file()
-        return f"notebook [{number}](../../{path})" if exists else f"notebook {number}"
-
-    def _direction(self, name: str) -> str:
-        if name in self.inputs:
-            return "changed in place" if name in self.outputs else "in"
-        return "out"
+        pointers = [f"{name}_ptr" for name in self.tensors]
+        strides = []
+        for name, tensor in self.tensors.items():
+            if tensor.strides:
+                strides += [f"stride_{name}{axis}" for axis in tensor.axes]
+        return (*pointers, *self.scalars, *strides, *self.blocks)
 
     def launch_grid(self, case: Case) -> tuple[int, ...]:
+        """The puzzle's own grid for a case."""
         return tuple(int(evaluate(axis, case.sizes)) for axis in self.grid)
+
+    def enough_programs(self, case: Case) -> int | None:
+        """How many programs a case needs, where the grid is the learner's; None if nothing is said about it."""
+        if not self.programs:
+            return None
+        return int(evaluate(self.programs, case.sizes))
 
     def meta(self, case: Case) -> dict[str, float]:
         """The sizes and blocks that a learner's own grid function receives."""
@@ -200,39 +132,67 @@ class Puzzle:
     def draw(self, case: Case, seed: int) -> dict[str, torch.Tensor]:
         """Fresh input tensors for a case."""
         rng = torch.Generator().manual_seed(seed)
-        tensors = {name: t.draw(case.sizes, rng) for name, t in self.inputs.items()}
-        for name, t in self.inputs.items():
-            if t.dtype.is_floating_point and (case.scale, case.shift) != (1.0, 0.0):
-                tensors[name] = (tensors[name] * case.scale + case.shift).to(t.dtype)
-        return self.prepare(tensors, case.sizes, rng) if self.prepare else tensors
+        tensors = {name: tensor.draw(case.sizes, rng) for name, tensor in self.inputs.items()}
+        if (case.scale, case.shift) != (1.0, 0.0):
+            tensors = {name: _scaled(values, case) for name, values in tensors.items()}
+        if self.prepare is None:
+            return tensors
+        return self.prepare(tensors, case.sizes, rng)
 
-    def solve(self, tensors: Mapping[str, torch.Tensor], case: Case) -> dict[str, Answer]:
+    def solve(self, tensors: Mapping[str, torch.Tensor], case: Case) -> dict[str, Expected]:
         """The right answer in float64, from copies of the inputs."""
-        wide = {name: t.double() if t.is_floating_point() else t.clone() for name, t in tensors.items()}
-        answers = self.reference(**wide, **self.meta(case))
-        return {name: a if isinstance(a, Answer) else Answer(a) for name, a in answers.items()}
+        copies = {name: _wide_copy(values) for name, values in tensors.items()}
+        answers = self.reference(**copies, **self.meta(case))
+        return {name: _expected(answer) for name, answer in answers.items()}
 
 
-def axis_names(tensor: Tensor) -> list[str]:
-    """One letter for each dimension of a strided tensor: "M", "2 * K" -> "m", "k"."""
-    return [next(c for c in dim if c.isalpha()).lower() for dim in tensor.dims]
+def _scaled(values: torch.Tensor, case: Case) -> torch.Tensor:
+    if not values.dtype.is_floating_point:
+        return values
+    return (values * case.scale + case.shift).to(values.dtype)
+
+
+def _wide_copy(values: torch.Tensor) -> torch.Tensor:
+    if values.is_floating_point():
+        return values.double()
+    return values.clone()
+
+
+def _expected(answer: Expected | torch.Tensor) -> Expected:
+    if isinstance(answer, Expected):
+        return answer
+    return Expected(answer)
 
 
 def puzzle(*, title: str, minutes: int, notebook: str, outputs: Mapping[str, Tensor], cases: list[Case],
            big: Case, hints: tuple[str, str, str], grid: str | None = None, prepare: Callable | None = None,
            budget: Mapping[str, str] | None = None, flops: str = "0",
-           picture: tuple = (), programs: str = "") -> Callable[[Callable], Puzzle]:
-    """Make a Puzzle of a typed torch function. `grid=None`: the learner passes the grid."""
+           picture: tuple[Panel, ...] = (), programs: str = "") -> Callable[[Callable], Puzzle]:
+    """Decorator: make a Puzzle of a typed torch function. `grid=None`: the learner passes the grid."""
     def make(reference: Callable) -> Puzzle:
-        kinds = {name: p.annotation for name, p in signature(reference).parameters.items()}
+        parameters = signature(reference).parameters
+        kinds = {name: parameter.annotation for name, parameter in parameters.items()}
         return Puzzle(
-            name=reference.__name__, sheet=int(reference.__module__[-1]), title=title, minutes=minutes,
-            notebook=notebook, statement=cleandoc(reference.__doc__),
-            inputs={name: kind for name, kind in kinds.items() if isinstance(kind, Tensor)}, outputs=outputs,
+            name=reference.__name__,
+            title=title,
+            minutes=minutes,
+            notebook=notebook,
+            statement=cleandoc(reference.__doc__),
+            inputs={name: kind for name, kind in kinds.items() if isinstance(kind, Tensor)},
             scalars={name: kind for name, kind in kinds.items() if kind in (Size, Number)},
-            blocks=tuple(name for name, kind in kinds.items() if kind is Block),
-            grid=_axes(grid), cases=tuple(cases), big=big, reference=reference, prepare=prepare,
-            budget=budget or {}, flops=flops, hints=hints, picture=picture, programs=programs)
+            outputs=outputs,
+            blocks=tuple(name for name, kind in kinds.items() if kind is BlockSize),
+            grid=_axes(grid),
+            cases=tuple(cases),
+            big=big,
+            reference=reference,
+            prepare=prepare,
+            budget=budget or {},
+            flops=flops,
+            hints=hints,
+            picture=picture,
+            programs=programs,
+        )
     return make
 
 
@@ -240,22 +200,12 @@ def _axes(grid: str | None) -> tuple[str, ...] | None:
     """Split "a, cdiv(b, c)" at its outer commas."""
     if grid is None:
         return None
-    axes, depth = [""], 0
-    for c in grid:
-        depth += (c == "(") - (c == ")")
-        if c == "," and not depth:
+    axes = [""]
+    depth = 0
+    for letter in grid:
+        depth += (letter == "(") - (letter == ")")
+        if letter == "," and not depth:
             axes.append("")
         else:
-            axes[-1] += c
+            axes[-1] += letter
     return tuple(axis.strip() for axis in axes)
-
-
-def _wrapped(words: list[str], indent: int, width: int = 96) -> str:
-    """Words with commas, broken into lines that start at `indent`."""
-    lines = [""]
-    for i, word in enumerate(words):
-        word += "," * (i + 1 < len(words))
-        if len(lines[-1]) + len(word) + indent > width:
-            lines.append("")
-        lines[-1] += " " * bool(lines[-1]) + word
-    return ("\n" + " " * indent).join(lines)

@@ -1,7 +1,7 @@
 """Another process: a fresh one in which kernels are interpreted, or are not; and a copy of this one that may die.
 
     call(function, *arguments, interpret=False)   a fresh Python ──► function(*arguments) ──► its result
-    start(function, interpret=True)               a fresh Python that talks through its two pipes until it is closed
+    start("module:function", interpret=True)      a fresh Python that talks through its two pipes until it is closed
     in_fork(work, seconds)                        a copy of this process ──► what it wrote until it ended or was killed
 
 Whether a Triton kernel is interpreted or compiled is settled when it is decorated, by TRITON_INTERPRET in the
@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import import_module
@@ -46,7 +47,7 @@ def call(function: Callable, *arguments: Any, interpret: bool, **environment: st
     """
     question = pickle.dumps((*_address(function), arguments))
     done = subprocess.run(
-        _command(_answer, ()),
+        _command(f"{__name__}:_answer", ()),
         input=question,
         capture_output=True,
         env=_environment(interpret, environment),
@@ -56,14 +57,14 @@ def call(function: Callable, *arguments: Any, interpret: bool, **environment: st
     return pickle.loads(done.stdout)
 
 
-def start(function: Callable[[], None], interpret: bool, path: Iterable[str] = (), **environment: str) -> subprocess.Popen:
-    """A fresh process that runs `function()`, which reads its stdin and answers through `replies()`.
+def start(program: str, interpret: bool, path: Iterable[str] = (), **environment: str) -> subprocess.Popen:
+    """A fresh process that runs `program`, "module:function", which reads its stdin and answers through `replies()`.
 
-    The process leads a group of its own, so that it can be ended with all that it started. `path` is put before
-    the places where it looks for modules.
+    By name, because whoever starts it need not load it. The process leads a group of its own, so that it can be
+    ended with all that it started. `path` is put before the places where it looks for modules.
     """
     return subprocess.Popen(
-        _command(function, path),
+        _command(program, path),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=_environment(interpret, environment),
@@ -113,6 +114,8 @@ def in_fork(work: Callable[[int], object], seconds: float) -> Ended:
         os.close(read_end)
         try:
             work(write_end)
+        except BaseException:
+            traceback.print_exc()                        # nobody else will: this is the end of the copy
         finally:
             os._exit(0)                                  # without the exit handlers, which belong to this process
     os.close(write_end)
@@ -155,8 +158,8 @@ def _address(function: Callable) -> tuple[str, str]:
     return module.__spec__.name, function.__name__
 
 
-def _command(function: Callable, path: Iterable[str]) -> list[str]:
-    module, name = _address(function)
+def _command(program: str, path: Iterable[str]) -> list[str]:
+    module, name = program.split(":")
     return [sys.executable, "-c", _START.format(path=[_ROOT, *path], module=module, name=name)]
 
 

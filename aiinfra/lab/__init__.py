@@ -53,7 +53,8 @@ Before a commit: `python aiinfra/lab/rerun.py notebooks/01_fit_a_line.ipynb` run
 an empty data folder and takes out what needs a live kernel; then `pytest tests/notebooks -k 01_fit`.
 """
 
-from aiinfra.lab.board import hint, progress
+from aiinfra.lab.board import progress
+from aiinfra.lab.hint import hint
 from aiinfra.lab.sliders import explore, slider
 from aiinfra.lab.guess import compare, predict
 from aiinfra.lab.source import data_file, show_source

@@ -8,7 +8,6 @@ A judge raises `Wrong` (through `close` or `require`) with a message for the lea
 returns. Running the learner's code safely is `verdict.py`'s business.
 """
 
-import difflib
 import functools
 import importlib.util
 import sys
@@ -21,6 +20,10 @@ from typing import Any
 import torch
 
 import aiinfra
+from aiinfra.errors import nearest_name
+
+
+_MOST_SHOWN = 4                          # values of a tensor in a message
 
 
 class Wrong(Exception):
@@ -33,18 +36,25 @@ class Unsolved(Exception):
 
 @dataclass(frozen=True)
 class Exercise:
-    """`judge(answer)` raises Wrong or Unsolved, or returns a text for the pass (or None)."""
+    """`judge(answer)` raises Wrong or Unsolved, or returns a text for the pass (or None).
+
+    `timed`: an answer that runs too long is stopped. Not so where the judge sets the limit itself.
+    """
 
     name: str
     hints: tuple[str, str, str]
     judge: Callable[[Any], str | None]
+    timed: bool = True
 
 
-def exercise(name: str, hints: Sequence[str]) -> Callable[[Callable], Exercise]:
+def exercise(name: str, hints: Sequence[str], timed: bool = True) -> Callable[[Callable], Exercise]:
     """Decorator: make a judge function into an Exercise. Raises ValueError unless there are 3 hints."""
     if len(hints) != 3:
         raise ValueError(f"{name}: {len(hints)} hints, but there are three levels: direction, idea, nearly code.")
-    return lambda judge: Exercise(name, tuple(hints), judge)
+
+    def make(judge: Callable[[Any], str | None]) -> Exercise:
+        return Exercise(name=name, hints=tuple(hints), judge=judge, timed=timed)
+    return make
 
 
 def require(condition: Any, message: str) -> None:
@@ -62,16 +72,22 @@ def close(got: Any, want: Any, what: str, rtol: float = 1e-5, atol: float = 1e-8
         raise Unsolved
     require(got is not None, f"{what}: your function returned None. Is a `return` missing?")
     mine, right = _tensor(got, what), _tensor(want, what)
-    require(mine.shape == right.shape, f"{what}: shape {list(mine.shape)}, but {list(right.shape)} is wanted.")
-    require(bool(torch.isfinite(mine).all()) or not bool(torch.isfinite(right).all()),
-            f"{what}: {_show(mine)} is not finite; {_show(right)} is wanted.")
-    require(torch.allclose(mine, right, rtol=rtol, atol=atol, equal_nan=True),
-            f"{what}: you have {_show(mine)}; {_show(right)} is wanted.")
+    if mine.shape != right.shape:
+        raise Wrong(f"{what}: shape {list(mine.shape)}, but {list(right.shape)} is wanted.")
+    if _is_finite(right) and not _is_finite(mine):
+        raise Wrong(f"{what}: {_show(mine)} is not finite; {_show(right)} is wanted.")
+    if not torch.allclose(mine, right, rtol=rtol, atol=atol, equal_nan=True):
+        raise Wrong(f"{what}: you have {_show(mine)}; {_show(right)} is wanted.")
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    return bool(torch.isfinite(tensor).all())
 
 
 def _tensor(value: Any, what: str) -> torch.Tensor:
     if isinstance(value, (tuple, list)):
-        return torch.stack([_tensor(item, what) for item in value]) if value else torch.empty(0)
+        parts = [_tensor(item, what) for item in value]
+        return torch.stack(parts) if parts else torch.empty(0)
     try:
         return torch.as_tensor(value).detach().to("cpu", torch.float64)
     except (TypeError, ValueError, RuntimeError):
@@ -79,8 +95,11 @@ def _tensor(value: Any, what: str) -> torch.Tensor:
 
 
 def _show(tensor: torch.Tensor) -> str:
-    values = [f"{value:.6g}" for value in tensor.flatten()[:4].tolist()]
-    text = ", ".join(values) + (", …" if tensor.numel() > 4 else "")
+    """The value of a number; the first values of anything larger."""
+    values = [f"{value:.6g}" for value in tensor.flatten()[:_MOST_SHOWN].tolist()]
+    if tensor.numel() > _MOST_SHOWN:
+        values.append("…")
+    text = ", ".join(values)
     return text if tensor.ndim == 0 else f"[{text}]"
 
 
@@ -120,9 +139,11 @@ def numbers() -> list[str]:
 
 def find(name: str) -> Exercise:
     """The exercise of that name. Raises ValueError naming the nearest one that exists."""
-    found = load(name.split(".")[0]).get(name) if name[:2].isdigit() else None
-    if found is None:
-        known = [known for number in numbers() for known in load(number)]
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-        raise ValueError(f"there is no exercise {name!r}." + (f" The nearest is {near[0]!r}." if near else ""))
-    return found
+    number = name.split(".")[0]
+    if name[:2].isdigit() and name in load(number):
+        return load(number)[name]
+    known = [known for number in numbers() for known in load(number)]
+    message = f"there is no exercise {name!r}."
+    if near := nearest_name(name, known, cutoff=0.0):
+        message += f" The nearest is {near!r}."
+    raise ValueError(message)

@@ -10,31 +10,49 @@ import html
 import re
 
 TONES = {"good": "#009E73", "bad": "#D55E00", "calm": "#7F7F7F", "note": "#0072B2"}
+SIGNS = {"good": "✓", "bad": "✗", "calm": "○"}
+_CODE = re.compile(r"`([^`]+)`")
 
 
 def inline(text: str) -> str:
     """Plain text with `code` spans and line breaks, as safe HTML."""
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text)).replace("\n", "<br>")
+    marked = _CODE.sub(r"<code>\1</code>", html.escape(text))
+    return marked.replace("\n", "<br>")
+
+
+def frame(tone: str, inside: str) -> str:
+    """HTML in a box with a coloured left edge."""
+    style = f"border-left:4px solid {TONES[tone]};padding:4px 12px;margin:2px 0;line-height:1.5"
+    return f'<div style="{style}">{inside}</div>'
 
 
 def box(tone: str, head: str, body: str, foot: str = "") -> str:
-    """An HTML box with a coloured left edge: a head in bold, a body, and a small grey foot."""
-    colour = TONES[tone]
-    small = f'<div style="color:#767676;font-size:90%">{inline(foot)}</div>' if foot else ""
-    return (f'<div style="border-left:4px solid {colour};padding:4px 12px;margin:2px 0;line-height:1.5">'
-            f'<b style="color:{colour}">{inline(head)}</b> &nbsp;{inline(body)}{small}</div>')
+    """A frame with text in it: a head in bold, a body, and a small grey foot."""
+    inside = f'<b style="color:{TONES[tone]}">{inline(head)}</b> &nbsp;{inline(body)}'
+    if foot:
+        inside += f'<div style="color:#767676;font-size:90%">{inline(foot)}</div>'
+    return frame(tone, inside)
 
 
 class Rich:
     """Something a cell can end in. Subclasses give `tone`, `head`, `body` and `foot`, all text."""
 
-    tone, head, body, foot = "calm", "", "", ""
+    tone = "calm"
+    head = ""
+    body = ""
+    foot = ""
 
     def _repr_html_(self) -> str:
         return box(self.tone, self.head, self.body, self.foot)
 
     def _repr_markdown_(self) -> str:
-        return "\n\n".join(part for part in (f"**{self.head}** {self.body}", self.foot) if part)
+        text = f"**{self.head}** {self.body}"
+        if self.foot:
+            text += f"\n\n{self.foot}"
+        return text
 
     def __repr__(self) -> str:
-        return "\n".join(part for part in (f"{self.head} · {self.body}", self.foot) if part)
+        text = f"{self.head} · {self.body}"
+        if self.foot:
+            text += f"\n{self.foot}"
+        return text

@@ -23,8 +23,15 @@ class StillRunning(BaseException):
     """The time is over. No Exception, so that an `except Exception` in an answer lets it through."""
 
 
-def limited(work: Callable[[], Any], theirs: Callable[[str], bool]) -> Any:
-    """work(); raises StillRunning if after SECONDS a function from a file for which `theirs` holds is under way."""
+def _anyones(_: str) -> bool:
+    return True
+
+
+def limited(work: Callable[[], Any], theirs: Callable[[str], bool] = _anyones, seconds: float | None = None) -> Any:
+    """work(); raises StillRunning if after `seconds` a function from a file for which `theirs` holds is under way.
+
+    Without `theirs` everything that `work` does is interrupted; without `seconds` the limit is SECONDS.
+    """
     if not _available():
         return work()
     here = sys._getframe()            # the cell that asked is theirs, too, but lies outside
@@ -36,7 +43,7 @@ def limited(work: Callable[[], Any], theirs: Callable[[str], bool]) -> Any:
             frame = frame.f_back
 
     before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS, _AGAIN)
+    signal.setitimer(signal.ITIMER_REAL, SECONDS if seconds is None else seconds, _AGAIN)
     try:
         return work()
     finally:
@@ -45,5 +52,7 @@ def limited(work: Callable[[], Any], theirs: Callable[[str], bool]) -> Any:
 
 
 def _available() -> bool:
-    return (hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
-            and signal.getitimer(signal.ITIMER_REAL)[0] == 0)
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        return False
+    left, _ = signal.getitimer(signal.ITIMER_REAL)
+    return left == 0

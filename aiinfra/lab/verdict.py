@@ -2,7 +2,7 @@
 
     answer ──► is it still the stub? ──► judge ──► passed | wrong | not solved yet
 
-Invariant: whatever the answer does, a Verdict comes back, never a traceback, so "Run All"
+Invariant: whatever the answer does, a verdict comes back, never a traceback, so "Run All"
 goes on. An exception in the learner's code, or a loop without an end, is a wrong answer that
 names the line of theirs.
 Only `passed` and `wrong` are recorded, and a pass is never taken back.
@@ -12,7 +12,6 @@ import dis
 import sysconfig
 import traceback
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -20,19 +19,18 @@ from typing import Any
 import aiinfra
 from aiinfra.lab import store, time_limit
 from aiinfra.lab.exercise import Exercise, Unsolved, Wrong, find, folder
-from aiinfra.lab.markup import Rich
+from aiinfra.lab.markup import SIGNS, Rich
+from aiinfra.lab.store import PASSED, WRONG
 
-PASSED, WRONG, UNSOLVED = "passed", "wrong", "not solved yet"
+UNSOLVED = "not solved yet"
 _TONE = {PASSED: "good", WRONG: "bad", UNSOLVED: "calm"}
-_SIGN = {PASSED: "✓", WRONG: "✗", UNSOLVED: "○"}
-_NOT_THEIRS = tuple(str(Path(folder).resolve()) for folder in
-                    (Path(aiinfra.__path__[0]), folder(), sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"),
-                     sysconfig.get_path("platlib")))
-_PUZZLES = str(Path(aiinfra.__path__[0]).resolve().parent / "puzzles")        # its judge waits for compilers
+_LIBRARIES = [sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")]
+_NOT_THEIRS = tuple(str(Path(place).resolve()) for place in (aiinfra.__path__[0], folder(), *_LIBRARIES))
+_NO_WORK = ("RESUME", "NOP", "LOAD_CONST", "RETURN_VALUE", "RETURN_CONST")        # what an empty function does
 
 
 @dataclass(frozen=True, repr=False)
-class Verdict(Rich):
+class ExerciseVerdict(Rich):
     """How an exercise stands: `status` is "passed", "wrong" or "not solved yet"."""
 
     name: str
@@ -53,7 +51,7 @@ class Verdict(Rich):
     @property
     def head(self) -> str:
         """The first line."""
-        return f"{_SIGN[self.status]} {self.name} {self.status}"
+        return f"{SIGNS[self.tone]} {self.name} {self.status}"
 
     @property
     def body(self) -> str:
@@ -61,33 +59,45 @@ class Verdict(Rich):
         return self.message
 
 
-def check(name: str, answer: Any) -> Verdict:
+def check(name: str, answer: Any) -> ExerciseVerdict:
     """Judge the answer to exercise `name`; make it the last line of the cell.
 
     Raises ValueError for a name that does not exist, and nothing for any answer.
     """
     exercise = find(name)
     status, message = _judge(exercise, answer)
-    trouble = "" if status == UNSOLVED else _record(name, status)
-    return Verdict(name, status, message, trouble)
+    if status != PASSED:
+        message += f'`hint("{name}")` helps.'
+    trouble = ""
+    if status != UNSOLVED:
+        trouble = store.count_try("exercises", name, status == PASSED)
+    return ExerciseVerdict(name=name, status=status, message=message, foot=trouble)
 
 
 def _judge(exercise: Exercise, answer: Any) -> tuple[str, str]:
-    help_ = f'`hint("{exercise.name}")` helps.'
+    """Status and message of an answer."""
+    open_ = UNSOLVED, "Write the cell above and run it again; "
     if is_stub(answer):
-        return UNSOLVED, f"Write the cell above and run it again; {help_}"
+        return open_
     try:
-        return PASSED, time_limit.limited(lambda: exercise.judge(answer), _is_timed) or "Right."
+        return PASSED, _run(exercise, answer) or "Right."
     except Wrong as wrong:
-        return WRONG, f"{wrong}\n{help_}"
+        return WRONG, f"{wrong}\n"
     except (Unsolved, NotImplementedError):
-        return UNSOLVED, f"Write the cell above and run it again; {help_}"
+        return open_
     except time_limit.StillRunning as stopped:
-        return WRONG, f"Still running after {time_limit.SECONDS:g} s{_where(stopped)}. Does your loop end?\n{help_}"
+        return WRONG, f"Still running after {time_limit.SECONDS:g} s{_where(stopped)}. Does your loop end?\n"
     except Exception as error:            # the one place where a learner's code may raise anything
         if isinstance(error, TypeError) and "ellipsis" in str(error):
-            return UNSOLVED, f"A `...` is still in the way; {help_}"
-        return WRONG, f"{_describe(error)}\n{help_}"
+            return UNSOLVED, "A `...` is still in the way; "
+        return WRONG, f"{_describe(error)}\n"
+
+
+def _run(exercise: Exercise, answer: Any) -> str | None:
+    """The judge's praise, if any. It raises what is wrong."""
+    if not exercise.timed:
+        return exercise.judge(answer)
+    return time_limit.limited(lambda: exercise.judge(answer), _is_timed)
 
 
 def is_stub(answer: Any) -> bool:
@@ -102,25 +112,32 @@ def is_stub(answer: Any) -> bool:
 
 
 def _is_empty(function: FunctionType) -> bool:
-    """True if the body is nothing but a docstring, comments, `pass` or `...`."""
-    work = [step for step in dis.get_instructions(function)
-            if step.opname not in ("RESUME", "NOP", "LOAD_CONST", "RETURN_VALUE", "RETURN_CONST")]
-    constants = [step.argval for step in dis.get_instructions(function)
-                 if step.opname in ("LOAD_CONST", "RETURN_CONST")]
-    return not work and constants == [None]
+    """True if the body is nothing but a docstring, comments, `pass` or `...`: it only returns None."""
+    steps = list(dis.get_instructions(function))
+    if any(step.opname not in _NO_WORK for step in steps):
+        return False
+    constants = [step.argval for step in steps if step.opname in ("LOAD_CONST", "RETURN_CONST")]
+    return constants == [None]
 
 
 def _describe(error: Exception) -> str:
     """The error and the last line of the learner's own that led to it."""
-    text = f"{type(error).__name__}: {error}".strip().rstrip(".").splitlines()[0]
+    text = f"{type(error).__name__}: {error}".strip().rstrip(".")
+    text = text.splitlines()[0]
     where = _where(error)
-    return f"{text}{where}" if where else f"Your answer could not be used. {text}."
+    if not where:
+        return f"Your answer could not be used. {text}."
+    return f"{text}{where}"
 
 
 def _where(error: BaseException) -> str:
     """The learner's last line on the way to the error, or "" if there is none."""
-    theirs = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_theirs(frame.filename)]
-    return f", in line {theirs[-1].lineno} of your cell: `{theirs[-1].line}`" if theirs else ""
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [frame for frame in frames if _is_theirs(frame.filename)]
+    if not theirs:
+        return ""
+    last = theirs[-1]
+    return f", in line {last.lineno} of your cell: `{last.line}`"
 
 
 def _is_theirs(filename: str) -> bool:
@@ -128,12 +145,4 @@ def _is_theirs(filename: str) -> bool:
 
 
 def _is_timed(filename: str) -> bool:
-    return _is_theirs(filename) and not filename.startswith(("<frozen", _PUZZLES))
-
-
-def _record(name: str, status: str) -> str:
-    kept = store.read("exercises", name)
-    record = {"status": PASSED if PASSED in (status, kept.get("status")) else status,
-              "tries": int(kept.get("tries", 0)) + 1,
-              "passed_on": kept.get("passed_on") or (date.today().isoformat() if status == PASSED else None)}
-    return store.write("exercises", name, record)
+    return _is_theirs(filename) and not filename.startswith("<frozen")

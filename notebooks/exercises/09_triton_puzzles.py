@@ -1,71 +1,19 @@
-"""Judges and hints of notebook 09, Triton puzzles; and `mirror`, the page's own little puzzle."""
+"""Judges and hints of notebook 09, Triton puzzles. The puzzles' own judge sets its own time limit."""
 
 import inspect
 import random
 import re
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any
 
 from IPython.display import display
 
 from aiinfra.lab.exercise import Unsolved, Wrong, close, exercise, require
-from puzzles.usual_checker import Answer, accepts, survey
 from puzzles import check
 from puzzles.catalogue import PUZZLES
-from puzzles.checking import judge_source
+from puzzles.checking import judge_text
 from puzzles.judge.verdict import Verdict
-from puzzles.judge.worker import Worker
-from puzzles.puzzle import Size, case
-from puzzles.source import from_kernel, from_text
-from puzzles.wrong import all_wrong, solution_text, wrong_text
-
-
-# --- what the page shows without a record on the board --------------------------------------------
-
-def _mirrored(x, N, BLOCK):
-    return dict(z=x.flip(0))
-
-
-_MIRROR = replace(PUZZLES["add_blocks"], name="mirror", sheet=0, title="Mirror", statement="z[i] = x[N - 1 - i]",
-                  scalars={"N": Size}, reference=_mirrored, big=case(N=1 << 24, BLOCK=1024),
-                  cases=(case(N=8, BLOCK=8), case(N=10, BLOCK=4), case(N=1, BLOCK=8), case(N=200, BLOCK=64)))
-
-
-def mirror_verdict(kernel: Any, full: bool = False) -> Verdict:
-    """The judge on a kernel for z[i] = x[N - 1 - i] with (x_ptr, z_ptr, N, BLOCK); `full` compiles, too."""
-    return judge_source(_MIRROR, from_kernel(kernel), full=full)
-
-
-def verdict_on(puzzle: str, what: str = "", full: bool = False) -> Verdict:
-    """The judge on this repository's own answer to a puzzle: the solution, or the wrong one called `what`.
-
-    Raises ValueError if there is no such wrong answer.
-    """
-    sheet = PUZZLES[puzzle].sheet
-    if not what:
-        return judge_source(PUZZLES[puzzle], from_text(solution_text(sheet), puzzle), full=full)
-    found = [answer for answer in all_wrong() if (answer.puzzle, answer.what) == (puzzle, what)]
-    if not found:
-        names = ", ".join(repr(answer.what) for answer in all_wrong() if answer.puzzle == puzzle)
-        raise ValueError(f"{puzzle} has no wrong answer {what!r}; there are {names}.")
-    return judge_source(PUZZLES[puzzle], from_text(wrong_text(found[0], sheet), puzzle), full=full)
-
-
-def judge_all(answers: Sequence[Answer], processes: int = 2) -> list[Verdict]:
-    """The judge on many answers, `processes` at a time, interpreted only; nothing is recorded."""
-    def lane(k: int) -> list[Verdict]:
-        worker = Worker(interpret=True)
-        try:
-            return [judge_source(PUZZLES[one.puzzle], from_text(one.text, one.puzzle), full=False, workers=(worker, worker))
-                    for one in answers[k::processes]]
-        finally:
-            worker.close()
-
-    with ThreadPoolExecutor(processes) as pool:
-        parts = list(pool.map(lane, range(processes)))
-    return [parts[i % processes][i // processes] for i in range(len(answers))]
+from puzzles.source import from_text
+from puzzles.usual_checker import KnownAnswer, accepts, survey
 
 
 # --- the first three puzzles ----------------------------------------------------------------------
@@ -82,19 +30,19 @@ def _judged(name: str, kernel: Any) -> Verdict:
     return verdict
 
 
-@exercise("09.add_constant", hints=PUZZLES["add_constant"].hints)
+@exercise("09.add_constant", hints=PUZZLES["add_constant"].hints, timed=False)
 def add_constant(kernel):
     cases = _judged("add_constant", kernel).cases
     return f"One program, one block, right on {len(cases)} sizes."
 
 
-@exercise("09.add_blocks", hints=PUZZLES["add_blocks"].hints)
+@exercise("09.add_blocks", hints=PUZZLES["add_blocks"].hints, timed=False)
 def add_blocks(kernel):
     used = next(t for t in _judged("add_blocks", kernel).traffic if t.tensor == "x")
     return f"{used.loaded} elements needed, {used.loaded} loaded, none beyond the end."
 
 
-@exercise("09.outer_sum", hints=PUZZLES["outer_sum"].hints)
+@exercise("09.outer_sum", hints=PUZZLES["outer_sum"].hints, timed=False)
 def outer_sum(kernel):
     _judged("outer_sum", kernel)
     return "Two 1-D blocks of addresses made a 2-D one. Matrices and attention need nothing more."
@@ -209,7 +157,7 @@ def races(answer):
 
 # --- outwit the usual checker ---------------------------------------------------------------------
 
-@exercise("09.fool", hints=(
+@exercise("09.fool", timed=False, hints=(
     "The checker sees only values, once, at the end, in one particular order. What can go wrong in memory and leave the values right?",
     "Three doors are open: reading beyond the end without using it, writing beyond the end, and programs that overlap.",
     "Solve the puzzle, then leave the mask out of the LOAD: the lanes past N read what they like, and the store drops them.",
@@ -219,11 +167,12 @@ def fool(kernel):
     if "tl.store" not in text:
         raise Unsolved
     text = re.sub(r"def \w+\(", "def add_blocks(", "import triton\nimport triton.language as tl\n\n" + text, count=1)
-    verdict = judge_source(PUZZLES["add_blocks"], from_text(text, "add_blocks"), full=False)
+    verdict = judge_text(PUZZLES["add_blocks"], from_text(text, "add_blocks"), full=False)
     require(not verdict.passed, "the judge accepts it, because it is right. Break something that values do not show.")
     kind = verdict.kinds[0].replace("_", " ")
     require(verdict.kinds[0] not in ("bad_input", "error"), f"that does not even run: {verdict.findings[0].message}.")
-    launches = survey([Answer("add_blocks", "yours", text, False)], processes=1)[0]
+    yours = KnownAnswer(puzzle="add_blocks", what="yours", text=text, right=False)
+    [launches] = survey([yours], processes=1)
     require(accepts(launches, shapes=99), f"both judges reject it; the usual checker sees wrong values on shape {len(launches)}, "
             f"too. (Ours says: {kind}.)")
     return f"Four shapes, all values right, accepted. Our judge says: {kind}."

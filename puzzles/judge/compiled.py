@@ -7,59 +7,87 @@ known only at run time), so compiling is part of the verdict. It must happen in 
 never saw TRITON_INTERPRET: a kernel is one or the other from its decorator on. Notebook 08.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from aiinfra.gpu.compile import resource_usage, build
+from aiinfra.gpu.compile import build, resource_usage
 from puzzles.judge.explain import explain
-from puzzles.judge.verdict import Compiled, Finding
-from puzzles.puzzle import Number, Puzzle
+from puzzles.judge.verdict import Finding, ResourceUsage
+from puzzles.puzzle import Puzzle
 from puzzles.source import Piece
+from puzzles.tensors import Number
 
 TARGETS = (80, 90, 100)          # A100; H100, H200, H20; B200
-_POINTERS = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.int64: "*i64",
-             torch.int32: "*i32", torch.int8: "*i8", torch.uint8: "*u8"}
+_MOST_SAID = 300
+_POINTERS = {
+    torch.float32: "*fp32",
+    torch.float16: "*fp16",
+    torch.bfloat16: "*bf16",
+    torch.int64: "*i64",
+    torch.int32: "*i32",
+    torch.int8: "*i8",
+    torch.uint8: "*u8",
+}
 
 
-def compile_all(puzzle: Puzzle, kernel: Any, files: dict[str, Piece]) -> tuple[list[Compiled], list[Finding]]:
+def compile_all(puzzle: Puzzle, kernel: Any, files: Mapping[str, Piece]) -> tuple[list[ResourceUsage], list[Finding]]:
     """Compile for each of TARGETS with the puzzle's large blocks; the first failure ends it."""
-    results = []
+    usages: list[ResourceUsage] = []
     for target in TARGETS:
         try:
-            results.append(_compile(puzzle, kernel, target))
+            usages.append(_compile(puzzle, kernel, target))
         except Exception as error:          # whatever the compiler dislikes is a finding about the kernel
-            return results, [_refused(error, files, target)]
-    return results, []
+            return usages, [_refused(error, files, target)]
+    return usages, []
 
 
-def _compile(puzzle: Puzzle, kernel: Any, target: int) -> Compiled:
-    built = build(dict(kernel=kernel, types=_types(puzzle),
-                       constexprs={name: puzzle.big.sizes[name] for name in puzzle.blocks}), target)
+def _compile(puzzle: Puzzle, kernel: Any, target: int) -> ResourceUsage:
+    blocks = {name: puzzle.big.sizes[name] for name in puzzle.blocks}
+    built = build(dict(kernel=kernel, types=_types(puzzle), constexprs=blocks), target)
     usage = resource_usage(built.asm["cubin"])
-    return Compiled(f"sm_{target}", usage["REG"], built.metadata.shared, usage["STACK"])
+    return ResourceUsage(
+        target=f"sm_{target}",
+        registers=usage["REG"],
+        shared_bytes=built.metadata.shared,
+        spill_bytes=usage["STACK"],
+    )
 
 
 def _types(puzzle: Puzzle) -> dict[str, str]:
     """Triton's type of each parameter that is not a 32-bit integer."""
-    pointers = {f"{name}_ptr": _POINTERS[t.dtype] for name, t in puzzle.tensors.items()}
-    return pointers | {name: "fp32" for name, kind in puzzle.scalars.items() if kind is Number}
+    types = {f"{name}_ptr": _POINTERS[tensor.dtype] for name, tensor in puzzle.tensors.items()}
+    for name, kind in puzzle.scalars.items():
+        if kind is Number:
+            types[name] = "fp32"
+    return types
 
 
-def _refused(error: Exception, files: dict[str, Piece], target: int) -> Finding:
+def _refused(error: Exception, files: Mapping[str, Piece], target: int) -> Finding:
     """The finding for a kernel that the compiler does not accept."""
     found = explain(error, files)
-    line, code = _line_of(error, files) if found.line is None else (found.line, found.code)
-    lines = [text.strip() for text in str(error).splitlines() if text.strip()]
-    message = f"for sm_{target}: {type(error).__name__}: {lines[-1][:300] if lines else 'no message'}"
-    return Finding("does_not_compile", message, found.look_at, line, code)
+    line, code = found.line, found.code
+    if line is None:
+        line, code = _line_of(error, files)
+    said = [text.strip() for text in str(error).splitlines() if text.strip()] or ["no message"]
+    return Finding(
+        kind="does_not_compile",
+        message=f"for sm_{target}: {type(error).__name__}: {said[-1][:_MOST_SAID]}",
+        look_at=found.look_at,
+        line=line,
+        code=code,
+    )
 
 
-def _line_of(error: Exception, files: dict[str, Piece]) -> tuple[int | None, str]:
+def _line_of(error: Exception, files: Mapping[str, Piece]) -> tuple[int | None, str]:
     """Where in the reader's text: Triton's CompilationError carries the source and the syntax node."""
     node, source = getattr(error, "node", None), getattr(error, "src", None)
     if node is None or not source:
         return None, ""
     code = source.splitlines()[node.lineno - 1].strip()
-    lines = [n for piece in files.values() for n, text in enumerate(piece.text.splitlines(), 1) if text.strip() == code]
-    return (lines[0] if lines else None), code
+    for piece in files.values():
+        for number, text in enumerate(piece.text.splitlines(), 1):
+            if text.strip() == code:
+                return number, code
+    return None, code

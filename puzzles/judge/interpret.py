@@ -1,6 +1,6 @@
 """All cases of a puzzle through one kernel, in Triton's interpreter.
 
-    answer (float64, on copies) → memory → launch, watched → findings: accesses, inputs, values, traffic
+    memory → launch, watched → answer (float64, on copies) → findings: accesses, inputs, values, traffic
 
 The first case with findings ends the run: cases go from small to large, so the report is about the
 smallest failure. Runs in the worker process only. Taught in notebook 09.
@@ -8,196 +8,235 @@ smallest failure. Runs in the worker process only. Taught in notebook 09.
 
 import ast
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 
+from aiinfra.errors import plural
+from puzzles.judge.accesses import StopKernel, Tracer
 from puzzles.judge.explain import explain, root_cause
+from puzzles.judge.hooks import watching
+from puzzles.judge.launch import fresh_outputs, launch_arguments, lay_out, same_bits
 from puzzles.judge.memory import Memory
-from puzzles.judge.trace import StopKernel, Tracer
 from puzzles.judge.values import compare
 from puzzles.judge.verdict import Finding, HeatMap, Traffic, Verdict, rejected
-from puzzles.puzzle import Case, Puzzle, axis_names, evaluate
+from puzzles.puzzle import Case, Expected, Puzzle
 from puzzles.source import Piece
+from puzzles.tensors import evaluate
+
+_STORING = ("store", "atomic", "scatter")
 
 
-def judge(puzzle: Puzzle, kernel: Any, files: dict[str, Piece], seed: int,
-          grid: Callable[[int], tuple[int, ...]]) -> Verdict:
-    """Run `kernel` on every case with fresh inputs; `grid(i)` is the launch grid of case i."""
+def judge(puzzle: Puzzle, kernel: Any, files: dict[str, Piece], seed: int, grids: Sequence[tuple[int, ...]]) -> Verdict:
+    """Run `kernel` on every case with fresh inputs; `grids` holds the launch grid of each case."""
     bad = _signature_finding(puzzle, kernel)
     if bad:
-        return rejected(puzzle.name, bad, seed=seed)
+        return rejected(puzzle.name, [bad], seed=seed)
     done: list[tuple[str, bool]] = []
     traffic: tuple[Traffic, ...] = ()
     for i, case in enumerate(puzzle.cases):
-        launch = _Launch(puzzle, case, kernel, files, seed + i, grid(i))
-        findings, heat = launch.run()
-        done.append((str(case), not findings))
-        if findings:
-            return rejected(puzzle.name, [replace(f, case=str(case)) for f in findings],
-                            cases=tuple(done), traffic=launch.traffic, heat=heat, seed=seed)
-        traffic = max(traffic, launch.traffic, key=lambda ts: sum(t.loaded + t.stored for t in ts))
+        launch = _Launch(puzzle=puzzle, case=case, kernel=kernel, files=files, seed=seed + i, grid=grids[i])
+        seen = launch.run()
+        done.append((str(case), not seen.findings))
+        if seen.findings:
+            findings = [replace(finding, case=str(case)) for finding in seen.findings]
+            return rejected(
+                puzzle.name, findings, cases=tuple(done), traffic=seen.traffic, heat=seen.heat, seed=seed,
+            )
+        traffic = max(traffic, seen.traffic, key=_moved)
     return Verdict(puzzle.name, "passed", cases=tuple(done), traffic=traffic, seed=seed)
 
 
+def _moved(traffic: tuple[Traffic, ...]) -> int:
+    """How many elements a launch loaded and stored."""
+    return sum(one.loaded + one.stored for one in traffic)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What a case showed."""
+
+    findings: list[Finding]
+    traffic: tuple[Traffic, ...] = ()
+    heat: HeatMap | None = None
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One launch: the memory afterwards, what was watched, and a finding if the kernel raised."""
+
+    memory: Memory
+    tracer: Tracer
+    error: Finding | None
+
+    @property
+    def findings(self) -> list[Finding]:
+        if self.error is None:
+            return self.tracer.findings
+        return [*self.tracer.findings, self.error]
+
+
+@dataclass(frozen=True)
 class _Launch:
-    """One case: its memory, its trace, its findings."""
+    """One case: its inputs, its launches, its findings."""
 
-    def __init__(
-        self, puzzle: Puzzle, case: Case, kernel: Any, files: dict[str, Piece], seed: int, grid: tuple[int, ...]
-    ):
-        self.puzzle, self.case, self.kernel, self.files, self.grid, self.seed = puzzle, case, kernel, files, grid, seed
-        self.inputs = lay_out(puzzle, case, puzzle.draw(case, seed))
-        self.answers = puzzle.solve(self.inputs, case)
-        self.traffic: tuple[Traffic, ...] = ()
+    puzzle: Puzzle
+    case: Case
+    kernel: Any
+    files: dict[str, Piece]
+    grid: tuple[int, ...]
+    seed: int
 
-    def run(self) -> tuple[list[Finding], HeatMap | None]:
-        memory, tracer, error = self._execute(poison=float("nan"))
-        if error or tracer.findings:
-            return [*tracer.findings, *([error] if error else [])], None
-        self.traffic = tracer.traffic(self._budgets())
+    @cached_property
+    def inputs(self) -> dict[str, torch.Tensor]:
+        return lay_out(self.puzzle, self.case, self.puzzle.draw(self.case, self.seed))
+
+    @cached_property
+    def answers(self) -> dict[str, Expected]:
+        return self.puzzle.solve(self.inputs, self.case)
+
+    def run(self) -> _Seen:
+        """Launch and judge: first what was done to memory, then the values, then how much was moved."""
+        run = self._execute(poison=math.nan)
+        if run.findings:
+            return _Seen(run.findings)
+        traffic = run.tracer.traffic(self._budgets())
         if not stores_anything(self.files):
-            return [Finding("not_solved", "the kernel has no tl.store yet")], None
-        findings = self._changed(memory)
+            return _Seen([Finding("not_solved", "the kernel has no tl.store yet")], traffic)
+        findings = [*self._changed(run.memory)]
         heats = []
-        for name, answer in self.answers.items():
-            wrong, heat = compare(memory[name], answer, tracer)
+        for name, expected in self.answers.items():
+            wrong, heat = compare(run.memory[name], expected, run.tracer)
             findings += wrong
-            heats += [heat] if heat else []
-        findings = self._blame_masked_lanes(findings, memory, tracer) + self._over_budget()
-        return self._about_the_grid(findings), heats[0] if heats else None
+            if heat:
+                heats.append(heat)
+        findings = self._blame_masked_lanes(findings, run)
+        findings += _over_budget(traffic)
+        findings = self._about_the_grid(findings)
+        return _Seen(findings, traffic, heats[0] if heats else None)
 
-    def _execute(self, poison: float) -> tuple[Memory, Tracer, Finding | None]:
-        """Launch once. Returns the memory afterwards, the trace, and a finding if the kernel raised."""
-        tensors = {**self.inputs, **fresh_outputs(self.puzzle, self.case, self.inputs)}
-        memory = Memory({name: tensors[name] for name in self.puzzle.tensors}, set(self.puzzle.outputs))
-        tracer = Tracer(memory, self.files, self.grid, self.seed, poison)
-        arguments = launch_arguments(self.puzzle, self.case, {r.name: r.tensor for r in memory.regions})
+    def _execute(self, poison: float) -> _Run:
+        """Launch once, watched; `poison` is what masked lanes hold."""
+        tensors = self.inputs | fresh_outputs(self.puzzle, self.case, self.inputs)
+        in_order = {name: tensors[name] for name in self.puzzle.tensors}
+        memory = Memory(in_order, set(self.puzzle.outputs))
+        tracer = Tracer(memory, self.files, self.grid, self.seed)
+        watched = {region.name: region.tensor for region in memory.regions}
+        arguments = launch_arguments(self.puzzle, self.case, watched)
+        error = None
         try:
-            with tracer.watching(), np.errstate(all="ignore"):
+            with watching(tracer, poison), np.errstate(all="ignore"):
                 self.kernel[self.grid](**arguments)
-        except Exception as error:           # whatever the reader's kernel raises is a finding, not our failure
-            stopped = isinstance(root_cause(error), StopKernel)
-            return memory, tracer, None if stopped else explain(error, self.files, program=tracer.program)
-        return memory, tracer, None
+        except Exception as raised:          # whatever the reader's kernel raises is a finding, not our failure
+            if not isinstance(root_cause(raised), StopKernel):
+                error = explain(raised, self.files, program=tracer.program)
+        return _Run(memory, tracer, error)
 
-    def _changed(self, memory: Memory) -> list[Finding]:
+    def _changed(self, memory: Memory) -> Iterator[Finding]:
         """Inputs must be bit-identical and every guard zone untouched."""
-        changed = [name for name in self.inputs if name not in self.puzzle.outputs
-                   and not same_bits(memory[name].tensor, self.inputs[name])]
-        broken = [region.name for region in memory.regions if not region.canaries_intact()]
-        return ([Finding("input_changed", f"{name} is no longer what it was") for name in changed]
-                + [Finding("out_of_bounds_write", f"the guard zone around {name} was overwritten") for name in broken])
+        for name, values in self.inputs.items():
+            if name not in self.puzzle.outputs and not same_bits(memory[name].tensor, values):
+                yield Finding("input_changed", f"{name} is no longer what it was")
+        for region in memory.regions:
+            if not region.canaries_intact():
+                yield Finding("out_of_bounds_write", f"the guard zone around {region.name} was overwritten")
 
-    def _blame_masked_lanes(self, findings: list[Finding], memory: Memory, tracer: Tracer) -> list[Finding]:
+    def _blame_masked_lanes(self, findings: list[Finding], run: _Run) -> list[Finding]:
         """If the answer changes with what masked lanes hold, they are the cause."""
-        values = [f for f in findings if f.kind in ("wrong_value", "not_finite")]
-        if not values or not tracer.unguarded:
+        values = [finding for finding in findings if finding.kind in ("wrong_value", "not_finite")]
+        if not values or not run.tracer.unguarded:
             return findings
-        if not any(self._differs(memory, poison) for poison in (0.0, -float("inf"))):
+        if not any(self._differs(run.memory, poison) for poison in (0.0, -math.inf)):
             return findings
-        (file, line), lanes = max(tracer.unguarded.items(), key=lambda item: item[1])
-        blame = Finding("masked_lanes", f"lanes that the mask cuts off take part in the result: {values[0].message}",
-                        "other= in this load: without it, a masked lane may hold anything (here NaN)",
-                        line, tracer.code_at(file, line))
-        return [blame] + [f for f in findings if f not in values]
+        [((file, line), _)] = run.tracer.unguarded.most_common(1)
+        blame = Finding(
+            kind="masked_lanes",
+            message=f"lanes that the mask cuts off take part in the result: {values[0].message}",
+            look_at="other= in this load: without it, a masked lane may hold anything (here NaN)",
+            line=line,
+            code=run.tracer.code_at(file, line),
+        )
+        return [blame, *(finding for finding in findings if finding not in values)]
 
     def _differs(self, memory: Memory, poison: float) -> bool:
         """Whether the outputs change if masked lanes hold something else."""
-        again, _, _ = self._execute(poison)
+        again = self._execute(poison).memory
         return any(not same_bits(again[name].tensor, memory[name].tensor) for name in self.puzzle.outputs)
 
     def _about_the_grid(self, findings: list[Finding]) -> list[Finding]:
         """Where the grid is the learner's: too few programs explain what is missing, too many are a finding."""
-        if not self.puzzle.programs:
+        enough = self.puzzle.enough_programs(self.case)
+        if enough is None:
             return findings
-        enough, launched = int(evaluate(self.puzzle.programs, self.case.sizes)), math.prod(self.grid)
-        text = f"grid {self.grid} for {self.case}: {launched} program{'s' * (launched != 1)}, and {enough} would do"
+        launched = math.prod(self.grid)
+        text = f"grid {self.grid} for {self.case}: {plural(launched, 'program')}, and {enough} would do"
         if launched > enough:
-            return [*findings, Finding("too_many_programs", text, "the tiles along each axis: one program for each tile")]
+            look = "the tiles along each axis: one program for each tile"
+            return [*findings, Finding("too_many_programs", text, look)]
+        if launched == enough:
+            return findings
         advice = f"{text}. Did the grid round down? triton.cdiv rounds up"
-        return [replace(f, look_at=advice) if f.kind == "not_written" and launched < enough else f for f in findings]
+        return [_advised(finding, advice) for finding in findings]
 
     def _budgets(self) -> dict[str, int]:
         return {name: int(evaluate(text, self.case.sizes)) for name, text in self.puzzle.budget.items()}
 
-    def _over_budget(self) -> list[Finding]:
-        loads = [Finding("traffic", f"{t.loaded} loads from {t.tensor}; {t.budget} are enough",
-                         "loads of the same elements that could be kept in a variable")
-                 for t in self.traffic if t.budget is not None and t.loaded > t.budget]
-        return loads + [Finding("traffic", f"{t.stored} stores to {t.tensor}, which has {t.written} elements to write",
-                                "stores to the same elements: keep the value in a variable and store it once")
-                        for t in self.traffic if t.store_budget is not None and t.stored > t.store_budget]
+
+def _advised(finding: Finding, advice: str) -> Finding:
+    if finding.kind == "not_written":
+        return replace(finding, look_at=advice)
+    return finding
+
+
+def _over_budget(traffic: Sequence[Traffic]) -> list[Finding]:
+    """Loads first, then stores: an element need not be moved twice."""
+    loads, stores = [], []
+    for one in traffic:
+        if one.loads_too_much:
+            message = f"{one.loaded} loads from {one.tensor}; {one.budget} are enough"
+            look = "loads of the same elements that could be kept in a variable"
+            loads.append(Finding("traffic", message, look))
+        if one.stores_too_much:
+            message = f"{one.stored} stores to {one.tensor}, which has {one.written} elements to write"
+            look = "stores to the same elements: keep the value in a variable and store it once"
+            stores.append(Finding("traffic", message, look))
+    return loads + stores
 
 
 def stores_anything(files: Mapping[str, Piece]) -> bool:
     """Whether the reader's text calls a store or an atomic at all; a stub does not."""
-    names = [getattr(node, "attr", getattr(node, "id", "")) for piece in files.values()
-             for node in ast.walk(ast.parse(piece.text)) if isinstance(node, (ast.Attribute, ast.Name))]
-    return any("store" in name or "atomic" in name or "scatter" in name for name in names)
-
-
-def lay_out(puzzle: Puzzle, case: Case, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The same values; where the case asks for it, with odd strides for the tensors that declare strides."""
-    strided = [name for name, t in puzzle.tensors.items() if t.strides]
-    return {
-        name: odd_strides(t, case.layout + strided.index(name)) if case.layout and name in strided else t.contiguous()
-        for name, t in tensors.items()
-    }
-
-
-def odd_strides(t: torch.Tensor, choice: int) -> torch.Tensor:
-    """A copy of `t` with padded rows (odd choice), or with its dimensions in reverse order in memory."""
-    if choice % 2 == 0 and t.dim() > 1:
-        back = tuple(reversed(range(t.dim())))
-        return t.permute(back).contiguous().permute(back)
-    padded = torch.zeros(*t.shape[:-1], t.shape[-1] + 3, dtype=t.dtype)
-    return padded[..., :t.shape[-1]].copy_(t)
-
-
-def fresh_outputs(puzzle: Puzzle, case: Case, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Outputs full of NaN (or, for integers, of the smallest value), in the layout of the case."""
-    made = {}
-    for name, t in puzzle.outputs.items():
-        if name in inputs:
-            continue
-        start = (
-            t.start
-            if t.start is not None
-            else float("nan") if t.dtype.is_floating_point else torch.iinfo(t.dtype).min
-        )
-        made[name] = torch.full(t.shape(case.sizes), start, dtype=t.dtype)
-    return lay_out(puzzle, case, made)
-
-
-def launch_arguments(puzzle: Puzzle, case: Case, tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """Everything the kernel receives, by parameter name."""
-    arguments: dict[str, Any] = {f"{name}_ptr": tensors[name] for name in puzzle.tensors}
-    for name, t in puzzle.tensors.items():
-        if t.strides:
-            arguments |= {f"stride_{name}{axis}": s for axis, s in zip(axis_names(t), tensors[name].stride())}
-    return arguments | puzzle.meta(case)
-
-
-def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Bit for bit: a NaN equals itself, and 0.0 differs from -0.0."""
-    return torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8))
+    for piece in files.values():
+        for node in ast.walk(ast.parse(piece.text)):
+            name = getattr(node, "attr", getattr(node, "id", ""))
+            if any(word in name for word in _STORING):
+                return True
+    return False
 
 
 def _signature_finding(puzzle: Puzzle, kernel: Any) -> Finding | None:
     """Wrong parameter names, or block sizes that are not marked as constants."""
     has, wants = list(kernel.arg_names), list(puzzle.parameters)
     if set(has) != set(wants):
-        missing, extra = [n for n in wants if n not in has], [n for n in has if n not in wants]
-        parts = ["lacks " + ", ".join(missing)] * bool(missing) + ["has unknown " + ", ".join(extra)] * bool(extra)
-        return Finding("bad_input", f"The kernel's signature {' and '.join(parts)}: "
-                       f"puzzle {puzzle.name} passes ({', '.join(wants)}).")
-    loose = [n for n in puzzle.blocks if "constexpr" not in str(kernel.fn.__annotations__.get(n, ""))]
-    if loose:
-        return Finding(
-            "bad_input", f"Parameter {loose[0]} is a block size: write `{loose[0]}: tl.constexpr` in the signature."
-        )
+        passed = f"puzzle {puzzle.name} passes ({', '.join(wants)})"
+        return Finding("bad_input", f"The kernel's signature {_difference(has, wants)}: {passed}.")
+    for name in puzzle.blocks:
+        if "constexpr" not in str(kernel.fn.__annotations__.get(name, "")):
+            advice = f"write `{name}: tl.constexpr` in the signature"
+            return Finding("bad_input", f"Parameter {name} is a block size: {advice}.")
     return None
+
+
+def _difference(has: list[str], wants: list[str]) -> str:
+    """lacks z_ptr and has unknown out_ptr"""
+    missing = [name for name in wants if name not in has]
+    extra = [name for name in has if name not in wants]
+    parts = []
+    if missing:
+        parts.append(f"lacks {', '.join(missing)}")
+    if extra:
+        parts.append(f"has unknown {', '.join(extra)}")
+    return " and ".join(parts)

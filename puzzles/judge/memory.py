@@ -21,6 +21,7 @@ CANARY = 0xA5
 _SLAB_BYTES = 16 << 30                # int32 indices reach 8 GiB to either side of 4-byte elements
 _SMALLEST_SLAB = 64 << 20
 _NORESERVE = 0x4000                   # Linux; mmap names it only from Python 3.13
+_RESERVED_ONLY = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE
 
 
 @dataclass
@@ -36,20 +37,24 @@ class Region:
 
     @property
     def itemsize(self) -> int:
+        """Bytes of an element."""
         return self.tensor.element_size()
 
     def coordinate(self, element: int) -> str:
         """The index of an element as a reader writes it: `x[3, 17]`."""
-        index = np.unravel_index(element, tuple(self.tensor.shape)) if self.tensor.dim() else ()
+        index = ()
+        if self.tensor.dim():
+            index = np.unravel_index(element, tuple(self.tensor.shape))
         return f"{self.name}[{', '.join(map(str, index))}]"
 
     def canaries_intact(self) -> bool:
         """False if anything wrote into the guard zones or into a gap."""
         raw = self.raw.cpu().numpy()
-        gaps = np.ones(len(raw), bool)
-        positions = GUARD_BYTES + np.flatnonzero(self.owner >= 0) * self.itemsize
-        gaps[(positions[:, None] + np.arange(self.itemsize)).ravel()] = False
-        return bool((raw[gaps] == CANARY).all())
+        starts = GUARD_BYTES + np.flatnonzero(self.owner >= 0) * self.itemsize
+        elements = starts[:, None] + np.arange(self.itemsize)
+        nobodys = np.ones(len(raw), bool)
+        nobodys[elements.ravel()] = False
+        return bool((raw[nobodys] == CANARY).all())
 
 
 class Memory:
@@ -58,40 +63,57 @@ class Memory:
     def __init__(self, tensors: Mapping[str, torch.Tensor], outputs: set[str]):
         self._map, self.slab_bytes = _reserve(len(tensors) + 1)
         self.base = torch.frombuffer(self._map, dtype=torch.uint8, count=1).data_ptr()
-        self.regions = [self._place(i, name, t, name in outputs) for i, (name, t) in enumerate(tensors.items())]
+        self.regions: list[Region] = []
+        for name, values in tensors.items():
+            self.regions.append(self._place(name, values, name in outputs))
 
     def __getitem__(self, name: str) -> Region:
         return next(region for region in self.regions if region.name == name)
 
     def region_of(self, slab: int) -> Region | None:
-        return self.regions[slab] if 0 <= slab < len(self.regions) else None
+        """The tensor in a slab; None for a slab that holds none."""
+        if 0 <= slab < len(self.regions):
+            return self.regions[slab]
+        return None
 
-    def _place(self, slab: int, name: str, values: torch.Tensor, is_output: bool) -> Region:
-        span = span_of(values)
+    def _place(self, name: str, values: torch.Tensor, is_output: bool) -> Region:
+        """Copy a tensor into the middle of the next slab."""
+        slab = len(self.regions)
         offset = slab * self.slab_bytes + self.slab_bytes // 2
-        raw = torch.frombuffer(self._map, dtype=torch.uint8, offset=offset,
-                               count=span * values.element_size() + 2 * GUARD_BYTES)
-        tensor = guarded(values, raw)
-        return Region(name, tensor, raw, raw.data_ptr() + GUARD_BYTES, owners(values), is_output)
+        size = span_of(values) * values.element_size() + 2 * GUARD_BYTES
+        raw = torch.frombuffer(self._map, dtype=torch.uint8, offset=offset, count=size)
+        return Region(
+            name=name,
+            tensor=guarded(values, raw),
+            raw=raw,
+            start=raw.data_ptr() + GUARD_BYTES,
+            owner=owners(values),
+            is_output=is_output,
+        )
 
 
 def span_of(values: torch.Tensor) -> int:
     """Positions from a tensor's first element to its last, gaps included."""
-    return 1 + sum((n - 1) * stride for n, stride in zip(values.shape, values.stride()))
+    steps = [(n - 1) * stride for n, stride in zip(values.shape, values.stride())]
+    return 1 + sum(steps)
 
 
 def guarded(values: torch.Tensor, raw: torch.Tensor) -> torch.Tensor:
     """Copy `values`, strides and all, between two guard zones of `raw` (uint8, any device)."""
     raw.fill_(CANARY)
-    body = raw[GUARD_BYTES:raw.numel() - GUARD_BYTES].view(values.dtype)
+    end = raw.numel() - GUARD_BYTES
+    body = raw[GUARD_BYTES:end].view(values.dtype)
     tensor = body.as_strided(values.shape, values.stride(), body.storage_offset())
     return tensor.copy_(values)
 
 
 def owners(values: torch.Tensor) -> np.ndarray:
     """For each position of the span: the element that lives there, or -1."""
-    positions = sum((torch.arange(n).view([-1] + [1] * (values.dim() - d - 1)) * values.stride(d)
-                     for d, n in enumerate(values.shape)), torch.zeros(values.shape, dtype=torch.int64))
+    positions = torch.zeros(values.shape, dtype=torch.int64)
+    for dim, (n, stride) in enumerate(zip(values.shape, values.stride())):
+        along = [1] * values.dim()
+        along[dim] = n
+        positions += torch.arange(n).view(along) * stride
     owner = np.full(span_of(values), -1, dtype=np.int64)
     owner[positions.reshape(-1).numpy()] = np.arange(values.numel())
     return owner
@@ -102,7 +124,7 @@ def _reserve(slabs: int) -> tuple[mmap.mmap, int]:
     size = _SLAB_BYTES
     while True:
         try:
-            return mmap.mmap(-1, slabs * size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE), size
+            return mmap.mmap(-1, slabs * size, flags=_RESERVED_ONLY), size
         except OSError:
             if size <= _SMALLEST_SLAB:
                 raise

@@ -12,25 +12,33 @@ that differs from any third.
 
 import numpy as np
 
-_CONFLICTS = {"read": ("write", "atomic"), "write": ("write", "read", "atomic"), "atomic": ("write", "read")}
+_CONFLICTS = {
+    "read": ("write", "atomic"),
+    "write": ("write", "read", "atomic"),
+    "atomic": ("write", "read"),
+}
 _WORDS = {"read": "reads", "write": "writes", "atomic": "updates atomically"}
+_NOBODY = -1
 
 
 class _Seen:
     """Up to two different programs per element."""
 
     def __init__(self, elements: int):
-        self.first = np.full(elements, -1, np.int64)
-        self.second = np.full(elements, -1, np.int64)
+        self.first = np.full(elements, _NOBODY, np.int64)
+        self.second = np.full(elements, _NOBODY, np.int64)
 
     def other(self, at: np.ndarray, program: int) -> np.ndarray:
         """A program other than `program` that touched each element, or -1."""
         first = self.first[at]
-        return np.where((first >= 0) & (first != program), first, self.second[at])
+        first_is_other = (first >= 0) & (first != program)
+        return np.where(first_is_other, first, self.second[at])
 
     def add(self, at: np.ndarray, program: int) -> None:
+        """Remember that `program` touched each element."""
         first, second = self.first[at], self.second[at]
-        self.second[at] = np.where((first >= 0) & (first != program) & (second < 0), program, second)
+        is_second = (first >= 0) & (first != program) & (second < 0)
+        self.second[at] = np.where(is_second, program, second)
         self.first[at] = np.where(first < 0, program, first)
 
 
@@ -47,14 +55,17 @@ class RaceDetector:
             others = self._seen[other_kind].other(at, program)
             hits = np.flatnonzero(others >= 0)
             if hits.size and conflict is None:
-                conflict = int(at[hits[0]]), int(others[hits[0]]), _WORDS[other_kind]
+                hit = hits[0]
+                conflict = int(at[hit]), int(others[hit]), _WORDS[other_kind]
         self._seen[kind].add(at, program)
         return conflict
 
     def written(self) -> np.ndarray:
         """Which elements any program wrote, plainly or atomically."""
-        return (self._seen["write"].first >= 0) | (self._seen["atomic"].first >= 0)
+        plainly, atomically = self._seen["write"].first, self._seen["atomic"].first
+        return (plainly >= 0) | (atomically >= 0)
 
     def writer(self, element: int) -> int:
         """The program that wrote an element, or -1."""
-        return int(max(self._seen["write"].first[element], self._seen["atomic"].first[element]))
+        plainly, atomically = self._seen["write"].first, self._seen["atomic"].first
+        return int(max(plainly[element], atomically[element]))

@@ -15,31 +15,41 @@ import math
 
 import torch
 
-from puzzles.puzzle import Answer
+from puzzles.puzzle import Expected
 
-_UNIT = {torch.float64: 2.0 ** -53, torch.float32: 2.0 ** -24, torch.float16: 2.0 ** -11, torch.bfloat16: 2.0 ** -8}
+_UNIT = {
+    torch.float64: 2.0 ** -53,
+    torch.float32: 2.0 ** -24,
+    torch.float16: 2.0 ** -11,
+    torch.bfloat16: 2.0 ** -8,
+}
 _SIGMAS = 6
 _LIBRARY_ULPS = 8       # exp, log, rsqrt and division: a few units each, on a GPU as in NumPy
 
 
-def allowed_error(answer: Answer, dtype: torch.dtype) -> torch.Tensor:
-    """The largest right error of each element, float64, in the shape of `answer.value`."""
-    value = answer.value.double()
+def allowed_error(expected: Expected, dtype: torch.dtype) -> torch.Tensor:
+    """The largest right error of each element, float64, in the shape of `expected.value`."""
+    value = expected.value.double()
     if dtype not in _UNIT:
         return torch.zeros_like(value)                   # integers are exact
-    size = value.abs() if answer.size is None else answer.size().double()
-    units = min(answer.terms, _SIGMAS * math.sqrt(answer.terms)) + answer.amplified + _LIBRARY_ULPS
+    size = value.abs()
+    if expected.size is not None:
+        size = expected.size().double()
+    likely_units = _SIGMAS * math.sqrt(expected.terms)
+    units = min(expected.terms, likely_units) + expected.amplified + _LIBRARY_ULPS
     sum_error = units * _UNIT[torch.float32] * size
     info = torch.finfo(dtype)
     if dtype == torch.float32:
         return sum_error + info.tiny                     # a GPU may flush what is smaller to zero
-    return sum_error + _UNIT[dtype] * value.abs() + info.tiny * info.eps
+    one_rounding = _UNIT[dtype] * value.abs() + info.tiny * info.eps
+    return sum_error + one_rounding
 
 
-def error_ratio(got: torch.Tensor, answer: Answer) -> torch.Tensor:
+def error_ratio(got: torch.Tensor, expected: Expected) -> torch.Tensor:
     """Error over allowed error; at most 1 is right. NaN and infinity count as infinitely wrong."""
-    value, allowed = answer.value.double(), allowed_error(answer, got.dtype)
+    value = expected.value.double()
     error = (got.double() - value).abs()
     same = (got.double() == value) | (got.isnan() & value.isnan())
-    ratio = torch.where(same, 0.0, error / allowed)
+    ratio = error / allowed_error(expected, got.dtype)
+    ratio = torch.where(same, 0.0, ratio)
     return torch.nan_to_num(ratio, nan=torch.inf, posinf=torch.inf)

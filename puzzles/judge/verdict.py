@@ -1,15 +1,19 @@
 """What comes back from the judge: one object, plain data, safe to send between processes.
 
 `passed` is the answer; `findings` say what was wrong, the likeliest cause first; `traffic`,
-`compiled` and `gpu` are the figures. In a notebook it shows itself (render.py).
+`compiled` and `gpu` are the figures. How it is shown is none of its business: see puzzles/render.py.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 # Likeliest cause first: an access out of bounds explains a wrong value, not the other way round.
-KINDS = ("bad_input", "not_solved", "time_limit", "crash", "error", "out_of_bounds_read", "out_of_bounds_write",
-         "race", "input_changed", "extra_write", "not_written", "masked_lanes", "not_finite", "wrong_value",
-         "wrong_program", "too_many_programs", "traffic", "does_not_compile", "gpu")
+KINDS = (
+    "bad_input", "not_solved", "time_limit", "crash", "error",
+    "out_of_bounds_read", "out_of_bounds_write", "race", "input_changed", "extra_write", "not_written",
+    "masked_lanes", "not_finite", "wrong_value", "wrong_program", "too_many_programs", "traffic",
+    "does_not_compile", "gpu",
+)
 
 
 @dataclass(frozen=True)
@@ -24,10 +28,18 @@ class Finding:
     program: tuple[int, ...] | None = None  # program ids
     case: str = ""
 
+    @property
+    def title(self) -> str:
+        """The kind, in words."""
+        return self.kind.replace("_", " ")
+
     def __str__(self) -> str:
-        where = f"\n    line {self.line}: {self.code}" if self.line else ""
-        look = f"\n    Look at: {self.look_at}" if self.look_at else ""
-        return f"{self.kind.replace('_', ' ')}: {self.message}{where}{look}"
+        lines = [f"{self.title}: {self.message}"]
+        if self.line:
+            lines.append(f"    line {self.line}: {self.code}")
+        if self.look_at:
+            lines.append(f"    Look at: {self.look_at}")
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -44,19 +56,26 @@ class Traffic:
     store_budget: int | None = None         # most stores; None where atomics meet
 
     @property
-    def too_much(self) -> bool:
-        return (self.budget is not None and self.loaded > self.budget
-                or self.store_budget is not None and self.stored > self.store_budget)
+    def loads_too_much(self) -> bool:
+        """More loads than the puzzle allows."""
+        return self.budget is not None and self.loaded > self.budget
+
+    @property
+    def stores_too_much(self) -> bool:
+        """Many elements stored more than once."""
+        return self.store_budget is not None and self.stored > self.store_budget
 
     @property
     def times(self) -> float:
         """How often each element was loaded, on average, of those loaded at all."""
-        return self.loaded / self.distinct if self.distinct else 0.0
+        if not self.distinct:
+            return 0.0
+        return self.loaded / self.distinct
 
 
 @dataclass(frozen=True)
-class Compiled:
-    """What the compiler made of the kernel for one GPU generation."""
+class ResourceUsage:
+    """What a program of the kernel takes on one generation of GPUs, as its compiler says."""
 
     target: str                             # "sm_90"
     registers: int
@@ -98,7 +117,7 @@ class Verdict:
     findings: tuple[Finding, ...] = ()
     cases: tuple[tuple[str, bool], ...] = ()
     traffic: tuple[Traffic, ...] = ()
-    compiled: tuple[Compiled, ...] = ()
+    compiled: tuple[ResourceUsage, ...] = ()
     gpu: GpuRun | None = None
     heat: HeatMap | None = None
     seed: int = 0
@@ -106,6 +125,7 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
+        """True if the kernel is right."""
         return self.status == "passed"
 
     @property
@@ -113,26 +133,20 @@ class Verdict:
         """Bytes moved over the least: every element once, however often it moved. 1.0 is best; 0.0 if unknown."""
         moved = sum((t.loaded + t.stored) * t.itemsize for t in self.traffic)
         least = sum((t.distinct + t.written) * t.itemsize for t in self.traffic)
-        return moved / least if least else 0.0
+        if not least:
+            return 0.0
+        return moved / least
 
     @property
     def kinds(self) -> tuple[str, ...]:
         """The kinds of its findings, likeliest cause first."""
         return tuple(finding.kind for finding in self.findings)
 
-    def __str__(self) -> str:
-        from puzzles.judge.render import as_text
-        return as_text(self)
 
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        from puzzles.judge.render import as_html
-        return as_html(self)
-
-
-def rejected(puzzle: str, findings: list[Finding] | Finding, **figures) -> Verdict:
-    """A failed (or not yet solved) verdict with its findings in order of cause."""
-    findings = [findings] if isinstance(findings, Finding) else sorted(findings, key=lambda f: KINDS.index(f.kind))
-    status = "not solved yet" if findings[0].kind == "not_solved" else "failed"
-    return Verdict(puzzle, status, tuple(findings), **figures)
+def rejected(puzzle: str, findings: Sequence[Finding], **figures) -> Verdict:
+    """A failed (or not yet solved) verdict with its findings in order of cause; `figures` are Verdict's other fields."""
+    ordered = sorted(findings, key=lambda finding: KINDS.index(finding.kind))
+    status = "failed"
+    if ordered[0].kind == "not_solved":
+        status = "not solved yet"
+    return Verdict(puzzle, status, tuple(ordered), **figures)

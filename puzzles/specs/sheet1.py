@@ -2,7 +2,8 @@
 
 import torch
 
-from puzzles.puzzle import Answer, Block, Number, Size, case, f32, puzzle
+from puzzles.puzzle import case, puzzle
+from puzzles.tensors import BlockSize, Number, Size, f32
 from puzzles.tiling import panel
 
 _NOTEBOOK = "08_gpu_programming"
@@ -28,7 +29,7 @@ _NOTEBOOK = "08_gpu_programming"
         "offsets = tl.arange(0, BLOCK); x = tl.load(x_ptr + offsets); then store x + c at z_ptr + offsets.",
     ),
 )
-def add_constant(x: f32("BLOCK"), c: Number, BLOCK: Block):
+def add_constant(x: f32("BLOCK"), c: Number, BLOCK: BlockSize):
     """z[i] = x[i] + c
 
     One program. x and z hold exactly BLOCK elements, so nothing is masked.
@@ -62,7 +63,7 @@ def add_constant(x: f32("BLOCK"), c: Number, BLOCK: Block):
         "in the store.",
     ),
 )
-def add_blocks(x: f32("N"), N: Size, c: Number, BLOCK: Block):
+def add_blocks(x: f32("N"), N: Size, c: Number, BLOCK: BlockSize):
     """z[i] = x[i] + c for N elements, where N is anything.
 
     Program p on axis 0 owns elements p * BLOCK to (p + 1) * BLOCK - 1. The last program's block may reach past
@@ -99,7 +100,7 @@ def add_blocks(x: f32("N"), N: Size, c: Number, BLOCK: Block):
         "z_ptr + n[:, None] * M + m[None, :] with mask (n[:, None] < N) & (m[None, :] < M).",
     ),
 )
-def outer_sum(x: f32("N"), y: f32("M"), N: Size, M: Size, BLOCK_N: Block, BLOCK_M: Block):
+def outer_sum(x: f32("N"), y: f32("M"), N: Size, M: Size, BLOCK_N: BlockSize, BLOCK_M: BlockSize):
     """z[n, m] = x[n] + y[m]; z is contiguous, M elements a row.
 
     One program; N <= BLOCK_N and M <= BLOCK_M, and lanes past N or M must be masked.
@@ -135,7 +136,7 @@ def outer_sum(x: f32("N"), y: f32("M"), N: Size, M: Size, BLOCK_N: Block, BLOCK_
         "n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N), and m likewise on axis 1.",
     ),
 )
-def outer_sum_2d(x: f32("N"), y: f32("M"), N: Size, M: Size, BLOCK_N: Block, BLOCK_M: Block):
+def outer_sum_2d(x: f32("N"), y: f32("M"), N: Size, M: Size, BLOCK_N: BlockSize, BLOCK_M: BlockSize):
     """z[n, m] = x[n] + y[m] for any N and M; z is contiguous.
 
     You choose the grid, as a function of the sizes. Let axis 0 count tiles of BLOCK_N rows and axis 1 tiles of
@@ -179,7 +180,7 @@ def _with_zeros(tensors, sizes, rng):
         "z = tl.maximum(x * y[None, :], 0.0); store with z's own strides.",
     ),
 )
-def mul_relu(x: f32("N", "M", strides=True), y: f32("M"), N: Size, M: Size, BLOCK_N: Block, BLOCK_M: Block):
+def mul_relu(x: f32("N", "M", strides=True), y: f32("M"), N: Size, M: Size, BLOCK_N: BlockSize, BLOCK_M: BlockSize):
     """z[n, m] = max(x[n, m] * y[m], 0)
 
     x and z come with strides, in elements: x[n, m] is at x_ptr + n * stride_xn + m * stride_xm. Rows may be
@@ -221,8 +222,8 @@ def mul_relu_backward(
     dz: f32("N", "M", strides=True),
     N: Size,
     M: Size,
-    BLOCK_N: Block,
-    BLOCK_M: Block,
+    BLOCK_N: BlockSize,
+    BLOCK_M: BlockSize,
 ):
     """dx[n, m] = dz[n, m] * y[m] where x[n, m] * y[m] > 0, else 0
 

@@ -2,7 +2,8 @@
 
 import torch
 
-from puzzles.puzzle import Answer, Block, Number, Size, case, f16, f32, i32, puzzle
+from puzzles.puzzle import Expected, case, puzzle
+from puzzles.tensors import BlockSize, Number, Size, f16, f32, i32
 from puzzles.tiling import panel
 
 _ROW = (panel("x", 4, 4, sweep=[(1, 0), (1, 1), (1, 2), (1, 3)], ragged="c", labels=("N", "M, in blocks of BLOCK")),)
@@ -28,13 +29,13 @@ _EXP = 200  # exp(x - m) for |x - m| < 88 is off by up to 88 units, and so is ea
         "mask=start + offsets < M, other=0.0); then tl.store(z_ptr + row, tl.sum(acc, 0)).",
     ),
 )
-def long_sum(x: f32("N", "M"), N: Size, M: Size, BLOCK: Block):
+def long_sum(x: f32("N", "M"), N: Size, M: Size, BLOCK: BlockSize):
     """z[n] = x[n, 0] + x[n, 1] + ... + x[n, M - 1]
 
     Program n on axis 0 owns row n, whatever its length: it walks along the row in blocks of BLOCK and stores
     one number. Lanes past M must add nothing. x is contiguous.
     """
-    return dict(z=Answer(x.sum(1), terms=M, size=lambda: x.abs().sum(1)))
+    return dict(z=Expected(x.sum(1), terms=M, size=lambda: x.abs().sum(1)))
 
 
 @puzzle(
@@ -63,13 +64,13 @@ def long_sum(x: f32("N", "M"), N: Size, M: Size, BLOCK: Block):
         "m = -inf and s = 0, and load with other=-float('inf'), which adds exp(-inf) = 0.",
     ),
 )
-def online_softmax(x: f32("N", "M"), N: Size, M: Size, BLOCK: Block):
+def online_softmax(x: f32("N", "M"), N: Size, M: Size, BLOCK: BlockSize):
     """z[n, m] = exp(x[n, m] - max of row n) / sum over the row of the same
 
     Program n on axis 0 owns row n and may load each element of x at most twice: one walk for maximum and sum
     together, one to write. Values may be so large that exp(x) overflows. Lanes past M are masked.
     """
-    return dict(z=Answer(torch.softmax(x, 1), terms=M, amplified=_EXP))
+    return dict(z=Expected(torch.softmax(x, 1), terms=M, amplified=_EXP))
 
 
 def _plain_weight(tensors, sizes, rng):
@@ -107,14 +108,14 @@ def _plain_weight(tensors, sizes, rng):
         "with other=0.0.",
     ),
 )
-def rms_norm(x: f16("N", "D"), weight: f16("D"), N: Size, D: Size, eps: Number, BLOCK: Block):
+def rms_norm(x: f16("N", "D"), weight: f16("D"), N: Size, D: Size, eps: Number, BLOCK: BlockSize):
     """y[n, d] = x[n, d] / sqrt(mean over the row of x^2 + eps) * weight[d]
 
     x, weight and y are float16; compute in float32 and round once, when storing. Program n on axis 0 owns row
     n, which fits into one block (D <= BLOCK). Lanes past D are masked. x may be loaded once.
     """
     y = x * torch.rsqrt(x.square().mean(1, keepdim=True) + eps) * weight
-    return dict(y=Answer(y, terms=D))
+    return dict(y=Expected(y, terms=D))
 
 
 def _ties(tensors, sizes, rng):
@@ -151,13 +152,13 @@ def _ties(tensors, sizes, rng):
         "load with other=-float('inf').",
     ),
 )
-def argmax(x: f32("N", "V"), N: Size, V: Size, BLOCK: Block):
+def argmax(x: f32("N", "V"), N: Size, V: Size, BLOCK: BlockSize):
     """token[n] = the smallest v for which x[n, v] is the largest of row n
 
     Program n on axis 0 owns row n and walks along it in blocks of BLOCK, loading each element once. All values
     of a row may be far below zero. On a tie the smallest index wins: greedy decoding must be reproducible.
     """
-    return dict(token=Answer((x == x.amax(1, keepdim=True)).int().argmax(1)))
+    return dict(token=Expected((x == x.amax(1, keepdim=True)).int().argmax(1)))
 
 
 @puzzle(
@@ -187,7 +188,7 @@ def argmax(x: f32("N", "V"), N: Size, V: Size, BLOCK: Block):
         "After the walk: t = tl.load(target_ptr + row); loss = m + tl.log(s) - tl.load(x_ptr + row * V + t).",
     ),
 )
-def cross_entropy(x: f32("N", "V"), target: i32("N", high="V"), N: Size, V: Size, BLOCK: Block):
+def cross_entropy(x: f32("N", "V"), target: i32("N", high="V"), N: Size, V: Size, BLOCK: BlockSize):
     """loss[n] = log(sum over v of exp(x[n, v])) - x[n, target[n]]
 
     Program n on axis 0 owns row n and stores one number. It may load each element of x once, and the target's
@@ -195,7 +196,7 @@ def cross_entropy(x: f32("N", "V"), target: i32("N", high="V"), N: Size, V: Size
     """
     lse, hit = torch.logsumexp(x, 1), x.gather(1, target.long()[:, None])[:, 0]
     # The log takes the sum's relative error as it is; the large parts are rounded a few times only.
-    return dict(loss=Answer(lse - hit, terms=V, amplified=_EXP, size=lambda: 1 + (x.abs().amax(1) + hit.abs()) / 16))
+    return dict(loss=Expected(lse - hit, terms=V, amplified=_EXP, size=lambda: 1 + (x.abs().amax(1) + hit.abs()) / 16))
 
 
 def _convolve(x: torch.Tensor, k: torch.Tensor, KH: int, KW: int) -> torch.Tensor:
@@ -240,12 +241,12 @@ def conv2d(
     W: Size,
     KH: Size,
     KW: Size,
-    BLOCK_H: Block,
-    BLOCK_W: Block,
+    BLOCK_H: BlockSize,
+    BLOCK_W: BlockSize,
 ):
     """z[b, h, w] = sum over di < KH, dj < KW of k[di, dj] * x[b, h + di, w + dj]; x is 0 outside of the image
 
     Program (b, i, j) owns the tile of image b that begins at row i * BLOCK_H, column j * BLOCK_W. Row H of
     image b is not row 0 of image b + 1. Everything is contiguous; rows past H and columns past W are masked.
     """
-    return dict(z=Answer(_convolve(x, k, KH, KW), terms=KH * KW, size=lambda: _convolve(x.abs(), k.abs(), KH, KW)))
+    return dict(z=Expected(_convolve(x, k, KH, KW), terms=KH * KW, size=lambda: _convolve(x.abs(), k.abs(), KH, KW)))

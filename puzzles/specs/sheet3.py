@@ -2,7 +2,8 @@
 
 import torch
 
-from puzzles.puzzle import Answer, Block, Size, case, f16, f32, i8, puzzle, u8
+from puzzles.puzzle import Expected, case, puzzle
+from puzzles.tensors import BlockSize, Size, f16, f32, i8, u8
 from puzzles.tiling import panel
 
 _AB = (
@@ -12,8 +13,8 @@ _AB = (
 _TILES = "cdiv(M, BLOCK_M), cdiv(N, BLOCK_N)"
 
 
-def _product(a: torch.Tensor, b: torch.Tensor, **more) -> Answer:
-    return Answer(a @ b, terms=a.shape[1], size=lambda: a.abs() @ b.abs(), **more)
+def _product(a: torch.Tensor, b: torch.Tensor, **more) -> Expected:
+    return Expected(a @ b, terms=a.shape[1], size=lambda: a.abs() @ b.abs(), **more)
 
 
 @puzzle(
@@ -51,9 +52,9 @@ def matmul(
     M: Size,
     N: Size,
     K: Size,
-    BLOCK_M: Block,
-    BLOCK_N: Block,
-    BLOCK_K: Block,
+    BLOCK_M: BlockSize,
+    BLOCK_N: BlockSize,
+    BLOCK_K: BlockSize,
 ):
     """c[m, n] = sum over k of a[m, k] * b[k, n]
 
@@ -127,10 +128,10 @@ def matmul_grouped(
     M: Size,
     N: Size,
     K: Size,
-    GROUP: Block,
-    BLOCK_M: Block,
-    BLOCK_N: Block,
-    BLOCK_K: Block,
+    GROUP: BlockSize,
+    BLOCK_M: BlockSize,
+    BLOCK_N: BlockSize,
+    BLOCK_K: BlockSize,
 ):
     """c[m, n] = sum over k of a[m, k] * b[k, n], with the programs of axis 0 in grouped order
 
@@ -179,9 +180,9 @@ def int8_matmul(
     M: Size,
     N: Size,
     K: Size,
-    BLOCK_M: Block,
-    BLOCK_N: Block,
-    BLOCK_K: Block,
+    BLOCK_M: BlockSize,
+    BLOCK_N: BlockSize,
+    BLOCK_K: BlockSize,
 ):
     """y[m, n] = sum over k of x[m, k] * w[n, k] * scale[n]
 
@@ -240,8 +241,8 @@ def int4_matmul(
     M: Size,
     N: Size,
     K: Size,
-    BLOCK_M: Block,
-    BLOCK_N: Block,
+    BLOCK_M: BlockSize,
+    BLOCK_N: BlockSize,
 ):
     """y[m, n] = sum over k of x[m, k] * weight[n, k], with weights in Q4_1 blocks
 
@@ -252,7 +253,7 @@ def int4_matmul(
     """
     weight = _q4_1(q, d, m)
     size = _q4_1(q, d.abs(), m.abs())
-    return dict(y=Answer(x.to(weight.dtype) @ weight.T, terms=K, size=lambda: x.abs().to(size.dtype) @ size.T))
+    return dict(y=Expected(x.to(weight.dtype) @ weight.T, terms=K, size=lambda: x.abs().to(size.dtype) @ size.T))
 
 
 @puzzle(
@@ -290,9 +291,9 @@ def swiglu(
     M: Size,
     D: Size,
     F: Size,
-    BLOCK_M: Block,
-    BLOCK_F: Block,
-    BLOCK_D: Block,
+    BLOCK_M: BlockSize,
+    BLOCK_F: BlockSize,
+    BLOCK_D: BlockSize,
 ):
     """h = silu(x @ w_gate) * (x @ w_up), element by element, where silu(g) = g / (1 + exp(-g))
 
@@ -301,7 +302,7 @@ def swiglu(
     """
     gate, up = x @ w_gate, x @ w_up
     return dict(
-        h=Answer(
+        h=Expected(
             torch.nn.functional.silu(gate) * up,
             terms=D,
             amplified=8,

@@ -2,7 +2,8 @@
 
 import torch
 
-from puzzles.puzzle import Answer, Block, Number, Size, case, f32, i32, puzzle
+from puzzles.puzzle import Expected, case, puzzle
+from puzzles.tensors import BlockSize, Number, Size, f32, i32
 from puzzles.specs.attention import amplified_by, attend, backward, saved_by_forward
 from puzzles.tiling import panel
 
@@ -41,7 +42,7 @@ from puzzles.tiling import panel
         "fix + tl.sum(p * v[None, :], 1).",
     ),
 )
-def scalar_flash(q: f32("N"), k: f32("S"), v: f32("S"), N: Size, S: Size, BLOCK_N: Block, BLOCK_S: Block):
+def scalar_flash(q: f32("N"), k: f32("S"), v: f32("S"), N: Size, S: Size, BLOCK_N: BlockSize, BLOCK_S: BlockSize):
     """z[n] = sum over s of softmax over s of (q[n] * k[s]) * v[s]
 
     Program i on axis 0 owns queries i * BLOCK_N and on, and walks once over k and v in blocks of BLOCK_S,
@@ -49,7 +50,7 @@ def scalar_flash(q: f32("N"), k: f32("S"), v: f32("S"), N: Size, S: Size, BLOCK_
     """
     scores = q[:, None] * k[None, :]
     p = torch.softmax(scores, 1)
-    return dict(z=Answer(p @ v, terms=S, amplified=amplified_by(1, scores.abs()), size=lambda: p @ v.abs()))
+    return dict(z=Expected(p @ v, terms=S, amplified=amplified_by(1, scores.abs()), size=lambda: p @ v.abs()))
 
 
 @puzzle(
@@ -94,8 +95,8 @@ def flash_attention(
     K: Size,
     T: Size,
     sm_scale: Number,
-    D: Block,
-    BLOCK: Block,
+    D: BlockSize,
+    BLOCK: BlockSize,
 ):
     """o[h, t] = sum over j <= t of softmax over j <= t of (q[h, t] . k[g, j] * sm_scale) * v[g, j], with g = h // (H // K)
 
@@ -107,8 +108,8 @@ def flash_attention(
     o, lse, p, size = attend(q, k.repeat_interleave(H // K, 0), v.repeat_interleave(H // K, 0), sm_scale)
     amplified = amplified_by(D, size)
     return dict(
-        o=Answer(o, terms=T, amplified=amplified, size=lambda: p @ v.abs().repeat_interleave(H // K, 0)),
-        lse=Answer(lse, terms=T, amplified=amplified, size=lambda: 1 + lse.abs() / 16),
+        o=Expected(o, terms=T, amplified=amplified, size=lambda: p @ v.abs().repeat_interleave(H // K, 0)),
+        lse=Expected(lse, terms=T, amplified=amplified, size=lambda: 1 + lse.abs() / 16),
     )
 
 
@@ -157,8 +158,8 @@ def rope(
     N: Size,
     H: Size,
     P: Size,
-    D: Block,
-    BLOCK_H: Block,
+    D: BlockSize,
+    BLOCK_H: BlockSize,
 ):
     """y[n, h, i] = x[n, h, i] * cos[p, i] - x[n, h, i + D/2] * sin[p, i]
     y[n, h, i + D/2] = x[n, h, i + D/2] * cos[p, i] + x[n, h, i] * sin[p, i], with p = position[n], i < D/2
@@ -170,7 +171,7 @@ def rope(
     low, high = x.chunk(2, -1)
     y = torch.cat([low * c - high * s, high * c + low * s], -1)
     return dict(
-        y=Answer(
+        y=Expected(
             y,
             terms=4,
             size=lambda: torch.cat([(low * c).abs() + (high * s).abs(), (high * c).abs() + (low * s).abs()], -1),
@@ -224,8 +225,8 @@ def flash_dq(
     H: Size,
     T: Size,
     sm_scale: Number,
-    D: Block,
-    BLOCK: Block,
+    D: BlockSize,
+    BLOCK: BlockSize,
 ):
     """dq[h, t] = sm_scale * sum over j <= t of p[t, j] * (do[h, t] . v[h, j] - delta[h, t]) * k[h, j]
 
@@ -234,7 +235,7 @@ def flash_dq(
     head h and walks over the keys they see. Contiguous; past T is masked; full float32.
     """
     _, ds, ds_size, amplified = backward(q, k, v, do, lse, delta, sm_scale)
-    return dict(dq=Answer(ds @ k * sm_scale, terms=T, amplified=amplified, size=lambda: ds_size @ k.abs() * sm_scale))
+    return dict(dq=Expected(ds @ k * sm_scale, terms=T, amplified=amplified, size=lambda: ds_size @ k.abs() * sm_scale))
 
 
 @puzzle(
@@ -274,8 +275,8 @@ def flash_dkdv(
     H: Size,
     T: Size,
     sm_scale: Number,
-    D: Block,
-    BLOCK: Block,
+    D: BlockSize,
+    BLOCK: BlockSize,
 ):
     """dv[h, j] = sum over t >= j of p[t, j] * do[h, t]
     dk[h, j] = sm_scale * sum over t >= j of p[t, j] * (do[h, t] . v[h, j] - delta[h, t]) * q[h, t]
@@ -287,8 +288,8 @@ def flash_dkdv(
     p, ds, ds_size, amplified = backward(q, k, v, do, lse, delta, sm_scale)
     turned = ds.transpose(1, 2)
     return dict(
-        dv=Answer(p.transpose(1, 2) @ do, terms=T, amplified=amplified, size=lambda: p.transpose(1, 2) @ do.abs()),
-        dk=Answer(
+        dv=Expected(p.transpose(1, 2) @ do, terms=T, amplified=amplified, size=lambda: p.transpose(1, 2) @ do.abs()),
+        dk=Expected(
             turned @ q * sm_scale,
             terms=T,
             amplified=amplified,
@@ -357,8 +358,8 @@ def hstu_attention(
     N: Size,
     M: Size,
     WIDTH: Size,
-    D: Block,
-    BLOCK: Block,
+    D: BlockSize,
+    BLOCK: BlockSize,
 ):
     """o[i] = sum over j <= i of silu(q[i] . k[j] + position_bias[i - j] + time_bias[bucket]) / N * v[j], for each head
 
@@ -380,4 +381,4 @@ def hstu_attention(
             weights = torch.where(seen, torch.nn.functional.silu(scores), 0.0) / N
             o[rows, h] = weights @ v[rows, h]
             size[rows, h] = torch.where(seen, _silu_size(absolute, scores), 0.0) / N @ v[rows, h].abs()
-    return dict(o=Answer(o, terms=N, amplified=D + 8, size=lambda: size))
+    return dict(o=Expected(o, terms=N, amplified=D + 8, size=lambda: size))

@@ -2,7 +2,8 @@
 
 import torch
 
-from puzzles.puzzle import Answer, Block, Number, Size, case, f32, i32, puzzle
+from puzzles.puzzle import Expected, case, puzzle
+from puzzles.tensors import BlockSize, Number, Size, f32, i32
 from puzzles.tiling import panel
 
 _EXP = 200
@@ -44,7 +45,7 @@ def _slots(tensors, sizes, rng):
         "tl.store(cache_ptr + slot * W + w, row, mask=(w < W) & (slot >= 0)).",
     ),
 )
-def kv_write(new: f32("N", "W"), slot: i32("N"), cache: f32("S", "W"), N: Size, S: Size, W: Size, BLOCK: Block):
+def kv_write(new: f32("N", "W"), slot: i32("N"), cache: f32("S", "W"), N: Size, S: Size, W: Size, BLOCK: BlockSize):
     """cache[slot[n], w] = new[n, w] for every token n whose slot is not -1
 
     cache is changed in place; all other rows keep their bits. No two tokens have the same slot. Program n on
@@ -54,7 +55,7 @@ def kv_write(new: f32("N", "W"), slot: i32("N"), cache: f32("S", "W"), N: Size, 
     used = slot >= 0
     result[slot[used].long()] = new[used]
     written[slot[used].long()] = True
-    return dict(cache=Answer(result, terms=0, written=written))
+    return dict(cache=Expected(result, terms=0, written=written))
 
 
 def _paged(tensors, sizes, rng):
@@ -131,9 +132,9 @@ def paged_decode(
     NB: Size,
     T: Size,
     sm_scale: Number,
-    P: Block,
-    D: Block,
-    GROUP: Block,
+    P: BlockSize,
+    D: BlockSize,
+    GROUP: BlockSize,
 ):
     """o[b, h] = sum over s < length[b] of softmax over s of (q[b, h] . k[s, g] * sm_scale) * v[s, g], g = h // (H // K)
 
@@ -143,7 +144,7 @@ def paged_decode(
     """
     parts = [_decode(q[b], *_request(k_cache, v_cache, table, length, b, P), sm_scale, H // K) for b in range(B)]
     return dict(
-        o=Answer(
+        o=Expected(
             torch.stack([o for o, *_ in parts]),
             terms=T * P,
             amplified=max(grown for *_, grown in parts),
@@ -194,10 +195,10 @@ def split_k_decode(
     NB: Size,
     T: Size,
     sm_scale: Number,
-    P: Block,
-    D: Block,
-    GROUP: Block,
-    SPLITS: Block,
+    P: BlockSize,
+    D: BlockSize,
+    GROUP: BlockSize,
+    SPLITS: BlockSize,
 ):
     """o[b, h, i], lse[b, h, i]: paged decode attention over the i-th part of request b's blocks only
 
@@ -216,8 +217,8 @@ def split_k_decode(
                 o[b, :, i], lse[b, :, i], size[b, :, i], n = _decode(q[b], k[part], v[part], sm_scale, H // K)
                 grown = max(grown, n)
     return dict(
-        o=Answer(o, terms=T * P, amplified=grown, size=lambda: size),
-        lse=Answer(lse, terms=T * P, amplified=grown, size=lambda: 1 + lse.abs() / 16),
+        o=Expected(o, terms=T * P, amplified=grown, size=lambda: size),
+        lse=Expected(lse, terms=T * P, amplified=grown, size=lambda: 1 + lse.abs() / 16),
     )
 
 
@@ -260,7 +261,7 @@ def _empty_parts(tensors, sizes, rng):
     ),
 )
 def merge_splits(
-    part: f32("B", "H", "S", "D"), lse: f32("B", "H", "S"), B: Size, H: Size, S: Size, D: Block, BLOCK_S: Block
+    part: f32("B", "H", "S", "D"), lse: f32("B", "H", "S"), B: Size, H: Size, S: Size, D: BlockSize, BLOCK_S: BlockSize
 ):
     """o[b, h] = sum over s of w[s] * part[b, h, s], with w = softmax over s of lse[b, h, s]
 
@@ -270,7 +271,7 @@ def merge_splits(
     """
     w = torch.softmax(lse, 2)
     return dict(
-        o=Answer((w[..., None] * part).sum(2), terms=S, amplified=_EXP, size=lambda: (w[..., None] * part.abs()).sum(2))
+        o=Expected((w[..., None] * part).sum(2), terms=S, amplified=_EXP, size=lambda: (w[..., None] * part.abs()).sum(2))
     )
 
 
@@ -310,7 +311,7 @@ def _route(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor
         "lanes.",
     ),
 )
-def topk_route(logits: f32("N", "E"), N: Size, E: Size, TOP: Size, BLOCK: Block):
+def topk_route(logits: f32("N", "E"), N: Size, E: Size, TOP: Size, BLOCK: BlockSize):
     """expert[n, i] = the index of the i-th largest of logits[n], and weight[n] = softmax of those TOP logits
 
     in falling order; of equals, the smaller index comes first. The weights of a token sum to 1. Program n on
@@ -318,7 +319,7 @@ def topk_route(logits: f32("N", "E"), N: Size, E: Size, TOP: Size, BLOCK: Block)
     Logits may be far below zero, or so large that exp overflows.
     """
     weight, expert = _route(logits, TOP)
-    return dict(weight=Answer(weight, terms=TOP, amplified=_EXP), expert=Answer(expert))
+    return dict(weight=Expected(weight, terms=TOP, amplified=_EXP), expert=Expected(expert))
 
 
 def _by_expert(tensors, sizes, rng):
@@ -375,9 +376,9 @@ def grouped_matmul(
     E: Size,
     D: Size,
     F: Size,
-    BLOCK_N: Block,
-    BLOCK_F: Block,
-    BLOCK_D: Block,
+    BLOCK_N: BlockSize,
+    BLOCK_F: BlockSize,
+    BLOCK_D: BlockSize,
 ):
     """y[n] = x[n] @ w[e] for offset[e] <= n < offset[e + 1]
 
@@ -385,4 +386,4 @@ def grouped_matmul(
     offset[e] + i * BLOCK_N and on of expert e, columns j * BLOCK_F and on. A program without rows must load
     nothing of x. Contiguous; past the expert's end, past D and past F is masked; full float32.
     """
-    return dict(y=Answer(_each_expert(x, w, offset), terms=D, size=lambda: _each_expert(x.abs(), w.abs(), offset)))
+    return dict(y=Expected(_each_expert(x, w, offset), terms=D, size=lambda: _each_expert(x.abs(), w.abs(), offset)))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Wrong:
+class WrongAnswer:
     """One wrong answer: what is wrong, the kind of the first finding, and (old, new) edits."""
 
     puzzle: str
@@ -20,14 +20,18 @@ class Wrong:
     edits: tuple[tuple[str, str], ...]
 
 
-def wrong(puzzle: str, what: str, expect: str, *texts: str) -> Wrong:
+def wrong(puzzle: str, what: str, expect: str, *texts: str) -> WrongAnswer:
     """`texts`: old, new, old, new, ..."""
-    return Wrong(puzzle, what, expect, tuple(zip(texts[::2], texts[1::2], strict=True)))
+    edits = tuple(zip(texts[::2], texts[1::2], strict=True))
+    return WrongAnswer(puzzle=puzzle, what=what, expect=expect, edits=edits)
 
 
-def all_wrong() -> list[Wrong]:
+def all_wrong() -> list[WrongAnswer]:
     """Every known-wrong answer, sheet by sheet."""
-    return [answer for sheet in range(1, 6) for answer in import_module(f"puzzles.wrong.sheet{sheet}").ANSWERS]
+    answers = []
+    for file in sorted(Path(__file__).parent.glob("sheet*.py")):
+        answers += import_module(f"puzzles.wrong.{file.stem}").ANSWERS
+    return answers
 
 
 def solution_text(sheet: int) -> str:
@@ -37,16 +41,19 @@ def solution_text(sheet: int) -> str:
 
 def solution_parts(text: str, name: str) -> tuple[str, str]:
     """(everything else, the solution of one puzzle with its decorator and, if it has one, its grid)."""
-    lines, mine = text.splitlines(keepends=True), set()
+    names = (name, f"grid_of_{name}")
+    mine: set[int] = set()
     for node in ast.parse(text).body:
-        if isinstance(node, ast.FunctionDef) and node.name in (name, f"grid_of_{name}"):
-            first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+        if isinstance(node, ast.FunctionDef) and node.name in names:
+            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
             mine |= set(range(first - 1, node.end_lineno))
-    return ("".join(line for i, line in enumerate(lines) if i not in mine),
-            "".join(line for i, line in enumerate(lines) if i in mine))
+    lines = text.splitlines(keepends=True)
+    rest = [line for i, line in enumerate(lines) if i not in mine]
+    answer = [line for i, line in enumerate(lines) if i in mine]
+    return "".join(rest), "".join(answer)
 
 
-def wrong_text(answer: Wrong, sheet: int) -> str:
+def wrong_text(answer: WrongAnswer, sheet: int) -> str:
     """The sheet's solutions with this answer's edits. Raises ValueError if an edit finds nothing."""
     rest, mine = solution_parts(solution_text(sheet), answer.puzzle)
     for old, new in answer.edits:

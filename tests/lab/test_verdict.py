@@ -10,8 +10,9 @@ import torch
 
 from aiinfra.lab import store, time_limit
 from aiinfra.lab import verdict as v
-from aiinfra.lab.board import hint, progress
+from aiinfra.lab.board import progress
 from aiinfra.lab.exercise import Exercise, Unsolved, Wrong, close, exercise, find, load, require
+from aiinfra.lab.hint import hint
 from aiinfra.lab.verdict import PASSED, UNSOLVED, WRONG, check, is_stub
 
 HINTS = ("first the direction", "then the idea", "then nearly the code")
@@ -25,7 +26,7 @@ def one_exercise(monkeypatch):
         close(answer(21), 42, "double of 21")
         return "42 it is"
     monkeypatch.setattr(v, "find", lambda name: double if name == "99.double" else find(name))
-    monkeypatch.setattr("aiinfra.lab.board.ex.find", lambda name: double if name == "99.double" else find(name))
+    monkeypatch.setattr("aiinfra.lab.hint.exercise.find", lambda name: double if name == "99.double" else find(name))
     return double
 
 
@@ -59,7 +60,7 @@ def test_everything_else_is_no_stub(answer):
 
 
 def test_right_and_wrong():
-    assert check("99.double", lambda x: 2 * x) == v.Verdict("99.double", PASSED, "42 it is")
+    assert check("99.double", lambda x: 2 * x) == v.ExerciseVerdict("99.double", PASSED, "42 it is")
     wrong = check("99.double", lambda x: x)
     assert wrong.status == WRONG and not wrong.passed
     assert "double of 21: you have 21; 42 is wanted." in wrong.message
@@ -160,7 +161,7 @@ def test_a_verdict_comes_back_where_nothing_can_be_saved(unwritable):
 
 
 def test_three_faces_and_no_markup_from_the_learner():
-    verdict = v.Verdict("99.double", WRONG, "you have `x < 1`\n<script>")
+    verdict = v.ExerciseVerdict("99.double", WRONG, "you have `x < 1`\n<script>")
     assert "<code>x &lt; 1</code><br>&lt;script&gt;" in verdict._repr_html_()
     assert verdict._repr_markdown_().startswith("**✗ 99.double wrong**")
     assert "99.double wrong · you have" in repr(verdict)

@@ -7,6 +7,7 @@ import pytest
 from tests.pages.page_files import SHEETS, exercises, load, prose
 
 from puzzles.catalogue import PUZZLES
+from puzzles.statement import markdown, stub
 
 each_sheet = pytest.mark.parametrize("sheet", SHEETS, ids=lambda path: path.stem)
 LINK = re.compile(r"\[([^\]]*)\]\(([^)]*)\)")
@@ -23,13 +24,13 @@ def test_a_sheet_states_what_is_judged(sheet):
     cells, said = exercises(sheet), unlinked(prose(sheet))
     assert list(cells) == list(mine)
     for name, puzzle in mine.items():
-        assert unlinked(puzzle.markdown) in said, f"{name}: the sheet's statement is not the judge's"
-        assert cells[name].source.startswith(puzzle.stub.rstrip()), name
+        assert unlinked(markdown(puzzle)) in said, f"{name}: the sheet's statement is not the judge's"
+        assert cells[name].source.startswith(stub(puzzle).rstrip()), name
         assert cells[name].source.splitlines()[-1].startswith(f'check("{name}", {name}'), name
         assert any(cell.source == f'picture("{name}")' for cell in load(sheet).cells), name
 
 
 def test_a_statement_links_only_to_a_notebook_that_exists():
     puzzle = PUZZLES["add_constant"]
-    assert "[08](../../notebooks/08_gpu_programming.ipynb)" in puzzle.markdown
-    assert "from notebook 99\n" in replace(puzzle, notebook="99_not_written").markdown
+    assert "[08](../../notebooks/08_gpu_programming.ipynb)" in markdown(puzzle)
+    assert "from notebook 99\n" in markdown(replace(puzzle, notebook="99_not_written"))

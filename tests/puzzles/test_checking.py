@@ -10,7 +10,7 @@ import pytest
 
 from puzzles import check, hint, picture, progress
 from puzzles.__main__ import main
-from puzzles.judge.worker import shared_worker
+from puzzles.judge.process import shared_worker
 from puzzles.source import BadInput
 from puzzles.wrong import solution_text
 
@@ -172,8 +172,8 @@ def test_a_board_that_cannot_be_written_or_read_is_no_traceback(tmp_path, monkey
 
 def test_an_interrupted_or_killed_worker_is_replaced():
     assert check("add_constant", answers.add_constant).passed
-    shared_worker(True)._process.kill()
-    shared_worker(True)._process.wait()
+    shared_worker(True).running.kill()
+    shared_worker(True).running.wait()
     assert check("add_constant", answers.add_constant).passed
 
 

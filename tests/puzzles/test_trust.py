@@ -1,14 +1,19 @@
-"""The proof that the judge can be trusted: solutions pass, stubs do not, wrong answers fail for the right reason."""
+"""The proof that the judge can be trusted: solutions pass, stubs do not, wrong answers fail for the right reason.
+
+This is where every solution and every known-wrong answer of the sheets is judged, once each. Whoever tests the sheets
+themselves, or the boards, needs to judge none of them again.
+"""
 
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from puzzles.catalogue import PUZZLES, SHEETS
-from puzzles.checking import judge_source
+from puzzles.checking import Workers, judge_text
+from puzzles.judge.process import Worker
 from puzzles.judge.verdict import KINDS
-from puzzles.judge.worker import Worker
 from puzzles.source import from_text
+from puzzles.statement import stub
 from puzzles.wrong import all_wrong, solution_text, wrong_text
 
 pytestmark = pytest.mark.compile
@@ -19,7 +24,7 @@ _LANES = 2
 @pytest.fixture(scope="module")
 def lanes():
     """Two pairs of workers, for two cores."""
-    pairs = [(Worker(True), Worker(False)) for _ in range(_LANES)]
+    pairs = [Workers(interpreter=Worker(True), compiler=Worker(False)) for _ in range(_LANES)]
     yield pairs
     for worker in (worker for pair in pairs for worker in pair):
         worker.close()
@@ -28,7 +33,7 @@ def lanes():
 def _judge_all(lanes, jobs):
     """Verdicts of (puzzle, text, full) jobs, two at a time, in order."""
     def run_lane(lane):
-        return [judge_source(puzzle, from_text(text, puzzle.name), full=full, workers=lanes[lane])
+        return [judge_text(puzzle, from_text(text, puzzle.name), full=full, workers=lanes[lane])
                 for puzzle, text, full in jobs[lane::_LANES]]
     with ThreadPoolExecutor(_LANES) as pool:
         results = list(pool.map(run_lane, range(_LANES)))
@@ -57,7 +62,7 @@ def test_wrong_answers_are_rejected_for_the_right_reason(lanes, sheet):
 
 
 def test_stubs_are_not_solved_yet(lanes):
-    verdicts = _judge_all(lanes, [(p, _HEADER + p.stub, False) for p in PUZZLES.values()])
+    verdicts = _judge_all(lanes, [(p, _HEADER + stub(p), False) for p in PUZZLES.values()])
     assert {v.status for v in verdicts} == {"not solved yet"}
 
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from puzzles.usual_checker import Answer, Launch, accepts, known_answers, survey
+from puzzles.usual_checker import KnownAnswer, Outcome, accepts, known_answers, survey
 
 _KERNEL = """
 import triton
@@ -20,15 +20,17 @@ def add_blocks(x_ptr, z_ptr, N, c, BLOCK: tl.constexpr):
 """
 
 
-def answer(load: str = "offsets < N", add: str = "c", before: str = "pass") -> Answer:
-    return Answer("add_blocks", "test", _KERNEL.format(load=load, add=add, before=before), False)
+def answer(load: str = "offsets < N", add: str = "c", before: str = "pass") -> KnownAnswer:
+    text = _KERNEL.format(load=load, add=add, before=before)
+    return KnownAnswer(puzzle="add_blocks", what="test", text=text, right=False)
 
 
 @pytest.fixture(scope="module")
-def seen() -> dict[str, list[Launch]]:
+def seen() -> dict[str, list[Outcome]]:
+    clears_x = "tl.store(x_ptr + offsets, -c + 0 * offsets, mask=offsets < N); x = 0 * x - c"
     answers = {"right": answer(), "no mask in the load": answer(load="None"), "too large": answer(add="c + 0.01"),
-               "size 200": answer(load="offsets < 32"), "raises": answer(add="missing"), "dies": answer(before="os.abort()"),
-               "clears x": answer(add="c", before="tl.store(x_ptr + offsets, -c + 0 * offsets, mask=offsets < N); x = 0 * x - c")}
+               "size 200": answer(load="offsets < 32"), "raises": answer(add="missing"),
+               "dies": answer(before="os.abort()"), "clears x": answer(add="c", before=clears_x)}
     return dict(zip(answers, survey(list(answers.values()))))
 
 
@@ -55,7 +57,7 @@ def test_the_spec_after_the_kernel_believes_a_changed_input(seen):
 
 @pytest.mark.parametrize("name", ["raises", "dies"])
 def test_a_kernel_that_ends_early_is_rejected(seen, name):
-    assert seen[name] == [Launch(math.inf, math.inf, True)]
+    assert seen[name] == [Outcome(math.inf, math.inf, True)]
 
 
 def test_known_answers_leave_out_what_is_right_but_wasteful():

@@ -1,0 +1,269 @@
+"""Judge every load, store and atomic of one launch: whose element is it, who asks, is it legal, does it race?
+
+    hooks.py ──► Tracer.visit(kind, addresses, mask) ──► which lanes are legal
+                    │ memory.py   the tensor that each address belongs to, and its element there
+                    │ races.py    who else touched the element
+                    └─► findings, traffic, the line of each write
+
+The reader's line is the innermost frame of their own text. After a few findings the launch is stopped.
+"""
+
+import random
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from puzzles.judge.memory import Memory, Region
+from puzzles.judge.races import RaceDetector
+from puzzles.judge.verdict import Finding, Traffic
+from puzzles.source import Piece
+
+_MOST_FINDINGS = 4
+_STORE_SLACK = 1.25               # a few elements may be stored again, not all of them
+_VERBS = {"read": "reads", "write": "writes", "atomic": "updates"}
+_ANY_ORDER = "which program owns this element; programs run in any order and never wait for each other"
+
+Program = tuple[int, ...]
+
+
+class StopKernel(Exception):
+    """Enough is known about this launch."""
+
+
+@dataclass
+class Use:
+    """What one launch did with one tensor."""
+
+    races: RaceDetector
+    touched: np.ndarray                 # which elements were loaded
+    line_of_write: np.ndarray           # of each element, the last one; 0 if it was not written
+    loaded: int = 0
+    stored: int = 0
+    atomic: bool = False
+
+
+class Tracer:
+    """One watched launch. Findings collect in `findings`, traffic and writers in `uses`, by tensor."""
+
+    def __init__(self, memory: Memory, files: Mapping[str, Piece], grid: Program, seed: int):
+        self.memory = memory
+        self.files = files
+        self.grid = grid
+        self.findings: list[Finding] = []
+        self.unguarded: Counter[tuple[str, int]] = Counter()     # (file, line) -> masked lanes loaded without other=
+        self.uses = {region.name: _unused(region) for region in memory.regions}
+        self.used_tf32 = False
+        self._reported: set[tuple] = set()
+        self._full_grid = (*grid, 1, 1)[:3]
+        self._current = (0, 0, 0)
+        self._order = list(product(*map(range, self._full_grid)))
+        random.Random(seed).shuffle(self._order)
+        self._order.reverse()                                    # the next program stands last
+
+    # --- programs and lines ----------------------------------------------------------------------
+
+    def next_program(self) -> Program:
+        """The ids of the program that runs now, in three axes; the order is shuffled."""
+        self._current = self._order.pop()
+        return self._current
+
+    @property
+    def program(self) -> Program:
+        """The program ids of the program that runs now, one for each axis of the grid."""
+        return self._current[:len(self.grid)]
+
+    def program_name(self, linear: int) -> Program:
+        """The ids of the program with this number, one for each axis of the grid."""
+        ids = np.unravel_index(linear, self._full_grid)
+        return tuple(map(int, ids))[:len(self.grid)]
+
+    def line(self) -> tuple[str, int]:
+        """File and line of the reader's kernel that is running now."""
+        frame = sys._getframe(1)
+        while frame is not None and frame.f_code.co_filename not in self.files:
+            frame = frame.f_back
+        if frame is None:
+            return "", 0
+        return frame.f_code.co_filename, frame.f_lineno
+
+    def code_at(self, file: str, line: int) -> str:
+        """The code of a line of the reader's text."""
+        if file not in self.files:
+            return ""
+        return self.files[file].line(line)
+
+    # --- one access ------------------------------------------------------------------------------
+
+    def visit(self, kind: str, pointers: Any, mask: Any, values: Any = None) -> np.ndarray:
+        """Judge the lanes of one "read", "write" or "atomic"; returns which of them are legal.
+
+        `pointers`, `mask` and `values` are the interpreter's handles, whose `.data` is an array. Raises
+        StopKernel after the last finding.
+        """
+        lanes = np.flatnonzero(mask.data)
+        legal = np.zeros(mask.data.size, bool)
+        addresses = pointers.data.ravel()[lanes].astype(np.int64)
+        slabs = (addresses - self.memory.base) // self.memory.slab_bytes
+        for slab in np.unique(slabs):
+            mine = slabs == slab
+            region = self.memory.region_of(int(slab))
+            if region is None:
+                self._report_lost(kind, len(mine))
+                continue
+            elements, inside = self._elements(kind, region, pointers, addresses[mine])
+            legal[lanes[mine]] = inside
+            data = None
+            if values is not None:
+                data = np.broadcast_to(values.data, mask.data.shape).ravel()[lanes[mine]][inside]
+            self._record(kind, region, elements[inside], data)
+        return legal.reshape(mask.data.shape)
+
+    def _elements(self, kind: str, region: Region, pointers: Any, addresses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The element of `region` at each address, and whether there is one."""
+        width = max(1, pointers.get_element_ty().primitive_bitwidth // 8)
+        positions, rest = np.divmod(addresses - region.start, region.itemsize)
+        span = len(region.owner)
+        inside = (positions >= 0) & (positions < span) & (rest == 0) & (width == region.itemsize)
+        owners = region.owner[np.clip(positions, 0, span - 1)]
+        elements = np.where(inside, owners, -1)
+        inside &= elements >= 0
+        if not inside.all():
+            self._report_outside(kind, region, positions[~inside], width)
+        return elements, inside
+
+    def _record(self, kind: str, region: Region, elements: np.ndarray, values: np.ndarray | None) -> None:
+        """Count traffic and look for races: within the operation, then against other programs."""
+        use = self.uses[region.name]
+        unique = np.unique(elements)
+        if kind == "write" and len(unique) < len(elements):
+            self._check_lanes(region, elements, values)
+        if kind == "read":
+            use.loaded += len(unique)
+            use.touched[unique] = True
+        else:
+            use.stored += len(unique)
+            use.atomic |= kind == "atomic"
+            _, line = self.line()
+            use.line_of_write[unique] = line
+            if not region.is_output and len(unique):
+                self._report_input(region.coordinate(unique[0]))
+        self._check_race(kind, region, unique)
+
+    def _check_race(self, kind: str, region: Region, unique: np.ndarray) -> None:
+        """Against other programs."""
+        me = int(np.ravel_multi_index(self._current, self._full_grid))
+        conflict = self.uses[region.name].races.access(kind, unique, me)
+        if conflict is None:
+            return
+        element, other, how = conflict
+        mine = f"program {show(self.program)} {_VERBS[kind]} {region.coordinate(element)}"
+        theirs = f"program {show(self.program_name(other))} {how} it too"
+        self._report("race", f"{mine}, and {theirs}", _ANY_ORDER)
+
+    def _check_lanes(self, region: Region, elements: np.ndarray, values: np.ndarray) -> None:
+        """Within one store: lanes that meet must write the same bits."""
+        order = np.argsort(elements, kind="stable")
+        elements = elements[order]
+        bits = np.ascontiguousarray(values[order]).view(f"u{values.dtype.itemsize}")
+        clash = np.flatnonzero((elements[1:] == elements[:-1]) & (bits[1:] != bits[:-1]))
+        if clash.size:
+            where = region.coordinate(elements[clash[0]])
+            message = f"two lanes of one store in program {show(self.program)} write different values to {where}"
+            self._report("race", message, "the offsets of this store: they repeat")
+
+    # --- reports ---------------------------------------------------------------------------------
+
+    def _report_lost(self, kind: str, lanes: int) -> None:
+        message = f"{lanes} addresses belong to no tensor at all"
+        self._report(_outside(kind), message, "the pointer that this address is computed from")
+
+    def _report_input(self, where: str) -> None:
+        message = f"program {show(self.program)} writes to {where}, an input"
+        self._report("input_changed", message, "which pointer this store starts from; inputs must stay as they are")
+
+    def _report_outside(self, kind: str, region: Region, positions: np.ndarray, width: int) -> None:
+        who = f"program {show(self.program)}"
+        if width != region.itemsize:
+            what = f"accesses {region.name}, {region.itemsize} bytes an element, as {width}-byte elements"
+            self._report(_outside(kind), f"{who} {what}", "the cast of this pointer")
+            return
+        verb = "reads" if kind == "read" else "writes"
+        shape = "x".join(map(str, region.tensor.shape))
+        if 0 <= positions[0] < len(region.owner):
+            where = f"in the padding of {region.name} ({shape}, strides {region.tensor.stride()})"
+            look = f"the offsets: are they made of {region.name}'s own strides? Then the mask of this line"
+        else:
+            where = f"outside of {region.name} ({shape}, positions 0 to {len(region.owner) - 1})"
+            look = "the mask of this line, and the offsets it guards"
+        at = f"{region.name}_ptr + {positions[0]}"
+        message = f"{who} {verb} {at}, {where}; {len(positions)} such lanes in this operation"
+        self._report(_outside(kind), message, look)
+
+    def _report(self, kind: str, message: str, look_at: str) -> None:
+        """A finding about the line that runs now; each kind once a line."""
+        file, line = self.line()
+        if (kind, file, line) in self._reported:
+            return
+        self._reported.add((kind, file, line))
+        finding = Finding(
+            kind=kind,
+            message=message,
+            look_at=look_at,
+            line=line or None,
+            code=self.code_at(file, line),
+            program=self.program,
+        )
+        self.findings.append(finding)
+        if len(self.findings) >= _MOST_FINDINGS:
+            raise StopKernel
+
+    # --- figures ---------------------------------------------------------------------------------
+
+    def traffic(self, budgets: Mapping[str, int]) -> tuple[Traffic, ...]:
+        """What was loaded and stored, tensor by tensor; `budgets` holds the most loads of some."""
+        return tuple(self._traffic_of(region, budgets.get(region.name)) for region in self.memory.regions)
+
+    def _traffic_of(self, region: Region, budget: int | None) -> Traffic:
+        use = self.uses[region.name]
+        written = int(use.races.written().sum())
+        store_budget = None
+        if not use.atomic:
+            store_budget = int(_STORE_SLACK * written)
+        return Traffic(
+            tensor=region.name,
+            loaded=use.loaded,
+            distinct=int(use.touched.sum()),
+            stored=use.stored,
+            written=written,
+            itemsize=region.itemsize,
+            budget=budget,
+            store_budget=store_budget,
+        )
+
+
+def show(program: Program) -> str:
+    """Program ids as a reader says them: 3, or (3, 1)."""
+    if len(program) == 1:
+        return str(program[0])
+    return str(program)
+
+
+def _unused(region: Region) -> Use:
+    elements = region.tensor.numel()
+    return Use(
+        races=RaceDetector(elements),
+        touched=np.zeros(elements, bool),
+        line_of_write=np.zeros(elements, np.int64),
+    )
+
+
+def _outside(kind: str) -> str:
+    """The kind of finding for an access that is not legal."""
+    if kind == "read":
+        return "out_of_bounds_read"
+    return "out_of_bounds_write"

@@ -1,0 +1,38 @@
+"""What a GPU would run, on the CPU: the same answer, and a kernel that is off by 1 % is found."""
+
+import pytest
+import torch
+
+from puzzles.catalogue import PUZZLES
+from puzzles.judge.gpu import launch
+from puzzles.rebuild import load
+from puzzles.source import from_text
+from puzzles.wrong import solution_text
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="kernels are compiled here; `check` itself runs them on the GPU")
+@pytest.mark.parametrize("name", ["add_blocks", "rms_norm", "matmul_grouped", "rope", "kv_write", "split_k_decode"])
+def test_what_runs_on_a_gpu_runs_here_interpreted(name, tmp_path):
+    puzzle = PUZZLES[name]
+    kernel = load(from_text(solution_text(puzzle.sheet), name), tmp_path).kernel
+    case = puzzle.cases[1]
+    grid = puzzle.launch_grid(case)
+    right = launch(puzzle, case, kernel, grid, 3, torch.device("cpu"))
+    assert not list(right.findings()) and set(right.inputs) == set(puzzle.inputs)
+    wrong = launch(puzzle, case, _Tampered(kernel, puzzle), grid, 3, torch.device("cpu"))
+    findings = list(wrong.findings())
+    assert {finding.kind for finding in findings} == {"gpu"} and len(findings) == len(puzzle.outputs)
+
+
+class _Tampered:
+    """A kernel whose outputs are off by 1 %."""
+
+    def __init__(self, kernel, puzzle):
+        self.kernel, self.puzzle = kernel, puzzle
+
+    def __getitem__(self, grid):
+        def launch(**arguments):
+            self.kernel[grid](**arguments)
+            for name in self.puzzle.outputs:
+                arguments[f"{name}_ptr"].mul_(1.01)
+        return launch
