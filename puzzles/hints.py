@@ -1,6 +1,6 @@
 """Hints, from a direction to nearly the code, and the picture of a puzzle's tiling."""
 
-from aiinfra.lab.hint import Hint
+from aiinfra.lab.hints import Hint
 from puzzles.catalogue import find
 from puzzles.drawing import Picture
 from puzzles.source import BadInput

@@ -54,7 +54,7 @@ an empty data folder and takes out what needs a live kernel; then `pytest tests/
 """
 
 from aiinfra.lab.board import progress
-from aiinfra.lab.hint import hint
+from aiinfra.lab.hints import hint
 from aiinfra.lab.sliders import explore, slider
 from aiinfra.lab.guess import compare, predict
 from aiinfra.lab.source import data_file, show_source

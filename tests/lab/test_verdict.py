@@ -12,7 +12,7 @@ from aiinfra.lab import store, time_limit
 from aiinfra.lab import verdict as v
 from aiinfra.lab.board import progress
 from aiinfra.lab.exercise import Exercise, Unsolved, Wrong, close, exercise, find, load, require
-from aiinfra.lab.hint import hint
+from aiinfra.lab.hints import hint
 from aiinfra.lab.verdict import PASSED, UNSOLVED, WRONG, check, is_stub
 
 HINTS = ("first the direction", "then the idea", "then nearly the code")
@@ -26,7 +26,7 @@ def one_exercise(monkeypatch):
         close(answer(21), 42, "double of 21")
         return "42 it is"
     monkeypatch.setattr(v, "find", lambda name: double if name == "99.double" else find(name))
-    monkeypatch.setattr("aiinfra.lab.hint.exercise.find", lambda name: double if name == "99.double" else find(name))
+    monkeypatch.setattr("aiinfra.lab.hints.exercise.find", lambda name: double if name == "99.double" else find(name))
     return double
 
 
