@@ -6,6 +6,7 @@ temporary file. This is the only place that does so: progress, measured rows, do
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -32,6 +33,29 @@ def replace_whole(path: str | Path, write: Callable[[Path], object]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def replace_folder(path: str | Path, write: Callable[[Path], object]) -> None:
+    """Have `write(temporary)` fill an empty folder, then move it to `path`: a folder that is whole or not there.
+
+    One that stands there is moved aside first and removed at the end; a process killed between the two moves leaves
+    none at `path`. What a killed process left is removed by the next call. Raises as `replace_whole` does.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{path.name}.*.part"):
+        shutil.rmtree(left, ignore_errors=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    old = temporary.with_suffix(".old.part")
+    try:
+        temporary.chmod(0o777 & ~_umask())
+        write(temporary)
+        if path.exists():
+            path.rename(old)
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _umask() -> int:
