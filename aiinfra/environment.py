@@ -76,6 +76,22 @@ def triton_interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
+def interpret_triton() -> None:
+    """Let Triton kernels whose modules are imported from now on run on the CPU, in Triton's interpreter.
+
+    Raises RuntimeError if Triton has been imported without it: its own functions would stay compiled.
+    """
+    if "triton" in sys.modules and not triton_interpreted():
+        raise RuntimeError("Triton was imported before its interpreter was chosen, and cannot change any more. "
+                           "Restart the kernel and run the first cell first.")
+    os.environ["TRITON_INTERPRET"] = "1"
+
+
+def silence_profiler() -> None:
+    """Keep the notes that PyTorch's profiler writes to stderr to itself, unless the user has chosen a level."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+
+
 def cpu_name() -> str:
     """The processor's product name, as the system tells it."""
     try:

@@ -8,20 +8,28 @@ guess everything goes on ("no guess yet"). Used by every notebook.
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from aiinfra.lab import store, style
 from aiinfra.lab.markup import Rich, box
 
+_QUIET = "#767676"
+
 
 def number(value: float) -> str:
     """A number for people: 3 significant digits, thousands separated, powers of ten far out."""
-    if value and not 1e-4 <= abs(value) < 1e6:
+    if value == 0:
+        return "0"
+    if not 1e-4 <= abs(value) < 1e6:
         return f"{value:.2e}"
-    digits = 2 - math.floor(math.log10(abs(value))) if value else 0
-    text = f"{value:,.{max(0, digits)}f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
+    decimals = 2 - math.floor(math.log10(abs(value)))
+    text = f"{value:,.{max(0, decimals)}f}"
+    if "." in text:
+        text = text.rstrip("0").rstrip(".")
+    return text
 
 
 @dataclass(frozen=True, repr=False)
@@ -60,19 +68,26 @@ class Prediction(Rich):
     @property
     def foot(self) -> str:
         """A last line, or nothing."""
-        return (f'Between {number(self.low)} and {number(self.high)} {self.unit}. In JupyterLab this is a slider; '
-                f'predict("{self.name}", guess=…) does the same.')
+        scale = f"Between {number(self.low)} and {number(self.high)} {self.unit}."
+        return f'{scale} In JupyterLab this is a slider; predict("{self.name}", guess=…) does the same.'
 
     def record(self, value: float | None) -> str:
         """Write question and guess down. Returns "" or why they could not be kept."""
-        return store.write("guesses", self.name, {"guess": value, "unit": self.unit, "question": self.question,
-                                                  "low": self.low, "high": self.high})
+        record = {
+            "guess": value,
+            "unit": self.unit,
+            "question": self.question,
+            "low": self.low,
+            "high": self.high,
+        }
+        return store.write("guesses", self.name, record)
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
-        bundle = {"text/plain": repr(self), "text/markdown": self._repr_markdown_(), "text/html": self._repr_html_()}
+        bundle = {"text/plain": repr(self), "text/markdown": self._repr_markdown_()}
         panel = _panel(self)
-        return bundle if panel is None else {**panel._repr_mimebundle_(), "text/plain": repr(self),
-                                             "text/markdown": self._repr_markdown_()}
+        if panel is None:
+            return {**bundle, "text/html": self._repr_html_()}
+        return panel._repr_mimebundle_() | bundle
 
 
 def _panel(prediction: Prediction):
@@ -81,31 +96,46 @@ def _panel(prediction: Prediction):
         import ipywidgets as widgets
     except ImportError:
         return None
-    low, high, guess = prediction.low, prediction.high, prediction.guess
-    common = dict(continuous_update=False, readout=False, layout=widgets.Layout(width="420px"))
-    if prediction.log:
-        middle = math.sqrt(low * high)
-        control = widgets.FloatLogSlider(value=guess or middle, min=math.log10(low), max=math.log10(high),
-                                         step=(math.log10(high / low)) / 200, **common)
-    else:
-        start = (low + high) / 2 if guess is None else guess
-        control = widgets.FloatSlider(value=start, min=low, max=high, step=(high - low) / 200, **common)
+    control = _control(widgets, prediction)
     note = widgets.HTML(_note(prediction, ""))
 
     def moved(change) -> None:
-        note.value = _note(prediction, prediction.record(change["new"]))
+        trouble = prediction.record(change["new"])
+        note.value = _note(prediction, trouble)
 
     control.observe(moved, names="value")
-    ends = [widgets.HTML(f'<span style="color:#767676">{number(end)}</span>') for end in (low, high)]
-    return widgets.VBox([widgets.HTML(box("note", "Predict", prediction.question)),
-                         widgets.HBox([ends[0], control, ends[1], note],
-                                      layout=widgets.Layout(margin="0 0 0 16px"))])
+    question = widgets.HTML(box("note", "Predict", prediction.question))
+    low, high = widgets.HTML(_grey(prediction.low)), widgets.HTML(_grey(prediction.high))
+    row = widgets.HBox([low, control, high, note], layout=widgets.Layout(margin="0 0 0 16px"))
+    return widgets.VBox([question, row])
+
+
+def _control(widgets, prediction: Prediction):
+    """The slider, at the guess or in the middle of its scale."""
+    low, high = prediction.low, prediction.high
+    middle = (low + high) / 2
+    guess = prediction.guess
+    common = {"continuous_update": False, "readout": False, "layout": widgets.Layout(width="420px")}
+    if prediction.log:
+        start = guess or math.sqrt(low * high)
+        low, high = math.log10(low), math.log10(high)
+        step = (high - low) / 200
+        return widgets.FloatLogSlider(value=start, min=low, max=high, step=step, **common)
+    start = middle if guess is None else guess
+    step = (high - low) / 200
+    return widgets.FloatSlider(value=start, min=low, max=high, step=step, **common)
+
+
+def _grey(value: float) -> str:
+    return f'<span style="color:{_QUIET}">{number(value)}</span>'
 
 
 def _note(prediction: Prediction, trouble: str) -> str:
     guess = prediction.guess
-    text = "move the slider: no guess yet" if guess is None else f"your guess: {number(guess)} {prediction.unit}"
-    colour = "#767676" if guess is None else "#9A6A00"
+    text, colour = "move the slider: no guess yet", _QUIET
+    if guess is not None:
+        text = f"your guess: {number(guess)} {prediction.unit}"
+        colour = style.PREDICTION_TEXT
     return f'<b style="color:{colour};margin-left:12px">{text}</b> {trouble}'
 
 
@@ -119,15 +149,23 @@ def predict(name: str, question: str = "", unit: str = "", low: float = 0.0, hig
     """
     earlier = store.read("guesses", name)
     if not question and "question" in earlier:
-        question, unit, low, high = (earlier[key] for key in ("question", "unit", "low", "high"))
+        question, unit = earlier["question"], earlier["unit"]
+        low, high = earlier["low"], earlier["high"]
     if not low < high:
         raise ValueError(f"predict({name!r}): low={low} is not below high={high}.")
-    prediction = Prediction(name, question or name, unit, low, high)
-    if guess is not None:
-        if not math.isfinite(guess):
-            raise ValueError(f"predict({name!r}): guess={guess} is not a number that can be drawn.")
-    prediction.record(prediction.guess if guess is None else float(guess))
+    if guess is not None and not math.isfinite(guess):
+        raise ValueError(f"predict({name!r}): guess={guess} is not a number that can be drawn.")
+    prediction = Prediction(name=name, question=question or name, unit=unit, low=low, high=high)
+    if guess is None:
+        guess = prediction.guess                # the earlier one
+    prediction.record(guess)
     return prediction
+
+
+class _Bar(NamedTuple):
+    label: str
+    value: float | None
+    colour: str
 
 
 def compare(name: str, measured: float, bound: float | None = None, bound_label: str = "bound",
@@ -138,35 +176,46 @@ def compare(name: str, measured: float, bound: float | None = None, bound_label:
     logarithmic, with dots for bars, if the values span a factor of 30 or more.
     """
     kept = store.read("guesses", name)
-    unit = kept.get("unit", "") if unit is None else unit
-    rows = [("your prediction", kept.get("guess"), style.PREDICTION), (bound_label, bound, style.BOUND),
-            (measured_label, measured, style.MEASURED)]
-    rows = [row for row in rows if row[1] is not None or row[0] == "your prediction"]
+    if unit is None:
+        unit = kept.get("unit", "")
+    bars = [_Bar("your prediction", kept.get("guess"), style.PREDICTION)]
+    if bound is not None:
+        bars.append(_Bar(bound_label, bound, style.BOUND))
+    bars.append(_Bar(measured_label, measured, style.MEASURED))
     title = question or kept.get("question", "")
-    fig, ax = style.axes(f"[{unit}]" if unit else "", "", title[:1].upper() + title[1:],
-                         size=(7.0, 0.9 + 0.42 * len(rows)))
-    _bars(ax, rows, unit)
+    title = title[:1].upper() + title[1:]
+    height = 0.9 + 0.42 * len(bars)
+    fig, ax = style.axes(f"[{unit}]" if unit else "", "", title, size=(7.0, height))
+    _draw(ax, bars, unit)
     style.plt.close(fig)                  # shown once, as the cell's result
     return fig
 
 
-def _bars(ax, rows: list[tuple[str, float | None, str]], unit: str) -> None:
-    known = [abs(value) for _, value, _ in rows if value]
-    log = len(known) > 1 and max(known) >= 30 * min(known) and all(v is None or v > 0 for _, v, _ in rows)
-    top = max(known, default=1.0)
-    left, right = (min(known) / 4, top * 6) if log else (0.0, top * 1.25)
-    ax.set_xscale("log" if log else "linear")
-    for row, (label, value, colour) in enumerate(rows):
-        if value is None:
-            ax.text(0.01, row, "no guess yet", va="center", color="#767676", style="italic",
+def _draw(ax: Axes, bars: list[_Bar], unit: str) -> None:
+    sizes = [abs(bar.value) for bar in bars if bar.value] or [1.0]
+    log = _spans_far(bars)
+    left, right = 0.0, 1.25 * max(sizes)
+    if log:
+        ax.set_xscale("log")
+        left, right = min(sizes) / 4, 6 * max(sizes)
+    for row, bar in enumerate(bars):
+        if bar.value is None:
+            ax.text(0.01, row, "no guess yet", va="center", color=_QUIET, style="italic",
                     transform=ax.get_yaxis_transform())
             continue
         if log:                           # a bar's length means nothing on a log scale; a place does
-            ax.hlines(row, left, right, color="#EEEEEE", lw=1)
-            ax.plot(value, row, "o", ms=10, color=colour)
+            ax.hlines(row, left, right, color=style.PALE, lw=1)
+            ax.plot(bar.value, row, "o", ms=10, color=bar.colour)
         else:
-            ax.barh(row, value, color=colour, height=0.62)
-        ax.annotate(f"{number(value)} {unit}", (value, row), (9, 0), textcoords="offset points", va="center")
-    ax.set(yticks=range(len(rows)), yticklabels=[label for label, _, _ in rows], xlim=(left, right),
-           ylim=(len(rows) - 0.4, -0.6))
+            ax.barh(row, bar.value, color=bar.colour, height=0.62)
+        text = f"{number(bar.value)} {unit}"
+        ax.annotate(text, (bar.value, row), (9, 0), textcoords="offset points", va="center")
+    ax.set_yticks(range(len(bars)), [bar.label for bar in bars])
+    ax.set(xlim=(left, right), ylim=(len(bars) - 0.4, -0.6))
     ax.grid(axis="y", visible=False)
+
+
+def _spans_far(bars: list[_Bar]) -> bool:
+    """True if all values are above zero and the largest is 30 times the smallest, or more."""
+    values = [bar.value for bar in bars if bar.value is not None]
+    return min(values) > 0 and max(values) >= 30 * min(values)

@@ -9,6 +9,7 @@ machine without ipywidgets the figure alone. A slider of whole numbers may have 
 it, as a film. Used by every notebook.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,22 @@ class Slider:
     label: str | None = None
     play: bool = False
 
+    @property
+    def whole(self) -> bool:
+        """True if it gives integers."""
+        numbers = (self.low, self.high, self.start, self.step or 1)
+        return all(isinstance(number, int) for number in numbers)
+
+    @property
+    def scale(self) -> str:
+        """The scale in words: 1 to 1000, log."""
+        words = f"{self.low} to {self.high}"
+        if self.step is not None:
+            words += f" in steps of {self.step}"
+        if self.log:
+            words += ", log"
+        return words
+
 
 def slider(low: float, high: float, start: float, step: float | None = None, log: bool = False,
            label: str | None = None, play: bool = False) -> Slider:
@@ -40,7 +57,7 @@ def slider(low: float, high: float, start: float, step: float | None = None, log
     With log=True, low and high are values (1e-4, 1), not exponents. Integers give integers. play=True is for
     integers: a button beside the slider moves it on by a step some three times a second, as far as `high`.
     """
-    return Slider(low, high, start, step, log, label, play)
+    return Slider(low=low, high=high, start=start, step=step, log=log, label=label, play=play)
 
 
 def explore(draw: Callable[..., Figure], **controls: Any) -> None:
@@ -52,34 +69,39 @@ def explore(draw: Callable[..., Figure], **controls: Any) -> None:
     """
     specs = {name: _spec(name, control) for name, control in controls.items()}
     widgets = _widgets(specs)
-    if widgets is not None:
+    if widgets:
         _show_controls(widgets, specs)
-    handle = display(_closed(draw(**{name: _start(spec) for name, spec in specs.items()})), display_id=True)
+    start = {name: _start(spec) for name, spec in specs.items()}
+    handle = display(_closed(draw(**start)), display_id=True)
 
     def redraw(_change) -> None:
-        handle.update(_closed(draw(**{name: widget.value for name, widget in widgets.items()})))
+        values = {name: widget.value for name, widget in widgets.items()}
+        handle.update(_closed(draw(**values)))
 
-    for widget in (widgets or {}).values():
+    for widget in widgets.values():
         widget.observe(redraw, names="value")
 
 
 def _spec(name: str, control: Any) -> Any:
-    spec = Slider(*control) if isinstance(control, tuple) else control
-    if isinstance(spec, Slider) and not spec.low <= spec.start <= spec.high:
-        raise ValueError(f"explore: {name} starts at {spec.start}, outside [{spec.low}, {spec.high}].")
-    if isinstance(spec, Slider) and spec.play and (spec.log or not _whole(spec)):
-        scale = f"{spec.low} to {spec.high}" + f" in steps of {spec.step}" * (spec.step is not None) + ", log" * spec.log
-        raise ValueError(f"explore: {name} cannot be played from {scale}: its frames must be integers. "
+    """The control, a tuple of numbers as a Slider. Raises ValueError if its numbers do not fit together."""
+    if isinstance(control, tuple):
+        control = Slider(*control)
+    if not isinstance(control, Slider):
+        return control
+    if not control.low <= control.start <= control.high:
+        raise ValueError(f"explore: {name} starts at {control.start}, outside [{control.low}, {control.high}].")
+    if control.play and (control.log or not control.whole):
+        raise ValueError(f"explore: {name} cannot be played from {control.scale}: its frames must be integers. "
                          "Play their numbers: slider(0, len(frames) - 1, 0, play=True).")
-    return spec
-
-
-def _whole(spec: Slider) -> bool:
-    return all(isinstance(value, int) for value in (spec.low, spec.high, spec.start, spec.step or 1))
+    return control
 
 
 def _start(spec: Any) -> Any:
-    return spec.start if isinstance(spec, Slider) else spec[0] if isinstance(spec, list) else spec
+    if isinstance(spec, Slider):
+        return spec.start
+    if isinstance(spec, list):
+        return spec[0]
+    return spec
 
 
 def _closed(fig: Figure) -> Figure:
@@ -87,37 +109,40 @@ def _closed(fig: Figure) -> Figure:
     return fig
 
 
-def _widgets(specs: dict[str, Any]) -> dict[str, Any] | None:
-    """One widget for each control, or None where ipywidgets is not installed."""
+def _widgets(specs: dict[str, Any]) -> dict[str, Any]:
+    """One widget for each control; none where ipywidgets is not installed."""
     try:
         import ipywidgets
     except ImportError:
-        return None
+        return {}
     return {name: _widget(ipywidgets, name, spec) for name, spec in specs.items()}
 
 
 def _widget(ipywidgets, name: str, spec: Any):
-    label = (spec.label if isinstance(spec, Slider) else None) or name.replace("_", " ")
-    common = dict(description=label, style={"description_width": "120px"})
-    wide = dict(common, layout=ipywidgets.Layout(width="520px"))
+    label = getattr(spec, "label", None) or name.replace("_", " ")
+    common = {"description": label, "style": {"description_width": "120px"}}
+    wide = common | {"layout": ipywidgets.Layout(width="520px")}
     if isinstance(spec, bool):
         return ipywidgets.Checkbox(value=spec, indent=False, **common)
     if isinstance(spec, list):
         return ipywidgets.Dropdown(options=spec, value=spec[0], **common)
     if spec.log:
-        from math import log10
-        low, high = log10(spec.low), log10(spec.high)
-        return ipywidgets.FloatLogSlider(value=spec.start, min=low, max=high, readout_format=".4g",
-                                         step=spec.step or (high - low) / 100, **wide)
-    if _whole(spec):
-        return ipywidgets.IntSlider(value=spec.start, min=spec.low, max=spec.high, step=spec.step or 1, **wide)
-    return ipywidgets.FloatSlider(value=spec.start, min=spec.low, max=spec.high, readout_format=".4g",
-                                  step=spec.step or (spec.high - spec.low) / 100, **wide)
+        low, high = math.log10(spec.low), math.log10(spec.high)
+        step = spec.step or (high - low) / 100
+        return ipywidgets.FloatLogSlider(value=spec.start, min=low, max=high, step=step, readout_format=".4g", **wide)
+    scale = {"value": spec.start, "min": spec.low, "max": spec.high}
+    if spec.whole:
+        return ipywidgets.IntSlider(step=spec.step or 1, **scale, **wide)
+    step = spec.step or (spec.high - spec.low) / 100
+    return ipywidgets.FloatSlider(step=step, readout_format=".4g", **scale, **wide)
 
 
 def _show_controls(widgets: dict[str, Any], specs: dict[str, Any]) -> None:
     from ipywidgets import VBox
-    rows = [_playable(widget) if getattr(specs[name], "play", False) else widget for name, widget in widgets.items()]
+    rows = []
+    for name, widget in widgets.items():
+        played = getattr(specs[name], "play", False)
+        rows.append(_playable(widget) if played else widget)
     bundle = VBox(rows)._repr_mimebundle_()
     names = ", ".join(widget.description for widget in widgets.values())
     bundle["text/plain"] = f"[run this cell in JupyterLab to move: {names}]"
@@ -128,6 +153,7 @@ def _playable(widget):
     """The slider with its button. They are linked in the browser, which has one move of the slider at a time with the
     kernel and keeps only the latest that waits: a slow drawing leaves frames out, it never falls behind."""
     from ipywidgets import HBox, Play, jslink
-    button = Play(value=widget.value, min=widget.min, max=widget.max, step=widget.step, interval=_FRAME, show_repeat=False)
+    scale = {key: getattr(widget, key) for key in ("value", "min", "max", "step")}
+    button = Play(interval=_FRAME, show_repeat=False, **scale)
     jslink((button, "value"), (widget, "value"))
     return HBox([widget, button])                       # in this order the sliders of several rows are in line

@@ -2,7 +2,9 @@
 
     orange  what YOU predicted      grey  what theory or hardware allows      blue  what was measured
 
-The palette is Okabe and Ito's (2008), which readers with any colour vision can tell apart.
+The three are Okabe and Ito's (2008), which readers with any colour vision can tell apart. They belong to nothing
+else: every other series takes one of EXTRA, what is rented or waited for in vain is WASTE, and light greys draw
+what is no series at all. So a page writes no colour by its number, and a test says that the palettes do not meet.
 Figures are PNG in 256 colours, rendered 1.5 times as large as they are shown: about 20 KB each.
 Not SVG, because JupyterLab hides SVG in a notebook that is not trusted, as a fresh clone never is.
 """
@@ -19,40 +21,70 @@ from PIL import Image
 
 from aiinfra.lab.markup import Rich
 
-PREDICTION = "#E69F00"   # the reader's guess
-BOUND = "#6B6B6B"        # a limit or a formula; drawn dashed where it is a line
-MEASURED = "#0072B2"     # what happened
-GOOD, BAD = "#009E73", "#D55E00"
-EXTRA = ("#CC79A7", "#56B4E9", "#009E73", "#D55E00")   # for curves that are none of the three
-RECORDED = "#B8CBDA"     # a result recorded on another machine, drawn behind the reader's own
+PREDICTION = "#E69F00"        # the reader's guess
+PREDICTION_TEXT = "#9A6A00"   # the same, dark enough to be read
+BOUND = "#6B6B6B"             # a limit or a formula; drawn dashed where it is a line
+MEASURED = "#0072B2"          # what happened
+RECORDED = "#B8CBDA"          # a result recorded on another machine, drawn behind the reader's own
+
+GOOD, BAD = "#009E73", "#D55E00"     # a verdict: right or wrong, fits or does not
+EXTRA = ("#AA4499", "#44AA99", "#999933", "#882255", "#DDCC77")     # series that are none of the three
+WASTE = "#CC6677"             # paid for and not used: empty seats, reserved memory, idle time
+PALE_WASTE = "#EBC6CC"        # a surface of it
+TENANTS = (*EXTRA, "#117733", "#332288", "#661100")                 # who owns a block: one colour a request
+
+PALE, LIGHT = "#EEEEEE", "#BBBBBB"   # no series: a surface where nothing is; thin lines and edges
+TEXT = "#666666"              # remarks inside a figure
+
+TITLE = {"x": 0.01, "ha": "left", "fontsize": 11, "fontweight": "bold"}     # of a figure with several axes
+_LETTERS = 10                 # of a bold title fit into an inch
 
 _RC = {
-    "figure.figsize": (7.0, 3.6), "figure.dpi": 96, "figure.facecolor": "white",
-    "font.size": 10, "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left",
-    "axes.titlepad": 10, "axes.labelcolor": "#333333", "axes.edgecolor": "#999999",
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
-    "grid.color": "#E6E6E6", "grid.linewidth": 0.8, "xtick.color": "#555555", "ytick.color": "#555555",
-    "lines.linewidth": 2.0, "legend.frameon": False, "legend.fontsize": 9,
+    "figure.figsize": (7.0, 3.6),
+    "figure.dpi": 96,
+    "figure.facecolor": "white",
     "figure.constrained_layout.w_pad": 0.08,
-    "axes.prop_cycle": plt.cycler(color=(MEASURED, PREDICTION, *EXTRA)),
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10,
+    "axes.labelcolor": "#333333",
+    "axes.edgecolor": "#999999",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.prop_cycle": plt.cycler(color=(MEASURED, *EXTRA)),
+    "grid.color": "#E6E6E6",
+    "grid.linewidth": 0.8,
+    "xtick.color": "#555555",
+    "ytick.color": "#555555",
+    "lines.linewidth": 2.0,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
 }
 
 
 class Key(Rich):
     """The colour key, shown under a notebook's first cell."""
 
-    tone, head = "note", "Colours on every page:"
+    tone = "note"
+    head = "Colours on every page:"
     body = "orange = your prediction · grey = the bound · blue = measured"
 
     def _repr_html_(self) -> str:
-        dots = ((PREDICTION, "your prediction"), (BOUND, "the bound: what theory or hardware allows"),
-                (MEASURED, "measured on your machine"))
-        return " &emsp; ".join(f'<span style="color:{colour};font-size:140%">&#9679;</span> {name}'
-                               for colour, name in dots)
+        meanings = {PREDICTION: "your prediction",
+                    BOUND: "the bound: what theory or hardware allows",
+                    MEASURED: "measured on your machine"}
+        dots = []
+        for colour, meaning in meanings.items():
+            dots.append(f'<span style="color:{colour};font-size:140%">&#9679;</span> {meaning}')
+        return " &emsp; ".join(dots)
 
 
 def use() -> Key:
-    """Set the style for this notebook and return the colour key; the first cell ends in it."""
+    """Set the style for this notebook and return the colour key. `lab.start` does so for a page."""
     plt.rcParams.update(_RC)
     shell = get_ipython()
     if shell is not None:                 # first the inline backend registers its own way, then we replace it
@@ -66,11 +98,12 @@ def png(fig: Figure, sharpness: float = 1.5) -> tuple[str, dict[str, int]]:
     """The figure as base64 PNG with 256 colours, and the size in CSS pixels it is meant to have."""
     raw, small = io.BytesIO(), io.BytesIO()
     fig.savefig(raw, format="png", dpi=sharpness * fig.dpi, bbox_inches="tight")
-    image = Image.open(raw).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    image = Image.open(raw).convert("RGB")
+    image = image.quantize(256, dither=Image.Dither.NONE)
     image.save(small, format="png", optimize=True)
     width, height = image.size
-    return base64.b64encode(small.getvalue()).decode(), {"width": round(width / sharpness),
-                                                              "height": round(height / sharpness)}
+    shown = {"width": round(width / sharpness), "height": round(height / sharpness)}
+    return base64.b64encode(small.getvalue()).decode(), shown
 
 
 def axes(xlabel: str, ylabel: str, title: str = "", size: tuple[float, float] = (7.0, 3.6),
@@ -80,10 +113,20 @@ def axes(xlabel: str, ylabel: str, title: str = "", size: tuple[float, float] = 
     With columns > 1 the second value is an array of Axes, all with the same labels.
     `options` go to `plt.subplots` (sharey=True, …).
     """
-    fig, ax = plt.subplots(1, columns, figsize=size, layout="constrained", **options)
-    for one in (ax if columns > 1 else [ax]):
-        one.set(xlabel=xlabel, ylabel=ylabel)
-    title = textwrap.fill(title, int(11 * size[0]))          # about as many characters as fit above the axes
-    if title:
-        fig.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold") if columns > 1 else ax.set_title(title)
-    return fig, ax
+    fig, panels = plt.subplots(1, columns, figsize=size, layout="constrained", squeeze=False, **options)
+    panels = panels[0]                                           # the only row
+    for ax in panels:
+        ax.set(xlabel=xlabel, ylabel=ylabel)
+    title = textwrap.fill(title, int(_LETTERS * size[0]))
+    if columns > 1:
+        fig.suptitle(title, **TITLE)
+        return fig, panels
+    panels[0].set_title(title)
+    return fig, panels[0]
+
+
+def top_down(ax: Axes) -> None:
+    """Let the y axis list names, the first one on top: it needs no lines across the figure."""
+    if not ax.yaxis_inverted():
+        ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)

@@ -1,4 +1,4 @@
-"""Judges and hints of notebook 10, fused kernels. Every judge makes its own data, in float64 where values count."""
+"""Judges and hints of notebook 10, fused kernels. Each makes its own data, in float64 where values count."""
 
 import math
 
@@ -8,154 +8,205 @@ import torch.nn.functional as F
 from aiinfra.kernels import swiglu as swiglu_kernel
 from aiinfra.kernels.hstu_bias import time_buckets
 from aiinfra.lab.exercise import Wrong, close, exercise, require
+from aiinfra.lab.judging import pair, several
 
 
 def _randn(*shape: int, seed: int, scale: float = 1.0) -> torch.Tensor:
-    return scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    generator = torch.Generator().manual_seed(seed)
+    return scale * torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 def _partial(scores: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """m [], l [], o [Dv] of one worker's keys; -inf, 0 and zeros where it has none."""
     if not len(scores):
-        return torch.tensor(-math.inf, dtype=torch.float64), torch.tensor(0.0, dtype=torch.float64), values.sum(0)
+        nothing = torch.tensor(-math.inf, dtype=torch.float64)
+        return nothing, torch.tensor(0.0, dtype=torch.float64), values.sum(0)
     m = scores.max()
     weights = torch.exp(scores - m)
     return m, weights.sum(), weights @ values
 
 
 @exercise("10.merge", hints=(
-    "Both partials are sums of exp(score − their own m). Before two sums can be added they must have the same m.",
-    "The common m is the larger one. A partial moves from its own m to the common one by the factor exp(own m − common m), "
-    "which is never above 1. The factor applies to l and to o alike. Is there a case in which it is NaN?",
+    "Both partials are sums of exp(score − their own m). Before two sums can be added they must have the "
+    "same m.",
+    "The common m is the larger one. A partial moves from its own m to the common one by the factor exp(own "
+    "m − common m), which is never above 1. The factor applies to l and to o alike. Is there a case in which "
+    "it is NaN?",
     "m = torch.maximum(a[0], b[0]); two empty workers leave m at −inf, and −inf − (−inf) is NaN: subtract "
     "`base = torch.where(m == -inf, 0, m)` instead. fa = exp(a[0] − base), fb = exp(b[0] − base); "
     "return m, a[1]·fa + b[1]·fb, a[2]·fa + b[2]·fb.",
 ))
 def merge(merge):
-    scores, values = _randn(12, seed=1, scale=40.0), _randn(12, 3, seed=2)
-    scores += 700.0                                              # exp(700 + 40) is beyond float64
+    scores = _randn(12, seed=1, scale=40.0) + 700.0              # exp(700 + 40) is beyond float64
+    values = _randn(12, 3, seed=2)
+    whole = _partial(scores, values)
     for cut, case in ((5, "5 keys and 7 keys"), (1, "1 key and 11 keys"), (12, "12 keys and none")):
-        a, b = _partial(scores[:cut], values[:cut]), _partial(scores[cut:], values[cut:])
+        a = _partial(scores[:cut], values[:cut])
+        b = _partial(scores[cut:], values[cut:])
         for first, second in ((a, b), (b, a)):
             got = merge(first, second)
-            require(isinstance(got, (tuple, list)) and len(got) == 3, "return three things: (m, l, o).")
-            m, l, o = (torch.as_tensor(part) for part in got)
-            require(not torch.isnan(torch.cat([m.flatten(), l.flatten(), o.flatten()])).any(),
+            several(got, 3, "return three things: (m, l, o).")
+            m, l, o = map(torch.as_tensor, got)
+            require(not _has_nan(m, l, o),
                     f"NaN when {case} are merged: something like −inf − (−inf), or inf / inf.")
-            want = _partial(scores, values)
-            close(m, want[0], f"m of {case}")
-            if torch.allclose(l.double(), first[1] + second[1]) and cut != 12:
+            close(m, whole[0], f"m of {case}")
+            plain_sum = first[1] + second[1]
+            if cut != 12 and torch.allclose(l.double(), plain_sum):
                 raise Wrong("l is the plain sum: the two were counted against different maxima.")
-            close(l, want[1], f"l of {case}")
-            close(o, want[2], f"o of {case} (o is the sum of weight · value, not yet divided by l)")
+            close(l, whole[1], f"l of {case}")
+            close(o, whole[2], f"o of {case} (o is the sum of weight · value, not yet divided by l)")
     empty = _partial(scores[:0], values[:0])
-    m, l, o = (torch.as_tensor(part) for part in merge(empty, empty))
-    require(not torch.isnan(torch.cat([l.flatten(), o.flatten()])).any() and m == -math.inf and l == 0,
-            "two workers without a key give NaN: −inf − (−inf). They must stay empty: m = −inf, l = 0, o = 0.")
-    return "Any cut, any order, empty workers too: this merge is what lets one long context be split over many programs."
+    m, l, o = map(torch.as_tensor, merge(empty, empty))
+    require(not _has_nan(l, o) and m == -math.inf and l == 0,
+            "two workers without a key give NaN: −inf − (−inf). They must stay empty: m = −inf, l = 0, o = "
+            "0.")
+    return ("Any cut, any order, empty workers too: this merge is what lets one long context be split over "
+            "many programs.")
+
+
+def _has_nan(*tensors: torch.Tensor) -> bool:
+    return any(bool(torch.isnan(tensor).any()) for tensor in tensors)
 
 
 @exercise("10.swiglu_bytes", hints=(
-    "Go through the operations one by one. Each reads all of its inputs and writes its output. How many values is that?",
-    "F.silu(gate): one tensor of tokens·features in, one out. The product: two in, one out. Fused, silu's result never "
-    "goes to memory.",
+    "Go through the operations one by one. Each reads all of its inputs and writes its output. How many "
+    "values is that?",
+    "F.silu(gate): one tensor of tokens·features in, one out. The product: two in, one out. Fused, silu's "
+    "result never goes to memory.",
     "passes: composed 2 + 3, fused 2 + 1. Bytes = passes · tokens · features · bytes_per_value.",
 ))
 def swiglu_bytes(count):
     for tokens, features, size in ((7, 40, 4), (4096, 14336, 2)):
         got = count(tokens, features, size)
-        require(isinstance(got, (tuple, list)) and len(got) == 2, "return two numbers: (composed, fused).")
-        one = tokens * features * size
+        pair(got, "return two numbers: (composed, fused).")
+        one = tokens * features * size                           # bytes of a pass
         composed, fused = (float(value) / one for value in got)
-        require(fused <= composed, "the fused kernel moves MORE than the composition here. Is the order (composed, fused)?")
-        if math.isclose(composed * size, 5) and size != 1:
+        require(fused <= composed,
+                "the fused kernel moves MORE than the composition here. Is the order (composed, fused)?")
+        if size != 1 and math.isclose(composed * size, 5):
             raise Wrong("these are values, not bytes: bytes_per_value is missing.")
-        require(not math.isclose(composed, 4), "composed: 4 passes. The product reads TWO tensors: silu's result and `up`.")
-        require(math.isclose(composed, 5), f"composed: you have {composed:.3g} passes over [tokens, features].")
-        require(not math.isclose(fused, 2), "fused: 2 passes. It reads two tensors, gate and up, and writes one.")
-        require(math.isclose(fused * one, swiglu_kernel.cost(tokens, features, size).bytes),
-                f"fused: you have {fused:.3g} passes over [tokens, features].")
-    return "5 passes become 3. A feed-forward layer of Llama 3 8B saves 235 MB for every 4,096 tokens in bfloat16."
+        require(not math.isclose(composed, 4),
+                "composed: 4 passes. The product reads TWO tensors: silu's result and `up`.")
+        require(math.isclose(composed, 5), f"composed: you have {composed:.3g} passes over [tokens, "
+                                           "features].")
+        require(not math.isclose(fused, 2), "fused: 2 passes. It reads two tensors, gate and up, and writes "
+                                            "one.")
+        want = swiglu_kernel.cost(tokens, features, size).bytes
+        require(math.isclose(fused * one, want), f"fused: you have {fused:.3g} passes over [tokens, "
+                                                 "features].")
+    return ("5 passes become 3. A feed-forward layer of Llama 3 8B saves 235 MB for every 4,096 tokens in "
+            "bfloat16.")
 
 
 def _count_tiles(tokens: int, rows: int, keys: int) -> tuple[int, int]:
     """(whole, diagonal) by looking at every tile of the mask: slow, and hard to get wrong."""
     seen = torch.ones(tokens, tokens, dtype=torch.bool).tril()
-    tiles = [seen[i:i + rows, j:j + keys] for i in range(0, tokens, rows) for j in range(0, tokens, keys)]
-    return sum(bool(tile.all()) for tile in tiles), sum(bool(tile.any() and not tile.all()) for tile in tiles)
+    whole = diagonal = 0
+    for strip in seen.split(rows, 0):
+        for tile in strip.split(keys, 1):
+            if tile.all():
+                whole += 1
+            elif tile.any():
+                diagonal += 1
+    return whole, diagonal
 
 
 @exercise("10.tiles", hints=(
-    "Take one strip of query rows, from i to i + rows. Which is the last key that any of its rows sees? And the first row?",
-    "In that strip a tile of keys from j on is visited if j ≤ the strip's last row, and needs no mask if its last key is not "
-    "after the strip's FIRST row. The last strip may be shorter than the others, and so may the last tile.",
-    "Loop: for i in range(0, tokens, rows): last = min(i + rows, tokens) − 1; for j in range(0, last + 1, keys): it is whole "
-    "if min(j + keys, tokens) − 1 <= i, else diagonal. Count both.",
+    "Take one strip of query rows, from i to i + rows. Which is the last key that any of its rows sees? And "
+    "the first row?",
+    "In that strip a tile of keys from j on is visited if j ≤ the strip's last row, and needs no mask if its "
+    "last key is not after the strip's FIRST row. The last strip may be shorter than the others, and so may "
+    "the last tile.",
+    "Loop: for i in range(0, tokens, rows): last = min(i + rows, tokens) − 1; for j in range(0, last + 1, "
+    "keys): it is whole if min(j + keys, tokens) − 1 <= i, else diagonal. Count both.",
 ))
 def tiles(count):
     for tokens, rows, keys in ((256, 64, 64), (1000, 128, 64), (300, 32, 128), (65, 64, 16), (1, 16, 16)):
-        got, case = count(tokens, rows, keys), f"{tokens} tokens in tiles of {rows} × {keys}"
-        require(isinstance(got, (tuple, list)) and len(got) == 2, "return two numbers: (whole, diagonal).")
+        case = f"{tokens} tokens in tiles of {rows} × {keys}"
+        got = count(tokens, rows, keys)
+        pair(got, "return two numbers: (whole, diagonal).")
         whole, diagonal = _count_tiles(tokens, rows, keys)
+        visited = whole + diagonal
         square = -(-tokens // rows) * -(-tokens // keys)
-        require(sum(got) != square or square == whole + diagonal,
-                f"{case}: you visit all {square} tiles. Those above the diagonal hold nothing and are never loaded.")
-        require(got[1] != 0 or diagonal == 0, f"{case}: no tile needs a mask? The diagonal runs through {diagonal} of them.")
-        require(int(sum(got)) == whole + diagonal, f"{case}: {whole + diagonal} tiles are visited; you have {sum(got):g}.")
-        require(int(got[0]) == whole, f"{case}: {whole} tiles need no mask; you have {got[0]:g}. A tile is whole if its LAST key "
-                                      "is seen by the strip's FIRST row.")
+        require(sum(got) != square or square == visited,
+                f"{case}: you visit all {square} tiles. Those above the diagonal hold nothing and are never "
+                "loaded.")
+        require(got[1] != 0 or diagonal == 0,
+                f"{case}: no tile needs a mask? The diagonal runs through {diagonal} of them.")
+        require(int(sum(got)) == visited, f"{case}: {visited} tiles are visited; you have {sum(got):g}.")
+        require(int(got[0]) == whole, f"{case}: {whole} tiles need no mask; you have {got[0]:g}. A tile is "
+                                      "whole if "
+                "its LAST key is seen by the strip's FIRST row.")
     return "With small tiles the visited share goes to one half, and the masked share to nothing."
 
 
 @exercise("10.silu_backward", hints=(
-    "Name the stations: s = q kᵀ, a = silu(s)/n below the diagonal, y = a v. Walk back from dy to a, to s, to q and k.",
-    "y = a v gives dv = aᵀ dy and da = dy vᵀ. silu(s) = s·σ(s), so its slope is σ(s)·(1 + s·(1 − σ(s))), and ds = da · slope / n "
-    "where the mask let something through, else 0.",
-    "gate = torch.sigmoid(s); a = (s·gate).tril()/n; da = dy @ v.T; ds = (da·gate·(1 + s·(1 − gate))).tril()/n; "
-    "return ds @ k, ds.T @ q, a.T @ dy.",
+    "Name the stations: s = q kᵀ, a = silu(s)/n below the diagonal, y = a v. Walk back from dy to a, to s, "
+    "to q and k.",
+    "y = a v gives dv = aᵀ dy and da = dy vᵀ. silu(s) = s·σ(s), so its slope is σ(s)·(1 + s·(1 − σ(s))), and "
+    "ds = da · slope / n where the mask let something through, else 0.",
+    "gate = torch.sigmoid(s); a = (s·gate).tril()/n; da = dy @ v.T; ds = (da·gate·(1 + s·(1 − "
+    "gate))).tril()/n; return ds @ k, ds.T @ q, a.T @ dy.",
 ))
 def silu_backward(backward):
     for n, size, padded in ((6, 3, 6), (9, 4, 16)):
-        leaves = [_randn(n, size, seed=seed).requires_grad_() for seed in (n, n + 1, n + 2)]
-        q, k, v = leaves
+        q, k, v = (_randn(n, size, seed=seed).requires_grad_() for seed in (n, n + 1, n + 2))
         dy = _randn(n, size, seed=n + 3)
-        y = (F.silu(q @ k.T).tril() / padded) @ v
-        want = torch.autograd.grad(y, leaves, dy)
-        got = backward(*(x.detach().clone() for x in leaves), dy.clone(), padded)
-        require(isinstance(got, (tuple, list)) and len(got) == 3, "return three tensors: (dq, dk, dv).")
-        full = (F.silu(q @ k.T) / padded).T @ dy
-        if torch.is_tensor(got[2]) and got[2].shape == full.shape and torch.allclose(got[2], full):
+        scores = q @ k.T
+        weights = F.silu(scores) / padded                        # of all keys, also of later ones
+        y = weights.tril() @ v
+        want = torch.autograd.grad(y, (q, k, v), dy, retain_graph=True)
+        copies = [leaf.detach().clone() for leaf in (q, k, v)]
+        got = backward(*copies, dy.clone(), padded)
+        several(got, 3, "return three tensors: (dq, dk, dv).")
+        if _equal(got[2], weights.T @ dy):
             raise Wrong("dv: row i is influenced by keys after i. The mask holds in the backward pass, too.")
         close(got[2], want[2], "dv")
-        s = (q @ k.T).detach()
-        only_gate = ((dy @ v.T) * torch.sigmoid(s)).tril().detach() / padded @ k
-        if torch.is_tensor(got[0]) and got[0].shape == only_gate.shape and torch.allclose(got[0], only_gate):
+        only_gate = (dy @ v.T) * torch.sigmoid(scores)
+        if _equal(got[0], only_gate.tril() / padded @ k):
             raise Wrong("dq: the slope of s·σ(s) has two terms, by the product rule; yours is σ(s) alone.")
-        for which, name in ((0, "dq"), (1, "dk")):
-            if torch.is_tensor(got[which]) and got[which].shape == want[which].shape and padded > 1 \
-                    and torch.allclose(got[which] / padded, want[which]):
+        for mine, right, name in zip(got, want, ("dq", "dk")):
+            if _equal(mine, padded * right):
                 raise Wrong(f"{name} is {padded} times too large: the 1/n of the forward pass is missing.")
-            close(got[which], want[which], name)
+            close(mine, right, name)
     return "The same three lines, tile by tile, are the column kernel and the row kernel."
 
 
+def _equal(got, want: torch.Tensor) -> bool:
+    """True if `got` is a tensor of that shape and those values."""
+    return torch.is_tensor(got) and got.shape == want.shape and torch.allclose(got, want)
+
+
+_EDGES = [math.ceil(math.exp(0.301 * b)) for b in range(4, 60)]
+_GAPS = {
+    "a gap of 0": [0],
+    "gaps of 1 and 2 s": [1, 2],
+    "negative gaps": [-1, -86_400, -3],
+    "a minute, a day, a year": [60, 86_400, 31_536_000],
+    "the longest gaps": [2**55, 2**61, 2**62],
+    "the first second of each bucket": _EDGES,
+    "the last second of each bucket": [edge - 1 for edge in _EDGES],
+}
+
+
 @exercise("10.buckets", hints=(
-    "Work outwards from the logarithm: what must hold for its argument, what for its result, and what type is wanted?",
-    "|dt| first, then at least 1 (the logarithm of 0 is −inf), then log(…) / 0.301, rounded DOWN, and never above 128. "
-    "In float32 some edges fall on the wrong side: convert to float64 first.",
+    "Work outwards from the logarithm: what must hold for its argument, what for its result, and what type "
+    "is wanted?",
+    "|dt| first, then at least 1 (the logarithm of 0 is −inf), then log(…) / 0.301, rounded DOWN, and never "
+    "above 128. In float32 some edges fall on the wrong side: convert to float64 first.",
     "(dt.abs().clamp(min=1).double().log() / 0.301).floor().long().clamp(max=128)",
 ))
 def buckets(bucket):
-    edges = [math.ceil(math.exp(0.301 * b)) for b in range(4, 60)]
-    for name, values in (("a gap of 0", [0]), ("gaps of 1 and 2 s", [1, 2]), ("negative gaps", [-1, -86_400, -3]),
-                         ("a minute, a day, a year", [60, 86_400, 31_536_000]), ("the longest gaps", [2**55, 2**61, 2**62]),
-                         ("the first second of each bucket", edges), ("the last second of each bucket", [e - 1 for e in edges])):
+    for name, values in _GAPS.items():
         gaps = torch.tensor(values)
-        got, want = bucket(gaps.clone()), time_buckets(gaps)
-        require(isinstance(got, torch.Tensor), f"return a tensor of buckets; you returned {type(got).__name__}.")
-        require(not got.is_floating_point(), f"buckets index a table: they must be integers, yours are {got.dtype}.")
-        require(got.shape == want.shape, f"shape {list(got.shape)}, but one bucket for each of {len(gaps)} gaps is wanted.")
-        wrong = (got != want).nonzero().flatten().tolist()
-        require(not wrong, f"{name}: " + ("" if not wrong else f"{values[wrong[0]]:,} s is in bucket {int(want[wrong[0]])}, "
-                                                                f"you say {int(got[wrong[0]])}."))
+        got = bucket(gaps.clone())
+        want = time_buckets(gaps)
+        require(isinstance(got, torch.Tensor), f"return a tensor of buckets; you returned "
+                                               f"{type(got).__name__}.")
+        require(not got.is_floating_point(),
+                f"buckets index a table: they must be integers, yours are {got.dtype}.")
+        require(got.shape == want.shape,
+                f"shape {list(got.shape)}, but one bucket for each of {len(gaps)} gaps is wanted.")
+        for seconds, mine, right in zip(values, got.tolist(), want.tolist()):
+            require(mine == right, f"{name}: {seconds:,} s is in bucket {right}, you say {mine}.")
     return "From one second to more than a billion years in 129 buckets, each 1.35 times as long as the last."

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -9,9 +10,16 @@ from matplotlib import pyplot as plt
 from PIL import Image
 
 from aiinfra.environment import data_dir
+from aiinfra.files import save_json
 from aiinfra.lab import sliders, style
 from aiinfra.lab.sliders import explore, slider
-from aiinfra.lab.source import data_file, show_source
+from aiinfra.lab.source import RECORDED, data_file, recorded, show_source
+
+
+@dataclass
+class Size:
+    width: int
+    height: int
 
 
 @pytest.fixture
@@ -155,3 +163,20 @@ def test_data_files_are_found_from_any_folder(tmp_path, monkeypatch):
     assert data_file("growth_medians.csv").exists()
     with pytest.raises(FileNotFoundError, match="nearest is data/growth_medians.csv"):
         data_file("growth_median.csv")
+
+
+def test_recorded_results_carry_their_gpu_and_date(tmp_path, monkeypatch):
+    monkeypatch.setattr("aiinfra.lab.source.RECORDED", tmp_path)
+    assert recorded("kernels") is None
+    for gpu in ("a100", "h100"):
+        settings = {"device": gpu, "date": "2026-01-31", "torch": "2"}
+        save_json([Size(width=1, height=2)], settings, tmp_path / f"kernels_{gpu}.json")
+    found = recorded("kernels")
+    assert [(row["device"], row["date"], row["width"]) for row in found.rows] == [("a100", "2026-01-31", 1),
+                                                                                  ("h100", "2026-01-31", 1)]
+    assert found.settings["device"] == "h100" and recorded("launches") is None
+
+
+def test_the_folder_of_recorded_results_says_what_lies_there():
+    text = (RECORDED / "README.md").read_text(encoding="utf-8")
+    assert all(f"`{path.name.split('_')[0].split('.')[0]}*.json`" in text for path in RECORDED.glob("*.json"))
