@@ -59,7 +59,7 @@ def test_every_exercise_is_shipped_open(page):
 @each_page
 def test_nothing_needs_a_kernel_to_be_seen(page):
     """Widget views without their kernel show an error, SVG is hidden in a clone nobody has trusted yet."""
-    assert "widgets" not in load(page).metadata, "commit what aiinfra/lab/rerun.py writes"
+    assert "widgets" not in load(page).metadata, "commit what `make page` writes"
     for cell in code_cells(page):
         kinds = {kind for out in cell.outputs for kind in out.get("data", {})}
         assert not kinds & {"application/vnd.jupyter.widget-view+json", "image/svg+xml"}, cell.source
