@@ -1,21 +1,33 @@
 """From y = ax + b to serving and training language models: the library under the workbook.
 
-    device.py    the only file that asks "CPU or GPU?"
-    perf/        HOW FAST SHOULD IT BE?     hardware sheet, cost of an op, roofline, timing
-    kernels/     ONE OP, WRITTEN TWICE      torch reference, then Triton
-    model/       WHAT IS COMPUTED           config, layers, attention, transformer, weights, tokenizer
-    train/       HOW IT LEARNS              a small recommender on HSTU attention
-    engine/      MANY REQUESTS, ONE MODEL   request, blocks, scheduler, runner, sampler, LLM
-    lab/         AT THE BENCH               predict, check, hint, plots; only notebooks import it
+    errors, files, config, environment, device   the ground; device.py is the only one that asks "CPU or GPU?"
+    perf/         HOW FAST SHOULD IT BE?    cost of an op, hardware sheet, roofline, timing
+    kernels/      ONE OP, WRITTEN TWICE     torch reference, then Triton; one file an op
+    gpu/          WHAT WOULD A GPU DO?      compile, listing, dry run, traffic, occupancy, graph capture
+    model/        WHAT IS COMPUTED          config, layers, attention, transformer, kv_cache, recommender
+    compress/     THE SAME IN FEWER BYTES   packed, quantized
+    checkpoint/   FROM FILES AND BACK       hub, huggingface, gguf, names, fill, save, tokenizer, load
+    train/        HOW IT LEARNS             data, and a recommender
+    engine/       MANY REQUESTS, ONE MODEL  request, blocks, scheduler, runner, sampler, engine, llm
+    plan/         HOW MANY MACHINES?        the real scheduler, with a cost in place of a GPU
+    bench/        OURS AGAINST OTHERS       load, decode, throughput, steps, gpu, kernels, peers
+    lab/          AT THE BENCH              predict, check, hint, figures; only notebooks and puzzles import it
 
-Imports go one way, downwards in this list; `aiinfra.errors` is under all. Importing this package runs nothing:
-names are looked up when they are asked for.
+Imports go one way: a package knows only those above it. Importing this one runs nothing: names are looked up
+when they are asked for.
 """
 
 from typing import Any
 
-_HOMES = {"LLM": "aiinfra.engine", "SamplingParams": "aiinfra.engine", "RequestOutput": "aiinfra.engine",
-          "CompletionOutput": "aiinfra.engine", "load": "aiinfra.checkpoint", "Tokenizer": "aiinfra.checkpoint"}
+_HOMES = {
+    "LLM": "aiinfra.engine",
+    "SamplingParams": "aiinfra.engine",
+    "RequestOutput": "aiinfra.engine",
+    "CompletionOutput": "aiinfra.engine",
+    "load": "aiinfra.checkpoint",
+    "save": "aiinfra.checkpoint",
+    "Tokenizer": "aiinfra.checkpoint",
+}
 __all__ = list(_HOMES)
 __version__ = "0.1.0"
 

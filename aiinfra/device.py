@@ -32,10 +32,12 @@ def as_device(device: str | torch.device | None) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device={str(device)!r} was asked for. {gpu_report()} Use device='cpu'.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device={str(device)!r}; this machine has {torch.cuda.device_count()} GPU(s), counted from cuda:0.")
+        count = plural(torch.cuda.device_count(), "GPU")
+        raise ValueError(f"device={str(device)!r}; this machine has {count}, counted from cuda:0.")
     if device.type == "cuda" and device.index not in (None, torch.cuda.current_device()):
-        raise ValueError(f"device={str(device)!r} is not the current GPU, where Triton starts its kernels. Call "
-                         f"torch.cuda.set_device({device.index}) first, or start with CUDA_VISIBLE_DEVICES={device.index}.")
+        raise ValueError(f"device={str(device)!r} is not the current GPU, where Triton starts its kernels. "
+                         f"Call torch.cuda.set_device({device.index}) first, or start with "
+                         f"CUDA_VISIBLE_DEVICES={device.index}.")
     return device
 
 
@@ -61,12 +63,14 @@ def free_bytes(device: torch.device | str) -> int | None:
     everybody's and a budget must be stated."""
     if torch.device(device).type != "cuda":
         return None
-    return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    free, _ = torch.cuda.mem_get_info(device)
+    in_reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return free + in_reserve
 
 
 def peak_bytes(device: torch.device | str) -> int | None:
-    """The most memory in use so far: a GPU's tensors since the last reset, or all of this process on a CPU. None where
-    the system does not tell (Windows)."""
+    """The most memory in use so far: a GPU's tensors since the last reset, or all of this process on a CPU.
+    None where the system does not tell (Windows)."""
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return process_peak_bytes()
@@ -77,13 +81,19 @@ def gpu_report() -> str:
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
         return f"GPU: {torch.cuda.get_device_name()}, {free / 1e9:.0f} of {total / 1e9:.0f} GB free."
-    seen = Path("/proc/driver/nvidia/version").exists()
+    return (f"No GPU: {_why_no_gpu()}. Everything runs on the CPU; what only a GPU can show is drawn from "
+            "recorded results.")
+
+
+def _why_no_gpu() -> str:
+    has_driver = Path("/proc/driver/nvidia/version").exists()
+    if torch.version.cuda is None and has_driver:
+        return "this PyTorch is a CPU build; install a CUDA build to use your NVIDIA GPU"
     if torch.version.cuda is None:
-        why = "this PyTorch is a CPU build" + ("; install a CUDA build to use your NVIDIA GPU" if seen else "")
-    else:
-        why = "NVIDIA's driver is installed but PyTorch cannot start it; run nvidia-smi to see why" if seen else \
-            "no NVIDIA driver is installed on this machine; install one if it has a GPU"
-    return f"No GPU: {why}. Everything runs on the CPU; what only a GPU can show is drawn from recorded results."
+        return "this PyTorch is a CPU build"
+    if has_driver:
+        return "NVIDIA's driver is installed but PyTorch cannot start it; run nvidia-smi to see why"
+    return "no NVIDIA driver is installed on this machine; install one if it has a GPU"
 
 
 def device_name(device: torch.device | str | None = None) -> str:
@@ -94,7 +104,9 @@ def device_name(device: torch.device | str | None = None) -> str:
 
 
 def to_device(values: Sequence | torch.Tensor, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """A small tensor of the values there. The CPU does not wait for a GPU: the copy is from pinned memory, which
-    PyTorch's host allocator takes back when the copy is done."""
+    """A small tensor of the values there. The CPU does not wait for a GPU: the copy is from pinned memory,
+    which PyTorch's host allocator takes back when the copy is done."""
     made = torch.as_tensor(values, dtype=dtype)
-    return (made.pin_memory() if device.type == "cuda" and not made.is_cuda else made).to(device, non_blocking=True)
+    if device.type == "cuda" and not made.is_cuda:
+        made = made.pin_memory()
+    return made.to(device, non_blocking=True)

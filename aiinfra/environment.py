@@ -1,4 +1,5 @@
-"""The machine and the user's settings around a process. This is the only file that reads environment variables.
+"""The machine and the user's settings around a process. This is the only file that reads environment
+variables.
 
 Everything else receives a path or a flag as an argument. Needs no torch.
 """

@@ -15,7 +15,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def nearest_name(name: str, known: Iterable[str], cutoff: float = 0.5) -> str | None:
-    """The known name that is most like `name`, or None if none is. cutoff: the least likeness, 0 (any) to 1."""
+    """The known name that is most like `name`, or None if none is like it. cutoff: how like, 0 (any) to 1."""
     close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=cutoff)
     return close[0] if close else None
 

@@ -1,7 +1,8 @@
 """Files that are whole or not there: written beside their place under a name of their own, then moved.
 
 Invariant: a reader sees the old content or the new one, never a part of either, and two writers never share a
-temporary file. This is the only place that does so: progress, measured rows, downloads and checkpoints come here.
+temporary file. This is the only place that does so: progress, measured rows, downloads and checkpoints come
+here.
 """
 
 import json
@@ -19,8 +20,8 @@ from aiinfra.errors import LoadError
 def replace_whole(path: str | Path, write: Callable[[Path], object]) -> None:
     """Have `write(temporary)` make the file, then move it to `path`, whose folder is made if it is absent.
 
-    The move is atomic on one file system. If `write` raises, nothing at `path` has changed and nothing is left
-    beside it. Raises what `write` raises, and OSError if the folder cannot be written.
+    The move is atomic on one file system. If `write` raises, nothing at `path` has changed and nothing is
+    left beside it. Raises what `write` raises, and OSError if the folder cannot be written.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +78,8 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise LoadError(f"{path.parent.name} has no {path.name}: it is not a Hugging Face model folder.") from error
+        raise LoadError(f"{path.parent.name} has no {path.name}: it is not a Hugging Face model "
+                        "folder.") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise LoadError(f"{name} is not valid JSON in UTF-8 ({error}).") from error
     if not isinstance(content, dict):

@@ -1,14 +1,123 @@
-"""A file is whole or not there."""
+"""A file is whole or not there, whatever happens while it is written."""
 
 import json
+import os
+import stat
+import threading
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
-from aiinfra.files import save_json
+from aiinfra.errors import LoadError
+from aiinfra.files import read_json, replace_whole, save_json, write_json, write_text
 
 
-def test_saving_is_whole_or_not_at_all(tmp_path) -> None:
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_write_that_breaks_leaves_the_old_content_and_nothing_beside_it(tmp_path) -> None:
+    path = tmp_path / "progress.json"
+    write_text(path, "old")
+
+    def breaks(temporary: Path) -> None:
+        temporary.write_text("half of the n")
+        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        replace_whole(path, breaks)
+    assert path.read_text() == "old" and names(tmp_path) == ["progress.json"]
+
+
+def test_a_first_write_that_breaks_leaves_nothing(tmp_path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        replace_whole(tmp_path / "new.bin", lambda temporary: 1 / 0)
+    assert names(tmp_path) == []
+
+
+def test_a_folder_that_does_not_exist_is_made(tmp_path) -> None:
+    path = tmp_path / "a" / "b" / "c.txt"
+    write_text(path, "é\n")
+    assert path.read_bytes() == "é\n".encode() and names(path.parent) == ["c.txt"]
+
+
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(OSError):
+        write_text(tmp_path / "file" / "x.txt", "x")
+
+
+def test_two_writers_never_share_a_temporary_file(tmp_path) -> None:
+    """Both are in the middle of writing at the same time; each sees its own file, and one whole content remains."""
+    path, both_inside, seen = tmp_path / "shared.txt", threading.Barrier(2), []
+
+    def write(content: str) -> None:
+        def slowly(temporary: Path) -> None:
+            temporary.write_text(content[:5])
+            seen.append(temporary)
+            both_inside.wait(timeout=10)
+            assert temporary.read_text() == content[:5]
+            temporary.write_text(content)
+        replace_whole(path, slowly)
+    contents = ["aaaaaaaaaa", "bbbbbbbbbb"]
+    writers = [threading.Thread(target=write, args=(content,)) for content in contents]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert len(set(seen)) == 2 and path.read_text() in contents and names(tmp_path) == ["shared.txt"]
+
+
+def test_a_reader_never_sees_a_part(tmp_path) -> None:
+    path = tmp_path / "large.txt"
+    write_text(path, "0" * 100_000)
+    found, done = set(), threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            text = path.read_text()
+            found.add((len(text), len(set(text))))
+    reader = threading.Thread(target=read)
+    reader.start()
+    for digit in "123456789":
+        write_text(path, digit * 100_000)
+    done.set()
+    reader.join()
+    assert found <= {(100_000, 1)}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="rights are another thing elsewhere")
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_rights_are_those_of_any_new_file(mask: int, tmp_path) -> None:
+    before = os.umask(mask)
+    try:
+        write_text(tmp_path / "ours", "x")
+        (tmp_path / "usual").write_text("x")
+        assert os.umask(mask) == mask
+    finally:
+        os.umask(before)
+    ours, usual = (stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("ours", "usual"))
+    assert ours == usual == 0o666 & ~mask
+
+
+def test_json_is_read_as_it_was_written(tmp_path) -> None:
+    content = {"name": "é", "sizes": [1, 2], "none": None}
+    write_json(tmp_path / "x.json", content)
+    assert read_json(tmp_path / "x.json") == content and "é" in (tmp_path / "x.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("content, message", [
+    (None, "has no x.json"), (b"{", "x.json is not valid JSON"), (b"\xff", "not valid JSON in UTF-8"),
+    (b"[1]", "x.json holds a list; an object is expected"),
+])
+def test_json_that_cannot_be_read_names_the_file(content: bytes | None, message: str, tmp_path) -> None:
+    if content is not None:
+        (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(LoadError, match=message):
+        read_json(tmp_path / "x.json")
+
+
+def test_saving_rows_is_whole_or_not_at_all(tmp_path) -> None:
     @dataclass
     class Row:
         value: object

@@ -2,13 +2,13 @@
 
     model, tokenizer = load("smollm2-135m")
     logits = model(torch.tensor([tokenizer.encode("The sea is")]))      # [1, T, V]
-    save(model, "my-model", tokenizer)                                  # a model that was loaded with packed=False
+    save(model, "my-model", tokenizer)                                  # if it was loaded with packed=False
 
 The life of a checkpoint:
 
 1. A name, a folder or a file becomes a path; a known model is fetched once, whole or not at all (hub.py).
-2. Its kind decides who reads it: a folder of safetensors (huggingface.py) or a GGUF file (gguf.py, gguf_weights.py).
-3. Its metadata becomes a config, or an error says what cannot be computed (huggingface_config.py, gguf_weights.py).
+2. Its kind decides who reads it: a folder (huggingface.py) or a GGUF file (gguf_weights.py, gguf.py).
+3. Its metadata becomes a config, or an error names what cannot be computed (huggingface_config.py).
 4. Its vocabulary and its chat template become a tokenizer (tokenizer.py, chat_template.py).
 5. A model of that config is made without memory, and a place is chosen: plain, packed or quantised (load.py).
 6. Each of its layers asks one table what the file calls its parts (names.py).

@@ -15,6 +15,9 @@ from aiinfra.errors import LoadError
 
 Message = dict[str, Any]
 
+# What a template of a stranger may fail with: its own errors, and Python's for the values that it handles.
+_FAULTS = (jinja2.TemplateError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError)
+
 
 def render(template: str, messages: list[Message], add_generation_prompt: bool = True,
            bos_token: str = "", eos_token: str = "", **extra: Any) -> str:
@@ -34,18 +37,25 @@ def render(template: str, messages: list[Message], add_generation_prompt: bool =
                         "Do not trust the file that it came with.") from error
     except _Refused:
         raise
-    except (jinja2.TemplateError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
+    except _FAULTS as error:
         raise LoadError(f"the model's chat template cannot be rendered ({error}).") from error
 
 
 def check_messages(messages: list[Message]) -> None:
     """Raise ValueError, naming the position, for anything that is not a list of messages."""
     if not isinstance(messages, list) or not messages:
-        raise ValueError(f"messages must be a non-empty list of {{'role': …, 'content': …}}; got {messages!r}.")
+        raise ValueError("messages must be a non-empty list of {'role': …, 'content': …}; "
+                         f"got {messages!r}.")
     for i, message in enumerate(messages):
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str) \
-                or not isinstance(message.get("content"), str):
-            raise ValueError(f"message {i} must be a dict with the strings 'role' and 'content'; got {message!r}.")
+        if not _is_message(message):
+            raise ValueError(f"message {i} must be a dict with the strings 'role' and 'content'; "
+                             f"got {message!r}.")
+
+
+def _is_message(message: Any) -> bool:
+    if not isinstance(message, dict):
+        return False
+    return isinstance(message.get("role"), str) and isinstance(message.get("content"), str)
 
 
 class _Refused(ValueError):
@@ -55,10 +65,14 @@ class _Refused(ValueError):
 def _environment() -> ImmutableSandboxedEnvironment:
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
-    environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
+    environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     return environment
+
+
+def _to_json(value: Any, indent: int | None = None) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent)
 
 
 def _raise_exception(message: str) -> None:

@@ -4,8 +4,8 @@
         values = read_layer(source, layer, …)      one tensor at a time, its shape checked against the config
         place(model, layer, values)                as it is, or packed, or quantised: chosen once, in load.py
 
-So the peak in memory is the model and one layer. Every parameter is filled and every tensor of the file is used, or
-an error names it: nothing is left random, and nothing is left over.
+So the peak in memory is the model and one layer. Every parameter is filled and every tensor of the file is
+used, or an error names it: nothing is left random, and nothing is left over.
 """
 
 from collections.abc import Collection
@@ -22,7 +22,7 @@ from aiinfra.model.config import ModelConfig
 from aiinfra.model.layers import set_parameters
 from aiinfra.model.transformer import Transformer
 
-_NAMED = 3                                     # tensors that an error lists before it says how many more there are
+_NAMED = 3                                # tensors that an error lists before it says how many more there are
 
 
 class WeightFile(Protocol):
@@ -67,8 +67,8 @@ def fill(model: Transformer, source: WeightFile, place: Place, dtype: torch.dtyp
          device: torch.device | str = "cpu") -> None:
     """Give every parameter of `model` (which may be on the meta device) its values from `source`.
 
-    place: what becomes of each layer's values. dtype, device: of the values that stay as they are.
-    Raises LoadError if a tensor is missing, has no place in the model, or has another shape than the config says;
+    place: what becomes of each layer's values. dtype, device: of the values that stay as they are. Raises
+    LoadError if a tensor is missing, has no place in the model, or has another shape than the config says;
     `model` is then not fit for use.
     """
     _check_names(model, source)
@@ -89,8 +89,8 @@ def fill(model: Transformer, source: WeightFile, place: Place, dtype: torch.dtyp
 def layers_of(model: Transformer) -> list[str]:
     """The names of all layers with parameters, in reading order.
 
-    A tied last layer comes with its embedding, while little else is in memory. Names, not modules: a list of modules
-    would keep every plain weight alive until its end.
+    A tied last layer comes with its embedding, while little else is in memory. Names, not modules: a list of
+    modules would keep every plain weight alive until its end.
     """
     names = [name for name, module in model.named_modules() if _has_parameters(module)]
     if model.config.tie_word_embeddings:
@@ -104,9 +104,10 @@ def leaves_of(model: Transformer, layer: str) -> dict[str, nn.Parameter]:
     return dict(model.get_submodule(layer).named_parameters(recurse=False))
 
 
-def read_layer(model: Transformer, source: WeightFile, layer: str, dtype: torch.dtype, device: torch.device | str,
-               leaves: Collection[str] = ("weight", "bias"), buffer: Tensor | None = None) -> Values:
-    """The layer's values, each a new tensor. A weight may go into `buffer`, float32, which the next one overwrites.
+def read_layer(model: Transformer, source: WeightFile, layer: str, dtype: torch.dtype,
+               device: torch.device | str, leaves: Collection[str] = ("weight", "bias"),
+               buffer: Tensor | None = None) -> Values:
+    """The layer's values, in new tensors, or the weight in `buffer`, float32, which the next one overwrites.
 
     Raises LoadError if a tensor is missing or of another shape than the model's.
     """
@@ -125,7 +126,8 @@ def read_layer(model: Transformer, source: WeightFile, layer: str, dtype: torch.
     return values
 
 
-def _read_blocks(model: Transformer, source: WeightFile, layer: str, wanted: Collection[str]) -> PackedWeight | None:
+def _read_blocks(model: Transformer, source: WeightFile, layer: str,
+                 wanted: Collection[str]) -> PackedWeight | None:
     """The layer's weight in 4 bits, if that is wanted and the file stores it so."""
     if layer not in wanted:
         return None
@@ -150,15 +152,17 @@ def _check_names(model: Transformer, source: WeightFile) -> None:
     """Raise LoadError unless model and file have the same tensors."""
     wanted = _parts_of(model, source)
     found = source.names()
-    for missing in [name for name in wanted if name not in found]:
-        source.shape(missing)                  # raises, and names the nearest
-    left = sorted(name for name in found.difference(wanted) if not NO_WEIGHTS.fullmatch(name))
+    for name in wanted:
+        if name not in found:
+            source.shape(name)                 # raises, and names the nearest
+    left = [name for name in sorted(found.difference(wanted)) if not NO_WEIGHTS.fullmatch(name)]
     if left:
         named = ", ".join(left[:_NAMED])
         if len(left) > _NAMED:
             named += f" and {plural(len(left) - _NAMED, 'more tensor')}"
-        raise LoadError(f"{source.label}: this model has no place for {named}. Without them it would compute something "
-                        "else than what was trained: its architecture is not supported, or its config is wrong.")
+        raise LoadError(f"{source.label}: this model has no place for {named}. Without them it would compute "
+                        "something else than what was trained: its architecture is not supported, or its "
+                        "config is wrong.")
 
 
 def _parts_of(model: Transformer, source: WeightFile) -> list[str]:
@@ -171,8 +175,8 @@ def _parts_of(model: Transformer, source: WeightFile) -> list[str]:
 
 
 def _buffer(model: Transformer, passing: Collection[str], device: torch.device | str) -> Tensor:
-    """Room for the largest of the weights that will not stay. One for all: freeing each would riddle the heap with
-    holes. A tied last layer is read as the embedding, which stays until it is placed."""
+    """Room for the largest of the weights that will not stay. One for all: freeing each would riddle the heap
+    with holes. A tied last layer is read as the embedding, which stays until it is placed."""
     read_here = set(passing)
     if model.config.tie_word_embeddings:
         read_here.discard("lm_head")

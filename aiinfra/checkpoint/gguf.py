@@ -20,8 +20,13 @@ import torch
 
 from aiinfra.errors import LoadError, nearest
 
-_SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+# The format's number of a type -> Python's letter for it; all are little-endian.
+_SCALARS = {
+    0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i",
+    6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d",
+}
 _STRING, _ARRAY = 8, 9
+_FLOATS = {gguf.GGMLQuantizationType.F32: np.float32, gguf.GGMLQuantizationType.F16: np.float16}
 
 
 @dataclass(frozen=True)
@@ -53,10 +58,10 @@ class GGUFFile:
                 raise LoadError(f"{self.path.name}: the GGUF header is damaged or cut short at byte "
                                 f"{f.tell():,} of {self.size:,} ({error}). Fetch the file again.") from error
         for info in self.tensors.values():
-            if info.start + info.nbytes > self.size:
-                raise LoadError(f"{self.path.name}: tensor {info.name} needs bytes up to "
-                                f"{info.start + info.nbytes:,}, and the file ends at {self.size:,}. "
-                                "It is cut short: fetch it again.")
+            end = info.start + info.nbytes
+            if end > self.size:
+                raise LoadError(f"{self.path.name}: tensor {info.name} needs bytes up to {end:,}, and the "
+                                f"file ends at {self.size:,}. It is cut short: fetch it again.")
 
     def info(self, name: str) -> TensorInfo:
         """Where the tensor lies. Raises LoadError if there is none of that name."""
@@ -72,14 +77,16 @@ class GGUFFile:
 
     def read_into(self, name: str, out: torch.Tensor) -> None:
         """De-quantise the tensor into `out`, of the same shape, a few hundred rows at a time."""
+        kind = self.info(name).kind
         into = out.view(-1, out.shape[-1])
         try:
             for first in range(0, len(into), 256):      # the gguf package needs several times its result
                 blocks = self.raw(name, first, 256)
-                values = gguf.quants.dequantize(blocks, self.info(name).kind).astype(np.float32, copy=False)
+                values = gguf.quants.dequantize(blocks, kind)
+                values = values.astype(np.float32, copy=False)
                 into[first:first + len(blocks)] = torch.from_numpy(values)
         except NotImplementedError as error:
-            raise LoadError(f"{self.path.name}: tensor {name} is stored as {self.info(name).kind.name}, "
+            raise LoadError(f"{self.path.name}: tensor {name} is stored as {kind.name}, "
                             "which the gguf package cannot turn into float32.") from error
 
     def drop_vocabulary(self) -> None:
@@ -93,10 +100,11 @@ class GGUFFile:
         info = self.info(name)
         total = math.prod(info.shape[:-1])
         row_bytes = info.nbytes // total
-        rows = min(total - first, total if rows is None else rows)
-        data = np.fromfile(self.path, np.uint8, rows * row_bytes, offset=info.start + first * row_bytes)
-        floats = {gguf.GGMLQuantizationType.F32: np.float32, gguf.GGMLQuantizationType.F16: np.float16}
-        return data.view(floats.get(info.kind, np.uint8)).reshape(rows, -1)
+        left = total - first
+        rows = left if rows is None else min(left, rows)
+        start = info.start + first * row_bytes
+        data = np.fromfile(self.path, np.uint8, rows * row_bytes, offset=start)
+        return data.view(_FLOATS.get(info.kind, np.uint8)).reshape(rows, -1)
 
     def _read_header(self, f: BinaryIO) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
         magic = f.read(4)
@@ -112,8 +120,10 @@ class GGUFFile:
         entries = [self._entry(f) for _ in range(n_tensors)]
         alignment = metadata.get("general.alignment", 32)
         data_start = -(-f.tell() // alignment) * alignment
-        return metadata, {name: self._info(name, shape, kind, data_start + offset)
-                          for name, shape, kind, offset in entries}
+        tensors = {}
+        for name, shape, kind, offset in entries:
+            tensors[name] = self._info(name, shape, kind, data_start + offset)
+        return metadata, tensors
 
     def _entry(self, f: BinaryIO) -> tuple[str, tuple[int, ...], int, int]:
         name = self._string(f)
@@ -122,7 +132,9 @@ class GGUFFile:
             raise LoadError(f"{self.path.name}: tensor {name!r} claims {n_dims} dimensions; GGUF allows 4. "
                             "The header is damaged: fetch the file again.")
         shape = struct.unpack(f"<{n_dims}Q", self._take(f, 8 * n_dims))
-        return name, shape[::-1], self._scalar(f, 4), self._scalar(f, 10)   # GGUF writes the fastest first
+        kind = self._scalar(f, 4)
+        offset = self._scalar(f, 10)
+        return name, shape[::-1], kind, offset         # GGUF writes the dimension that runs fastest first
 
     def _info(self, name: str, shape: tuple[int, ...], kind: int, start: int) -> TensorInfo:
         kind = gguf.GGMLQuantizationType(kind)
@@ -131,19 +143,23 @@ class GGUFFile:
         if shape and shape[-1] % block:
             raise LoadError(f"{self.path.name}: tensor {name} has rows of {shape[-1]} values; "
                             f"{kind.name} stores blocks of {block}.")
-        return TensorInfo(name, shape, kind, start, count // block * block_bytes)
+        nbytes = count // block * block_bytes
+        return TensorInfo(name, shape, kind, start, nbytes)
 
     def _take(self, f: BinaryIO, n: int) -> bytes:
-        if n > self.size - f.tell():
-            raise EOFError(f"{n:,} bytes wanted, {self.size - f.tell():,} left")
+        left = self.size - f.tell()
+        if n > left:
+            raise EOFError(f"{n:,} bytes wanted, {left:,} left")
         return f.read(n)
 
     def _scalar(self, f: BinaryIO, kind: int) -> Any:
         form = _SCALARS[kind]
-        return struct.unpack(form, self._take(f, struct.calcsize(form)))[0]
+        raw = self._take(f, struct.calcsize(form))
+        return struct.unpack(form, raw)[0]
 
     def _string(self, f: BinaryIO) -> str:
-        return self._take(f, self._scalar(f, 10)).decode("utf-8")
+        length = self._scalar(f, 10)
+        return self._take(f, length).decode("utf-8")
 
     def _value(self, f: BinaryIO, kind: int) -> Any:
         if kind == _STRING:
@@ -153,5 +169,6 @@ class GGUFFile:
         item, count = self._scalar(f, 4), self._scalar(f, 10)
         if item in _SCALARS:
             form = _SCALARS[item]
-            return list(struct.unpack(f"<{count}{form[1]}", self._take(f, count * struct.calcsize(form))))
+            raw = self._take(f, count * struct.calcsize(form))
+            return list(struct.unpack(f"<{count}{form[1]}", raw))
         return [self._value(f, item) for _ in range(count)]

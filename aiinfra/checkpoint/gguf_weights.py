@@ -1,7 +1,7 @@
 """The weights and the config of a GGUF file, in our order and under our words.
 
-A file's matrices may be kept in blocks of few bits (see gguf.py for the file itself). They are de-quantised as they
-are read, or, where all parts of a layer are Q4_1, handed on as the 4-bit blocks that they are.
+A file's matrices may be kept in blocks of few bits (see gguf.py for the file itself). They are de-quantised
+as they are read, or, where all parts of a layer are Q4_1, handed on as the 4-bit blocks that they are.
 """
 
 from dataclasses import replace
@@ -55,8 +55,8 @@ class GGUFWeights:
             self.file.read_into(name, out)
 
     def blocks(self, ours: str) -> PackedWeight | None:
-        """See WeightFile: where all parts are Q4_1. Rows change places as in `read_into`, whole, so blocks stay
-        blocks."""
+        """See WeightFile: where all parts are Q4_1. Rows change places as in `read_into`, whole, so blocks
+        stay blocks."""
         parts = self.parts(ours)
         if any(self.file.info(part).kind != gguf.GGMLQuantizationType.Q4_1 for part in parts):
             return None
@@ -80,7 +80,8 @@ def config_from_gguf(meta: dict[str, Any], tensor_names: set[str], source: str) 
     """From a GGUF file's metadata. Raises LoadError for what is not supported."""
     arch = meta.get("general.architecture")
     if arch not in GGUF_FAMILIES:
-        raise LoadError(f"{source}: architecture {arch!r} is not supported. Supported: {', '.join(GGUF_FAMILIES)}.")
+        raise LoadError(f"{source}: architecture {arch!r} is not supported. "
+                        f"Supported: {', '.join(GGUF_FAMILIES)}.")
 
     def need(key: str) -> Any:
         return required(meta, f"{arch}.{key}", source)

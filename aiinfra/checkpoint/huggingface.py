@@ -68,8 +68,8 @@ class HuggingFaceFolder:
         return None
 
     def _settle_tie(self) -> None:
-        """The config ties the last layer to the embedding, and the file has both. Where they differ, the file is
-        right and the config wrong, as in transformers."""
+        """The config ties the last layer to the embedding, and the file has both. Where they differ, the file
+        is right and the config wrong, as in transformers."""
         pairs = zip(self._rows("model.embed_tokens.weight"), self._rows("lm_head.weight"))
         if self.shape("model.embed_tokens.weight") == self.shape("lm_head.weight"):
             self._head_is_a_copy = all(torch.equal(ours, theirs) for ours, theirs in pairs)
@@ -77,14 +77,15 @@ class HuggingFaceFolder:
             self.config = replace(self.config, tie_word_embeddings=False)
 
     def _rows(self, name: str) -> Iterator[Tensor]:
-        """The tensor in pieces of a few thousand rows, so that two tables can be compared in little memory."""
+        """The tensor in pieces of a few thousand rows: two tables are compared in little memory."""
         for first in range(0, self.shape(name)[0], _ROWS_AT_ONCE):
             piece = slice(first, first + _ROWS_AT_ONCE)
             yield self._tensor(name, lambda file: file.get_slice(name)[piece])
 
     def _tensor(self, name: str, read: Callable[[Any], Any]) -> Any:
         if name not in self._shard_of:
-            raise LoadError(f"{self.label}: the weights have no tensor {name}.{nearest(name, self._shard_of)}")
+            close = nearest(name, self._shard_of)
+            raise LoadError(f"{self.label}: the weights have no tensor {name}.{close}")
         shard = self._shard_of[name]
         try:
             return read(self._file(shard))
@@ -111,7 +112,8 @@ class HuggingFaceFolder:
             try:
                 self._open[shard] = safe_open(path, framework="pt")
             except (SafetensorError, OSError) as error:
-                raise LoadError(f"{self.label}/{shard} {_what_is_cut(path)} ({error}). Fetch it again.") from error
+                why = _what_is_cut(path)
+                raise LoadError(f"{self.label}/{shard} {why} ({error}). Fetch it again.") from error
         return self._open[shard]
 
 
@@ -121,8 +123,9 @@ def _what_is_cut(path: Path) -> str:
     header, header_bytes = _header(path)
     with suppress(LookupError, TypeError, AttributeError):        # a header of another form says nothing
         header.pop("__metadata__", None)
-        for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"][1]):
-            end = 8 + header_bytes + entry["data_offsets"][1]
+        ends = {name: entry["data_offsets"][1] for name, entry in header.items()}
+        for name in sorted(ends, key=ends.get):
+            end = 8 + header_bytes + ends[name]
             if end > size:
                 return f"is cut short: tensor {name} needs bytes up to {end:,}, and the file ends at {size:,}"
     return f"is damaged: its header cannot be read ({size:,} bytes)"

@@ -2,8 +2,8 @@
 
     config.json ──config_from_json──> ModelConfig ──config_to_json──> config.json
 
-One decoder serves a whole family: Llama (SmolLM2 is one), Qwen2 (adds a bias to q, k, v) and Qwen3 (normalises
-q and k). Notebook 03.
+One decoder serves a whole family: Llama (SmolLM2 is one), Qwen2 (adds a bias to q, k, v) and Qwen3
+(normalises q and k). Notebook 03.
 """
 
 from typing import Any
@@ -71,10 +71,10 @@ def config_to_json(config: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def token_ids(config: ModelConfig) -> dict[str, Any]:
-    """The ids that begin and end a text, as config.json and generation_config.json write them: one or a list."""
+    """The ids that begin and end a text, as config.json and generation_config.json write them."""
     eos: Any = list(config.eos_token_ids) or None
     if len(config.eos_token_ids) == 1:
-        eos = config.eos_token_ids[0]
+        eos = config.eos_token_ids[0]                # one by itself, several as a list
     return {"bos_token_id": config.bos_token_id, "eos_token_id": eos}
 
 
@@ -90,16 +90,17 @@ def _family(raw: dict[str, Any], source: str) -> str:
     if isinstance(names, str):
         names = [names]
     if names[0] not in FAMILIES:
-        raise LoadError(f"{source}: architecture {names[0]} is not supported. Supported: {', '.join(FAMILIES)}.")
+        raise LoadError(f"{source}: architecture {names[0]} is not supported. "
+                        f"Supported: {', '.join(FAMILIES)}.")
     return names[0]
 
 
 def _family_of(config: ModelConfig) -> str:
-    extras = {key: True for key in ("qkv_bias", "qk_norm") if getattr(config, key)}
     for family, added in FAMILIES.items():
-        if added == extras:
+        if config.qkv_bias == ("qkv_bias" in added) and config.qk_norm == ("qk_norm" in added):
             return family
-    raise ValueError(f"no family of Hugging Face has both {' and '.join(extras)}; it cannot be saved in their form.")
+    raise ValueError("no family of Hugging Face has both qkv_bias and qk_norm; the model cannot be saved in "
+                     "their form.")
 
 
 def _refuse(raw: dict[str, Any], source: str) -> None:
@@ -138,8 +139,8 @@ def _rope_to_json(scaling: RopeScaling) -> dict[str, Any]:
     if scaling.kind == "linear":
         return {"rope_type": "linear", "factor": scaling.factor}
     if scaling.kind != "llama3":
-        raise ValueError(f"rope scaling by {scaling.kind!r}, as GGUF files store it, has no words in Hugging Face's "
-                         "config.json. Save a model that was loaded from a Hugging Face folder.")
+        raise ValueError(f"rope scaling by {scaling.kind!r}, as GGUF files store it, has no words in Hugging "
+                         "Face's config.json. Save a model that was loaded from a Hugging Face folder.")
     return {
         "rope_type": "llama3",
         "factor": scaling.factor,

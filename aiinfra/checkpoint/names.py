@@ -1,11 +1,12 @@
-"""What each format calls our layers: the one table for reading, for writing, and for cutting layers into shards.
+"""What each format calls our layers: the one table for reading, for writing, and for cutting layers into
+shards.
 
     ours                          Hugging Face                      GGUF
     layers.3.attention.qkv   <─>  q_proj + k_proj + v_proj     <──  attn_q + attn_k + attn_v
     layers.3.mlp.gate_up     <─>  gate_proj + up_proj          <──  ffn_gate + ffn_up
 
-Our layer may be several matrices of a file, stacked along the output: its parts. `part_rows` says where one part
-ends and the next begins, from the model's config alone.
+Our layer may be several matrices of a file, stacked along the output: its parts. `part_rows` says where one
+part ends and the next begins, from the model's config alone.
 """
 
 import re
@@ -28,7 +29,8 @@ LAYER_NAMES = (
     LayerNames("layers.{}.attention_norm", ("model.layers.{}.input_layernorm",), ("blk.{}.attn_norm",)),
     LayerNames(
         "layers.{}.attention.qkv",
-        ("model.layers.{}.self_attn.q_proj", "model.layers.{}.self_attn.k_proj", "model.layers.{}.self_attn.v_proj"),
+        ("model.layers.{}.self_attn.q_proj", "model.layers.{}.self_attn.k_proj",
+         "model.layers.{}.self_attn.v_proj"),
         ("blk.{}.attn_q", "blk.{}.attn_k", "blk.{}.attn_v")),
     LayerNames("layers.{}.attention.q_norm", ("model.layers.{}.self_attn.q_norm",), ("blk.{}.attn_q_norm",)),
     LayerNames("layers.{}.attention.k_norm", ("model.layers.{}.self_attn.k_norm",), ("blk.{}.attn_k_norm",)),
@@ -49,8 +51,8 @@ NO_WEIGHTS = re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq
 
 
 def huggingface_parts(ours: str) -> list[str]:
-    """Hugging Face's names of the parts of our parameter, as `layers.3.attention.qkv.weight`. Raises KeyError if
-    the table has no such layer."""
+    """Hugging Face's names of the parts of our parameter, as `layers.3.attention.qkv.weight`. Raises KeyError
+    if the table has no such layer."""
     row, number, leaf = _find(ours)
     return [f"{part.format(number)}.{leaf}" for part in row.huggingface]
 

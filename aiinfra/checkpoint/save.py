@@ -3,7 +3,7 @@
     model.safetensors         every weight under Hugging Face's name, in the model's own dtype
     tokenizer.json …          if a tokenizer is given, with its chat template
     generation_config.json    the ids that end an answer
-    config.json               last: a folder without it is no model, so half a save cannot be taken for a whole one
+    config.json               last: a folder without it is no model, so half a save is not taken for a whole
 
 transformers opens the folder and computes the same logits; so do `aiinfra.load` and most tools of the field.
 """
@@ -28,9 +28,9 @@ from aiinfra.model.transformer import Transformer
 def save(model: Transformer, folder: str | Path, tokenizer: Tokenizer | None = None) -> None:
     """Write the model, and its tokenizer if one is given, to `folder`, which is made if it is absent.
 
-    A checkpoint in one file that is there already is replaced. Raises ValueError for a model that is packed or
-    quantised, for a config that Hugging Face's form has no words for, and for a folder that holds a checkpoint in
-    shards, whose files would stay beside the new ones.
+    A checkpoint in one file that is there already is replaced. Raises ValueError for a model that is packed
+    or quantised, for a config that Hugging Face's form has no words for, and for a folder that holds a
+    checkpoint in shards, whose files would stay beside the new ones.
     """
     _refuse_compressed(model)
     raw = config_to_json(model.config, model.dtype)
@@ -40,7 +40,8 @@ def save(model: Transformer, folder: str | Path, tokenizer: Tokenizer | None = N
     config_path = folder / "config.json"
     config_path.unlink(missing_ok=True)
     weights = _named_weights(model)
-    replace_whole(folder / "model.safetensors", lambda path: save_file(weights, path, metadata={"format": "pt"}))
+    metadata = {"format": "pt"}                          # transformers asks for it
+    replace_whole(folder / "model.safetensors", lambda path: save_file(weights, path, metadata))
     if tokenizer is not None:
         tokenizer.save(folder)
     write_json(folder / "generation_config.json", _generation_config(model, tokenizer))
@@ -48,7 +49,7 @@ def save(model: Transformer, folder: str | Path, tokenizer: Tokenizer | None = N
 
 
 def _named_weights(model: Transformer) -> dict[str, Tensor]:
-    """Every weight by Hugging Face's name, on the CPU. A tied last layer is the embedding, and is not repeated."""
+    """Every weight by Hugging Face's name, on the CPU. A tied last layer is not repeated."""
     weights = {}
     for layer in layers_of(model):
         if layer == "lm_head" and model.config.tie_word_embeddings:
@@ -71,7 +72,8 @@ def _generation_config(model: Transformer, tokenizer: Tokenizer | None) -> dict[
 def _refuse_compressed(model: torch.nn.Module) -> None:
     for name, module in model.named_modules():
         if isinstance(module, PackedLinear):
-            raise ValueError(f"{name} is packed for this machine's CPU: load the model with packed=False, and save that.")
-        if isinstance(module, QuantizedLinear):
-            raise ValueError(f"{name} is kept in int{module.bits}: load the model without quantize, with packed=False, "
+            raise ValueError(f"{name} is packed for this machine's CPU: load the model with packed=False, "
                              "and save that.")
+        if isinstance(module, QuantizedLinear):
+            raise ValueError(f"{name} is kept in int{module.bits}: load the model without quantize, with "
+                             "packed=False, and save that.")

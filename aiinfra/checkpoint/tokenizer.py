@@ -50,14 +50,20 @@ class Tokenizer:
         side = folder / "tokenizer_config.json"
         config = read_json(side) if side.exists() else {}
         template_file = folder / "chat_template.jinja"
-        with reading(f"{folder.name}/{template_file.name}"):
-            template = template_file.read_text(encoding="utf-8") if template_file.exists() else config.get("chat_template")
+        template = config.get("chat_template")
+        if template_file.exists():
+            with reading(f"{folder.name}/{template_file.name}"):
+                template = template_file.read_text(encoding="utf-8")
         if isinstance(template, list):                        # several, by name: transformers 4's form
             template = {one.get("name"): one.get("template") for one in template}.get("default")
         eos = _content(config.get("eos_token"))
         eos_id = backend.token_to_id(eos) if eos else None
-        return cls(backend, template, _content(config.get("bos_token")), eos,
-                   () if eos_id is None else (eos_id,))
+        return cls(
+            backend,
+            template=template,
+            bos_token=_content(config.get("bos_token")),
+            eos_token=eos,
+            eos_ids=_ids(eos_id))
 
     @classmethod
     def from_gguf(cls, meta: dict[str, Any], source: str) -> "Tokenizer":
@@ -65,29 +71,35 @@ class Tokenizer:
         kind = meta.get("tokenizer.ggml.model")
         builders = {"gpt2": _byte_level_bpe, "llama": _sentencepiece_bpe}
         if kind not in builders:
-            raise LoadError(f"{source}: tokenizer {kind!r} is not supported. Supported: {', '.join(builders)}.")
+            raise LoadError(f"{source}: tokenizer {kind!r} is not supported. "
+                            f"Supported: {', '.join(builders)}.")
         with reading(source):
             tokens = meta["tokenizer.ggml.tokens"]
             try:
                 backend = builders[kind](meta, source)
+            except (LookupError, LoadError):
+                raise
             except Exception as error:                        # the Rust side raises bare Exception
-                raise error if isinstance(error, LookupError | LoadError) else LoadError(
-                    f"{source}: its tokenizer cannot be used ({error}).") from error
-        types = meta.get("tokenizer.ggml.token_type", [])
-        backend.add_special_tokens([AddedToken(t, normalized=False, special=True)
-                                    for t, k in zip(tokens, types) if k == _CONTROL])
-        backend.add_tokens([AddedToken(t, normalized=False) for t, k in zip(tokens, types) if k == _USER_DEFINED])
-        bos, eos = (meta.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos"))
+                raise LoadError(f"{source}: its tokenizer cannot be used ({error}).") from error
+        _add_special_tokens(backend, meta)
+        bos = meta.get("tokenizer.ggml.bos_token_id")
+        eos = meta.get("tokenizer.ggml.eos_token_id")
         if bos is not None and meta.get("tokenizer.ggml.add_bos_token", kind == "llama"):
+            first = tokens[bos]
             backend.post_processor = processors.TemplateProcessing(
-                single=f"{tokens[bos]} $A", pair=f"{tokens[bos]} $A {tokens[bos]} $B",
-                special_tokens=[(tokens[bos], bos)])
-        return cls(backend, meta.get("tokenizer.chat_template"), "" if bos is None else tokens[bos],
-                   "" if eos is None else tokens[eos], () if eos is None else (eos,))
+                single=f"{first} $A",
+                pair=f"{first} $A {first} $B",
+                special_tokens=[(first, bos)])
+        return cls(
+            backend,
+            template=meta.get("tokenizer.chat_template"),
+            bos_token="" if bos is None else tokens[bos],
+            eos_token="" if eos is None else tokens[eos],
+            eos_ids=_ids(eos))
 
     def save(self, folder: str | Path) -> None:
-        """Write what `from_folder` and transformers read: tokenizer.json, tokenizer_config.json and, if the model has
-        one, chat_template.jinja."""
+        """Write what `from_folder` and transformers read: tokenizer.json, tokenizer_config.json and, if the
+        model has one, chat_template.jinja."""
         folder = Path(folder)
         special = {"bos_token": self.bos_token, "eos_token": self.eos_token}
         config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
@@ -113,11 +125,17 @@ class Tokenizer:
     def render_chat(self, messages: list[chat_template.Message], add_generation_prompt: bool = True) -> str:
         """The messages as the one text that the model was trained to continue."""
         if not self.chat_template:
-            raise ValueError("this model has no chat template: it was not trained to chat. Use generate with a prompt.")
-        return chat_template.render(self.chat_template, messages, add_generation_prompt,
-                                    bos_token=self.bos_token, eos_token=self.eos_token)
+            raise ValueError("this model has no chat template: it was not trained to chat. "
+                             "Use generate with a prompt.")
+        return chat_template.render(
+            self.chat_template,
+            messages,
+            add_generation_prompt,
+            bos_token=self.bos_token,
+            eos_token=self.eos_token)
 
-    def encode_chat(self, messages: list[chat_template.Message], add_generation_prompt: bool = True) -> list[int]:
+    def encode_chat(self, messages: list[chat_template.Message],
+                    add_generation_prompt: bool = True) -> list[int]:
         """Token ids of the rendered chat; the template writes the special tokens itself."""
         return self.encode(self.render_chat(messages, add_generation_prompt), add_special_tokens=False)
 
@@ -163,6 +181,23 @@ def _content(token: Any) -> str:
     return token.get("content", "") if isinstance(token, dict) else token or ""
 
 
+def _ids(token_id: int | None) -> tuple[int, ...]:
+    return () if token_id is None else (token_id,)
+
+
+def _add_special_tokens(backend: tokenizers.Tokenizer, meta: dict[str, Any]) -> None:
+    """Tokens that are matched whole, before any merging: those that steer the model, and the user's."""
+    types = meta.get("tokenizer.ggml.token_type", [])
+    control, user_defined = [], []
+    for token, kind in zip(meta["tokenizer.ggml.tokens"], types):
+        if kind == _CONTROL:
+            control.append(AddedToken(token, normalized=False, special=True))
+        elif kind == _USER_DEFINED:
+            user_defined.append(AddedToken(token, normalized=False))
+    backend.add_special_tokens(control)
+    backend.add_tokens(user_defined)
+
+
 def _byte_level_bpe(meta: dict[str, Any], source: str) -> tokenizers.Tokenizer:
     vocab = {token: i for i, token in enumerate(meta["tokenizer.ggml.tokens"])}
     merges = [tuple(pair.split(" ", 1)) for pair in meta["tokenizer.ggml.merges"]]
@@ -181,8 +216,9 @@ def _split_rules(name: str, source: str) -> pre_tokenizers.PreTokenizer:
         return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), plain])
     if name in ("llama-bpe", "llama3", "llama-v3", "qwen2"):
         pattern = _QWEN2 if name == "qwen2" else _LLAMA3
-        return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated"),
-                                        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+        split = pre_tokenizers.Split(Regex(pattern), "isolated")
+        bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        return pre_tokenizers.Sequence([split, bytes_only])
     raise LoadError(f"{source}: pre-tokenizer {name!r} is not supported. Supported: default, gpt-2, smollm, "
                     "starcoder, refact, command-r, llama-bpe, qwen2.")
 
@@ -197,12 +233,20 @@ def _sentencepiece_bpe(meta: dict[str, Any], source: str) -> tokenizers.Tokenize
             left, right = token[:cut], token[cut:]
             if left in vocab and right in vocab:
                 ranked.append((-scores[i], vocab[left], vocab[right], (left, right)))
+    merges = [pair for *_, pair in sorted(ranked)]
     unknown = meta.get("tokenizer.ggml.unknown_token_id")
-    backend = tokenizers.Tokenizer(models.BPE(
-        vocab=vocab, merges=[pair for *_, pair in sorted(ranked)], byte_fallback=True, fuse_unk=True,
-        unk_token=None if unknown is None else tokens[unknown]))
-    space = [normalizers.Prepend("▁")] if meta.get("tokenizer.ggml.add_space_prefix", True) else []
-    backend.normalizer = normalizers.Sequence([*space, normalizers.Replace(" ", "▁")])
-    strip = [decoders.Strip(" ", 1, 0)] if space else []
-    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *strip])
+    model = models.BPE(
+        vocab=vocab,
+        merges=merges,
+        byte_fallback=True,
+        fuse_unk=True,
+        unk_token=None if unknown is None else tokens[unknown])
+    to_pieces = [normalizers.Replace(" ", "▁")]
+    to_text = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    if meta.get("tokenizer.ggml.add_space_prefix", True):
+        to_pieces.insert(0, normalizers.Prepend("▁"))
+        to_text.append(decoders.Strip(" ", 1, 0))
+    backend = tokenizers.Tokenizer(model)
+    backend.normalizer = normalizers.Sequence(to_pieces)
+    backend.decoder = decoders.Sequence(to_text)
     return backend

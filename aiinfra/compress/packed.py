@@ -1,4 +1,5 @@
-"""Linear layers whose weights are laid out once for the CPU, and read the fastest way for one row or for many.
+"""Linear layers whose weights are laid out once for the CPU, and read the fastest way for one row or for
+many.
 
 `nn.Linear` hands oneDNN a row-major weight, which it re-arranges or does without at every call.
 Here it is re-arranged once, into panels of 64 outputs:
@@ -67,7 +68,8 @@ class PackedLinear(Weighed, nn.Module):
         return y if self.bias is None else y + self.bias
 
     def _see_panels(self) -> tuple[Tensor, ...] | None:
-        """The packed weight where it lies, as rows [out/64 · in, 64]; None if this oneDNN laid it out otherwise."""
+        """The packed weight where it lies, as rows [out/64 · in, 64]; None if this oneDNN laid it out
+        otherwise."""
         if self.out_features % PANEL:
             return None
         self.panels = self.weight_rows().split(BAGS * self.in_features)
@@ -81,7 +83,7 @@ class PackedLinear(Weighed, nn.Module):
         """The memory of the packed weight as [out/64 · in, 64], not a copy."""
         floats = ctypes.c_float * (self.nbytes // 4)
         memory = floats.from_address(self._address())
-        memory.owner = self.packed_weight                   # the tensor keeps `memory`, and that its owner, alive
+        memory.owner = self.packed_weight               # the tensor keeps `memory`, and that its owner, alive
         return torch.frombuffer(memory, dtype=torch.float32).view(-1, PANEL)
 
     def _address(self) -> int:
@@ -92,7 +94,8 @@ class PackedLinear(Weighed, nn.Module):
         return self.packed_weight.to_dense()
 
     def _save_to_state_dict(self, *args, **kwargs) -> None:
-        raise RuntimeError("packed weights are not saved: save the model's own file, or load it with packed=False.")
+        raise RuntimeError("packed weights are not saved: save the model's own file, or load it with "
+                           "packed=False.")
 
     @property
     def nbytes(self) -> int:
@@ -109,7 +112,7 @@ class PackedEmbedding(nn.Module):
 
     def __init__(self, head: PackedLinear) -> None:
         super().__init__()
-        self.table = head.weight_rows().view(-1, head.in_features, PANEL)           # [V/64, D, 64], where it lies
+        self.table = head.weight_rows().view(-1, head.in_features, PANEL)       # [V/64, D, 64], where it lies
 
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens: int64 [...] -> [..., D]."""
@@ -118,8 +121,8 @@ class PackedEmbedding(nn.Module):
 
 @lru_cache(maxsize=64)
 def bags(panels: int, rows: int, inputs: int) -> tuple[Tensor, Tensor]:
-    """What to add up, int32: for each panel and each row of x all `inputs` rows of the panel; and where each sum
-    starts."""
+    """What to add up, int32: for each panel and each row of x all `inputs` rows of the panel; and where each
+    sum starts."""
     of_panels = torch.arange(panels * inputs, dtype=torch.int32).view(panels, 1, inputs)
     indices = of_panels.expand(panels, rows, inputs).reshape(-1)
     starts = torch.arange(0, len(indices), inputs, dtype=torch.int32)

@@ -1,7 +1,7 @@
 """Where a layer's values go while a model is read: as they are, packed, or quantised.
 
-`checkpoint/fill.py` reads one layer after another and hands its values to a place; the places are PlacePlain there,
-and PlacePacked and PlaceQuantized here. So reading knows no bit width, and packing knows no file.
+`checkpoint/fill.py` reads one layer after another and hands its values to a place; the places are PlacePlain
+there, and PlacePacked and PlaceQuantized here. So reading knows no bit width, and packing knows no file.
 """
 
 from collections.abc import Collection

@@ -1,23 +1,28 @@
 """Weights of 4 or 8 bits: a token's time is the bytes of the weights, so keep fewer bytes.
 
-Neighbouring weights are of like size, so a group of them can share a ruler: where it begins and how long a step is.
+Neighbouring weights are of like size, so a group of them can share a ruler: where it begins and how long a
+step is.
 
     weights      −0.30  0.02  0.27 …   32 float32 values                   128 bytes
-    numbers q        0     8    15 …   32 of 4 bits                         16 bytes     w ≈ minimum + scale · q
+    numbers q        0     8    15 …   32 of 4 bits                         16 bytes
     the ruler    minimum, scale        two 16-bit floats for all of them     4 bytes
 
-Rounding to the nearest mark moves a weight by half a step at most. Nothing else changes: activations, norms and
-the KV cache stay as they were, and each layer turns its numbers back into weights on the way to the multiplier.
+                 w ≈ minimum + scale · q
+
+Rounding to the nearest mark moves a weight by half a step at most. Nothing else changes: activations, norms
+and the KV cache stay as they were, and each layer turns its numbers back into weights on the way to the
+multiplier.
 
     where   bits   who multiplies                                 who shares a ruler
-    CPU     4      PyTorch's int4 product, bfloat16 activations   32 inputs of one output: GGUF's Q4_1 blocks as they are
-    CPU     8      a few rows: a recommender's embedding bag      64 outputs of one input, laid out as in compress/packed.py
+    CPU     4      PyTorch's int4 product, bfloat16 activations   32 inputs of one output: a GGUF Q4_1 block
+    CPU     8      a few rows: a recommender's embedding bag      64 outputs of one input, as in packed.py
                    many rows: a piece de-quantised, then oneDNN
-    GPU     4, 8   kernels/quant_matmul.py                        32 inputs of one output; all inputs of one output
+    GPU     4      kernels/quant_matmul.py                        32 inputs of one output
+    GPU     8      kernels/quant_matmul.py                        all inputs of one output
 
-The last layer keeps 8 bits under "int4" too: its errors go straight into the logits. A layer stays as it is unless
-32 divides its inputs, and 16 (4 bits) or 64 (8 bits) its outputs. A file of 4-bit blocks is best taken at "int4",
-which keeps its numbers. For inference only, and on the device where the model will run. Notebook 16.
+The last layer keeps 8 bits under "int4" too: its errors go straight into the logits. A layer stays as it is
+unless 32 divides its inputs, and 16 (4 bits) or 64 (8 bits) its outputs. A file of 4-bit blocks is best taken
+at "int4", which keeps its numbers. For inference only, on the device where the model will run. Notebook 16.
 """
 
 import torch
@@ -33,7 +38,7 @@ from aiinfra.model.transformer import Transformer
 
 SCHEMES = {"int8": 8, "int4": 4}
 _OUTPUTS = {8: PANEL, 4: 16}  # bits -> what must divide a layer's outputs
-_FEW_ROWS = 8                 # of activations: up to here bags, which read bytes; then oneDNN, which reads floats
+_FEW_ROWS = 8             # of activations: up to here bags, which read bytes; then oneDNN, which reads floats
 _ROW_BYTES = PANEL + 8        # of Int8Linear: 64 numbers, then scale and minimum in float32
 _PIECE = 1 << 22              # weights that are float32 at one time when there are many rows: 16 MB
 
@@ -71,8 +76,8 @@ class QuantizedLinear(Weighed, nn.Module):
         return self.nbytes + super().nbytes_read()
 
     def _save_to_state_dict(self, *args, **kwargs) -> None:
-        raise RuntimeError(f"int{self.bits} weights are not saved: save the model's own file, or load it without "
-                           "quantize.")
+        raise RuntimeError(f"int{self.bits} weights are not saved: save the model's own file, or load it "
+                           "without quantize.")
 
     def _multiply(self, x: Tensor) -> Tensor:                        # [N, in] -> [N, out]
         raise NotImplementedError
@@ -83,10 +88,12 @@ class QuantizedLinear(Weighed, nn.Module):
 
 
 class Int4Linear(QuantizedLinear):
-    """On a CPU. The operator computes (q − 8)·scale + centre, so centre = minimum + 8·scale; both in bfloat16.
+    """On a CPU. The operator computes (q − 8)·scale + centre, so centre = minimum + 8·scale; both in
+    bfloat16.
 
-    bfloat16 keeps 8 bits, so rounding the two moves a weight by at most scale/64 + |centre|/512: little beside
-    the half step that 4 bits cost. On SmolLM2-135M: 0.046 of a step at most, 0.2 % of the mean weight on average.
+    bfloat16 keeps 8 bits, so rounding the two moves a weight by at most scale/64 + |centre|/512: little
+    beside the half step that 4 bits cost. On SmolLM2-135M: 0.046 of a step at most, 0.2 % of the mean weight
+    on average.
     """
 
     bits = 4
@@ -111,8 +118,9 @@ class Int4Linear(QuantizedLinear):
 class Int8Linear(QuantizedLinear):
     """On a CPU. packed_weight: uint8 [out/64 · in, 72], each row 64 numbers and its ruler, two float32.
 
-    One row of activations is a weighted sum of the rows of each panel. A few rows are a few such sums, one after
-    another over the same panel, which by then is in the cache. Many rows share the work of turning numbers into floats.
+    One row of activations is a weighted sum of the rows of each panel. A few rows are a few such sums, one
+    after another over the same panel, which by then is in the cache. Many rows share the work of turning
+    numbers into floats.
     """
 
     bits = 8
@@ -123,7 +131,7 @@ class Int8Linear(QuantizedLinear):
         self.packed_weight = torch.empty(len(panels) * self.in_features, _ROW_BYTES, dtype=torch.uint8)
         at_once = self._panels_at_once()
         for piece, out in zip(panels.split(at_once), self._pieces(at_once)):
-            rows = piece.transpose(1, 2).reshape(-1, PANEL)                            # inputs, then 64 outputs
+            rows = piece.transpose(1, 2).reshape(-1, PANEL)                          # inputs, then 64 outputs
             out.copy_(torch.ops.quantized.embedding_bag_byte_prepack(rows.float()))
 
     def _multiply(self, x: Tensor) -> Tensor:
@@ -134,7 +142,7 @@ class Int8Linear(QuantizedLinear):
     def _sum_panels(self, x: Tensor) -> Tensor:
         N = len(x)
         panels = min(BAGS // N, self.out_features // PANEL)
-        x_again = repeat_row(x.reshape(1, -1), panels)                                 # the same x for every panel
+        x_again = repeat_row(x.reshape(1, -1), panels)                            # the same x for every panel
         y = []
         for rows in self._pieces(panels):
             indices, starts = bags(len(rows) // self.in_features, N, self.in_features)
@@ -147,7 +155,7 @@ class Int8Linear(QuantizedLinear):
     def _multiply_pieces(self, x: Tensor) -> Tensor:
         y = []
         for piece in self._pieces(self._panels_at_once()):
-            weights = torch.ops.quantized.embedding_bag_byte_unpack(piece)             # [panels · in, 64], float32
+            weights = torch.ops.quantized.embedding_bag_byte_unpack(piece)        # [panels · in, 64], float32
             y.append(x @ weights.view(-1, self.in_features, PANEL))
         return torch.cat(y)
 
@@ -193,7 +201,7 @@ class QuantizedEmbedding(nn.Module):
 
     def __init__(self, head: QuantizedLinear, dtype: torch.dtype) -> None:
         super().__init__()
-        self.rows, self.dtype = head.rows, dtype           # the method, not the layer: that has its place in the model
+        self.rows, self.dtype = head.rows, dtype  # the method, not the layer: that has its place in the model
 
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens: int64 [...] -> [..., D]."""
@@ -203,16 +211,17 @@ class QuantizedEmbedding(nn.Module):
 def quantize(model: Transformer, scheme: str) -> Transformer:
     """Replace, in place, every linear layer that can be by one of 4 or 8 bits; returns the same model.
 
-    scheme: "int8", or "int4" (the last layer keeps 8 bits). Plain and packed layers are taken alike.
-    Raises ValueError for another scheme, a quantised model, weights that are not finite, or if no layer can be
+    scheme: "int8", or "int4" (the last layer keeps 8 bits). Plain and packed layers are taken alike. Raises
+    ValueError for another scheme, a quantised model, weights that are not finite, or if no layer can be
     quantised. `load(..., quantize="int4")` does without the plain model in memory.
     """
     check_scheme(scheme)
     for module in model.modules():
         if isinstance(module, QuantizedLinear):
-            raise ValueError(f"the model has int{module.bits} weights already: load it again to choose {scheme!r}.")
+            raise ValueError(f"the model has int{module.bits} weights already: load it again to choose "
+                             f"{scheme!r}.")
     bits = _bits_of(model, scheme)
-    for name in bits:                                           # all before the first is replaced: no half a model
+    for name in bits:                                      # all before the first is replaced: no half a model
         _check_finite(_plain_weight(model, name), name)
     for name in bits:
         weight, bias = _plain_weight(model, name), model.get_submodule(name).bias
@@ -221,8 +230,8 @@ def quantize(model: Transformer, scheme: str) -> Transformer:
 
 
 class PlaceQuantized:
-    """Where to put values that are being read: each layer is quantised as soon as it has its own, so that the plain
-    model is never in memory. A file's 4-bit blocks are taken as they are.
+    """Where to put values that are being read: each layer is quantised as soon as it has its own, so that the
+    plain model is never in memory. A file's 4-bit blocks are taken as they are.
 
     otherwise: the place of layers that the scheme does not take. Raises ValueError if it takes none.
     """
@@ -230,11 +239,12 @@ class PlaceQuantized:
     def __init__(self, model: Transformer, scheme: str, otherwise: Place) -> None:
         self._bits = _bits_of(model, scheme)
         self._otherwise = otherwise
-        self.passing = frozenset(self._bits) | frozenset(otherwise.passing)     # their plain weight does not stay
-        self.takes_blocks = frozenset(name for name, bits in self._bits.items() if bits == 4)
+        self.passing = {*self._bits, *otherwise.passing}          # their plain weight does not stay
+        self.takes_blocks = {name for name, bits in self._bits.items() if bits == 4}
 
     def __call__(self, model: Transformer, layer: str, values: Values) -> None:
-        """Give the layer of that name its values, and quantise it. Raises ValueError if they are not finite."""
+        """Give the layer of that name its values, and quantise it. Raises ValueError if they are not
+        finite."""
         if layer not in self._bits:
             return self._otherwise(model, layer, values)
         weight, bias = values["weight"], values.get("bias")
@@ -273,10 +283,10 @@ def _plain_weight(model: Transformer, name: str) -> Tensor:
 
 def _check_finite(weight: Tensor, name: str) -> None:
     """Raise ValueError if a weight is not a finite number: it would spoil those that share its ruler."""
-    least, most = weight.aminmax()                        # unlike isfinite(weight), makes no copies of a large table
+    least, most = weight.aminmax()                 # unlike isfinite(weight), makes no copies of a large table
     if not (least + most).isfinite():
-        raise ValueError(f"{name}: some weights are not finite numbers, and their neighbours would share the damage. "
-                         "Fetch the model again.")
+        raise ValueError(f"{name}: some weights are not finite numbers, and their neighbours would share the "
+                         "damage. Fetch the model again.")
 
 
 def _from_blocks(blocks: PackedWeight, bias: Tensor | None) -> QuantizedLinear:
@@ -290,7 +300,8 @@ def _from_floats(weight: Tensor, bias: Tensor | None, bits: int) -> QuantizedLin
 
 
 def _replace(model: Transformer, name: str, layer: QuantizedLinear, dtype: torch.dtype) -> None:
-    """Put the layer where the plain one was, which is let go. dtype: of an embedding that shares its table."""
+    """Put the layer where the plain one was, which is let go. dtype: of an embedding that shares its
+    table."""
     model.set_submodule(name, layer)
     if name == "lm_head" and model.config.tie_word_embeddings:
         model.embed = QuantizedEmbedding(layer, dtype)           # the table is kept once

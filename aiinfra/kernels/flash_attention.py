@@ -182,12 +182,12 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor | None
     """softmax(scale * q kᵀ) v for each sequence; differentiable in q, k and v. Returns q's shape.
 
     Packed: q [N, H, Dh], k and v [M, K, Dh], H a multiple of K; sequence b is rows
-    cu_seqlens_q[b]:cu_seqlens_q[b+1] of q and cu_seqlens_k[b]:… of k and v (int32 [B+1], by default
-    that of q; without any, one sequence); together they cover every row. Dense: q [B, T, H, Dh], k and v [B, S, K, Dh].
-    `causal` is aligned to the end of the keys: row i of T sees keys 0 … i + S - T; a row that sees
-    none is 0. max_seqlen_q and max_seqlen_k are the longest lengths; leaving them out reads them back
-    from the GPU, which waits for it. `scale` is 1/sqrt(Dh) by default. Raises ValueError if shapes
-    disagree, and on the Triton path for head sizes above 128.
+    cu_seqlens_q[b]:cu_seqlens_q[b+1] of q and cu_seqlens_k[b]:… of k and v (int32 [B+1], by default that of
+    q; without any, one sequence); together they cover every row. Dense: q [B, T, H, Dh], k and v [B, S, K,
+    Dh]. `causal` is aligned to the end of the keys: row i of T sees keys 0 … i + S - T; a row that sees none
+    is 0. max_seqlen_q and max_seqlen_k are the longest lengths; leaving them out reads them back from the
+    GPU, which waits for it. `scale` is 1/sqrt(Dh) by default. Raises ValueError if shapes disagree, and on
+    the Triton path for head sizes above 128.
     """
     if q.dim() == 4:
         (B, T), S = q.shape[:2], k.shape[1]

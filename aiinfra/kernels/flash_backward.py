@@ -144,7 +144,8 @@ def _tiling(head_size: int, value_bytes: int, arch: int) -> dict[str, dict]:
 def attention_backward(q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, do: Tensor,
                        cu_q: Tensor, cu_k: Tensor, max_q: int, max_k: int,
                        causal: bool, scale: float) -> tuple[Tensor, Tensor, Tensor]:
-    """dq, dk, dv for packed q, o, do [N, H, Dh] and k, v [M, K, Dh]; lse [H, N] in base 2, from the forward."""
+    """dq, dk, dv for packed q, o, do [N, H, Dh] and k, v [M, K, Dh]; lse [H, N] in base 2, from the
+    forward."""
     do = do if do.stride(-1) == 1 else do.contiguous()
     (tokens, heads, size), batch = q.shape, cu_q.numel() - 1
     sizes, tiling = head_sizes(q, k, causal), _tiling(size, q.element_size(), arch_of(q))

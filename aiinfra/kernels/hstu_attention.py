@@ -166,11 +166,11 @@ def hstu_attention(q: Tensor, k: Tensor, v: Tensor, seq_offsets: Tensor, timesta
                    max_len: int, alpha: float = 1.0, backend: str | None = None) -> Tensor:
     """SiLU(alpha * q kᵀ + bias) v / max_len for each history, causal; returns [L, H, Dv].
 
-    q, k [L, H, Dh] and v [L, H, Dv], packed: sequence b is rows seq_offsets[b]:seq_offsets[b+1] (int
-    [B+1], which cover every row); timestamps int64 [L], needed by time_table only. position_table
-    [2M-1] or [H, 2M-1] with M >= max_len: entry M-1-d is the bias at distance d. time_table [129] or [H, 129], by the bucket of
-    the next item's time less the key's. Either may be None. `max_len` is the padded length n that scores
-    are divided by, and no sequence may be longer (not checked: it would wait for the GPU).
+    q, k [L, H, Dh] and v [L, H, Dv], packed: sequence b is rows seq_offsets[b]:seq_offsets[b+1] (int [B+1],
+    which cover every row); timestamps int64 [L], needed by time_table only. position_table [2M-1] or [H,
+    2M-1] with M >= max_len: entry M-1-d is the bias at distance d. time_table [129] or [H, 129], by the
+    bucket of the next item's time less the key's. Either may be None. `max_len` is the padded length n that
+    scores are divided by, and no sequence may be longer (not checked: it would wait for the GPU).
 
     Differentiable in q, k, v and both tables; the same result in every run. Raises ValueError if
     shapes disagree, and on the Triton path for head sizes above 128.

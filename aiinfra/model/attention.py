@@ -19,7 +19,8 @@ from aiinfra.model.layers import Angles, Linear, RMSNorm, rotate
 
 
 class KV(Protocol):
-    """What attention asks of a cache. `length`: tokens before the next one, where all have the same number."""
+    """What attention asks of a cache. `length`: tokens before the next one, where all have the same
+    number."""
 
     length: int
 
@@ -49,7 +50,10 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, angles: Angles, kv: KV | None) -> Tensor:
         """x [..., T, D] -> [..., T, D]."""
         q, k, v = self.project(x, angles)
-        y = causal_attention(q, k, v) if kv is None else kv.attend(self.layer, q, k, v)
+        if kv is None:
+            y = causal_attention(q, k, v)
+        else:
+            y = kv.attend(self.layer, q, k, v)
         return self.out(y.flatten(-2))
 
     def project(self, x: Tensor, angles: Angles) -> tuple[Tensor, Tensor, Tensor]:
@@ -84,7 +88,7 @@ def attend_heads(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     if flat:
         q, k, v = q[None], k[None], v[None]              # PyTorch's fused kernels want four dimensions
     mask = None
-    if T > 1 and S > T:                                  # PyTorch aligns is_causal to the first key, not the last
+    if T > 1 and S > T:                              # PyTorch aligns is_causal to the first key, not the last
         mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
     causal = T > 1 and mask is None
     y = nn.functional.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, enable_gqa=H != K)

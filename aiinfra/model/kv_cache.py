@@ -25,7 +25,8 @@ class KVCache:
         self.k = torch.empty(shape, dtype=dtype, device=device)     # [layers, B, K, S, Dh]
         self.v = torch.empty(shape, dtype=dtype, device=device)
         # Views, cut once: [B, K, S, Dh] to read, [B, S, K, Dh] to write.
-        self._layers = list(zip(self.k, self.v, self.k.transpose(2, 3), self.v.transpose(2, 3)))
+        to_write = self.k.transpose(2, 3), self.v.transpose(2, 3)
+        self._layers = list(zip(self.k, self.v, *to_write))
         self.length = 0
         self.capacity = capacity
 

@@ -71,8 +71,8 @@ class RMSNorm(Weighed, nn.Module):
 
 
 def set_parameters(layer: nn.Module, values: dict[str, Tensor]) -> None:
-    """Give a layer these values as its parameters, which nobody trains unless told to. What is a parameter already
-    stays the same one, so that a tied weight is shared."""
+    """Give a layer these values as its parameters, which nobody trains unless told to. What is a parameter
+    already stays the same one, so that a tied weight is shared."""
     for name, value in values.items():
         if not isinstance(value, nn.Parameter):
             value = nn.Parameter(value, requires_grad=False)
@@ -80,7 +80,8 @@ def set_parameters(layer: nn.Module, values: dict[str, Tensor]) -> None:
 
 
 class Angles(NamedTuple):
-    """cos and signed sin [..., T, 1, Dh] of a step's tokens, and the tokens' row numbers [N] for the kernel."""
+    """cos and signed sin [..., T, 1, Dh] of a step's tokens, and the tokens' row numbers [N] for the
+    kernel."""
 
     cos: Tensor
     sin: Tensor
@@ -107,7 +108,7 @@ class RotaryEmbedding(nn.Module):
         """positions [..., T] -> their angles, ready to broadcast over heads."""
         # float32: bfloat16 cannot count past 256
         angle = positions.unsqueeze(-1) * self.frequency.float()           # [..., T, Dh/2]
-        angle = angle.unsqueeze(-2)                                        # [..., T, 1, Dh/2]: the same for all heads
+        angle = angle.unsqueeze(-2)                                # [..., T, 1, Dh/2]: the same for all heads
         cos, sin = angle.cos(), angle.sin()
         return Angles(
             cos=torch.cat([cos, cos], -1).to(dtype),
@@ -125,7 +126,7 @@ def rotate(qk: Tensor, heads: int, angles: Angles) -> tuple[Tensor, Tensor]:
         turned = torch.addcmul(qk * angles.cos, swapped, angles.sin)
         return turned.split(sizes, -2)
     N = len(angles.rows)
-    cos = angles.cos.view(N, -1)[:, :half]
+    cos = angles.cos.view(N, -1)[:, :half]         # the kernel wants half a head's angles, and no signs
     sin = angles.sin.view(N, -1)[:, half:]
     q, k = qk.reshape(N, -1, 2 * half).split(sizes, 1)
     q, k = rope(q, k, angles.rows, cos, sin)
@@ -142,7 +143,7 @@ def scale_frequencies(frequency: Tensor, scaling: RopeScaling | None) -> Tensor:
     if scaling.kind == "factors":
         return frequency / torch.tensor(scaling.factors, dtype=frequency.dtype, device="cpu")
     wavelength = 2 * math.pi / frequency
-    turns = scaling.original_max_position_embeddings / wavelength        # within the context of the first training
+    turns = scaling.original_max_position_embeddings / wavelength   # within the context of the first training
     low, high = scaling.low_freq_factor, scaling.high_freq_factor
     keep = ((turns - low) / (high - low)).clamp(0, 1)                    # 1: keep the frequency, 0: divide it
     return keep * frequency + (1 - keep) * frequency / scaling.factor

@@ -41,12 +41,14 @@ class Histories:
 
     def to(self, device: torch.device | str) -> "Histories":
         """The same histories on `device`."""
-        return Histories(self.items.to(device), self.seconds.to(device), self.offsets.to(device))
+        moved = (values.to(device) for values in (self.items, self.seconds, self.offsets))
+        return Histories(*moved)
 
     def next_items(self) -> Tensor:
         """[N]: the item after each event, and -100 (which the loss ignores) after a user's last."""
         following = self.items.roll(-1)
-        following[self.offsets[1:].long() - 1] = -100
+        last = self.offsets[1:].long() - 1
+        following[last] = -100
         return following
 
     def users(self) -> list[tuple[Tensor, Tensor]]:
@@ -71,7 +73,8 @@ class HSTULayer(nn.Module):
 
     def __init__(self, config: RecommenderConfig) -> None:
         super().__init__()
-        self.heads, self.max_len = config.heads, config.max_len
+        self.heads = config.heads
+        self.max_len = config.max_len
         self.project = nn.Linear(config.width, 4 * config.width)
         self.out = nn.Linear(config.width, config.width)
         self.norm = nn.Parameter(torch.ones(config.width))
@@ -82,15 +85,18 @@ class HSTULayer(nn.Module):
 
     def forward(self, x: Tensor, histories: Histories, backend: str | None = None) -> Tensor:
         """x [N, D], one row an event of `histories`."""
-        mixed = F.silu(self.project(rms_norm(x, self.norm, backend=backend)))                # [N, 4D]
-        u, v, q, k = mixed.chunk(4, dim=-1)
+        mixed = self.project(rms_norm(x, self.norm, backend=backend))
+        u, v, q, k = F.silu(mixed).chunk(4, dim=-1)                                          # [N, D] each
         q, k, v = (t.unflatten(-1, (self.heads, -1)) for t in (q, k, v))                     # [N, H, Dh]
-        # Torch path: all histories as one padded batch, not one by one; they are short
-        attend = (partial(naive_hstu, one_hot=False) if pick_backend(x, backend) == "torch"
-                  else partial(hstu_attention, backend=backend))
-        seen = attend(q, k, v, histories.offsets, histories.seconds, self.position_table, self.time_table,
-                      max_len=self.max_len)
-        return x + self.out(u * rms_norm(seen.flatten(1), self.attention_norm, backend=backend))
+        if pick_backend(x, backend) == "torch":
+            # All histories as one padded batch, not one by one: they are short.
+            attend = partial(naive_hstu, one_hot=False)
+        else:
+            attend = partial(hstu_attention, backend=backend)
+        tables = self.position_table, self.time_table
+        seen = attend(q, k, v, histories.offsets, histories.seconds, *tables, max_len=self.max_len)
+        seen = rms_norm(seen.flatten(1), self.attention_norm, backend=backend)               # [N, D]
+        return x + self.out(u * seen)
 
 
 class Recommender(nn.Module):
@@ -117,5 +123,5 @@ class Recommender(nn.Module):
 
     def loss(self, histories: Histories, backend: str | None = None) -> Tensor:
         """Mean cross-entropy of the next item over all events that have one."""
-        return linear_cross_entropy(self.hidden(histories, backend), self.head.weight,
-                                    histories.next_items(), backend=backend)
+        known = self.hidden(histories, backend)
+        return linear_cross_entropy(known, self.head.weight, histories.next_items(), backend=backend)

@@ -30,9 +30,8 @@ class DecoderLayer(nn.Module):
 
     def forward(self, x: Tensor, angles: Angles, kv: KV | None) -> Tensor:
         """x [..., T, D] -> [..., T, D]."""
-        # x = x + self.attention(self.attention_norm(x), angles, kv)
-        # x = x + self.mlp(self.mlp_norm(x))
-        # The same, but the first sum and the second norm are one pass over memory on a GPU (kernels/rmsnorm.py):
+        # x = x + self.attention(self.attention_norm(x), angles, kv) x = x + self.mlp(self.mlp_norm(x)) The
+        # same, but the first sum and the second norm are one pass over memory on a GPU (kernels/rmsnorm.py):
         y = self.attention(self.attention_norm(x), angles, kv)
         y, x = self.mlp_norm.add(y, x)
         return x + self.mlp(y)
@@ -71,8 +70,8 @@ class Transformer(nn.Module):
     def forward(self, tokens: Tensor, positions: Tensor | None = None, kv: KV | None = None) -> Tensor:
         """Logits of the token that follows each given one.
 
-        tokens: int64 [B, T] or flat [T]. positions: the same shape; None continues from `kv.length`, or
-        from 0. The caller keeps them below the config's max_position_embeddings. kv: what came before; it keeps
+        tokens: int64 [B, T] or flat [T]. positions: the same shape; None continues from `kv.length`, or from
+        0. The caller keeps them below the config's max_position_embeddings. kv: what came before; it keeps
         these tokens' keys and values. Returns [..., T, V] in the weights' dtype.
         """
         return self.lm_head(self.hidden(tokens, positions, kv))

@@ -13,6 +13,7 @@ urn: it rewards knowing *how often*, which attention without softmax keeps. Note
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from aiinfra.config import config
@@ -35,13 +36,15 @@ class World:
     @property
     def popularity(self) -> Tensor:
         """[V], Zipf: item i is taken in proportion to 1 / (i + 1)."""
-        weights = 1.0 / torch.arange(1, self.items + 1)
+        ranks = torch.arange(1, self.items + 1)
+        weights = 1.0 / ranks
         return weights / weights.sum()
 
     @property
     def successor(self) -> Tensor:
         """[V]: the item that continues each item; a permutation."""
-        return torch.randperm(self.items, generator=torch.Generator().manual_seed(self.seed))
+        random = torch.Generator().manual_seed(self.seed)
+        return torch.randperm(self.items, generator=random)
 
     @staticmethod
     def is_long(gap_seconds: Tensor) -> Tensor:
@@ -63,16 +66,22 @@ def generate(world: World, users: int, seed: int) -> Histories:
     items[:, 0] = popular()
     is_long = uniform(users, world.longest) < world.long_gap            # the gap before each event
     for t in range(1, world.longest):
-        earlier = items.gather(1, (uniform(users, 1) * t).long()).squeeze(1)
-        chosen = torch.where(is_long[:, t], earlier, successor[items[:, t - 1]])
-        items[:, t] = torch.where(uniform(users) < world.noise, popular(), chosen)
+        when = (uniform(users, 1) * t).long()                           # any of the t events before
+        earlier = items.gather(1, when).squeeze(1)
+        follows = successor[items[:, t - 1]]
+        chosen = torch.where(is_long[:, t], earlier, follows)
+        is_noise = uniform(users) < world.noise
+        items[:, t] = torch.where(is_noise, popular(), chosen)
     # log-uniform, so that every octave of time is as likely as every other
     span = uniform(users, world.longest)
-    gaps = torch.where(is_long, _LONG_SECONDS * 8.0 ** span, _SHORT_SECONDS * 6.0 ** span).long()
+    long_gaps, short_gaps = _LONG_SECONDS * 8.0 ** span, _SHORT_SECONDS * 6.0 ** span
+    gaps = torch.where(is_long, long_gaps, short_gaps).long()
+    seconds = gaps.cumsum(1)
     lengths = torch.randint(world.shortest, world.longest + 1, (users,), generator=random)
-    kept = torch.arange(world.longest) < lengths[:, None]
-    offsets = torch.cat((torch.zeros(1), lengths.cumsum(0))).int()
-    return Histories(items[kept], gaps.cumsum(1)[kept], offsets)
+    kept = torch.arange(world.longest) < lengths[:, None]               # [users, longest]
+    ends = lengths.cumsum(0)
+    offsets = torch.cat((torch.zeros(1), ends)).int()
+    return Histories(items[kept], seconds[kept], offsets)
 
 
 def probabilities(world: World, items: Tensor, seconds: Tensor) -> Tensor:
@@ -80,8 +89,10 @@ def probabilities(world: World, items: Tensor, seconds: Tensor) -> Tensor:
 
     Row t is conditioned on items[: t + 1] and on the gap to event t + 1, and on nothing later.
     """
-    past = torch.nn.functional.one_hot(items[:-1], world.items).float()           # [T, V]
-    share = past.cumsum(0) / torch.arange(1, len(items))[:, None]
-    follows = torch.nn.functional.one_hot(world.successor[items[:-1]], world.items).float()
+    past = items[:-1]                                                             # [T]
+    counts = F.one_hot(past, world.items).float().cumsum(0)                       # [T, V]
+    share = counts / torch.arange(1, len(items))[:, None]
+    follows = F.one_hot(world.successor[past], world.items).float()
     is_long = world.is_long(seconds.diff())[:, None]
-    return (1 - world.noise) * torch.where(is_long, share, follows) + world.noise * world.popularity
+    rule = torch.where(is_long, share, follows)
+    return (1 - world.noise) * rule + world.noise * world.popularity

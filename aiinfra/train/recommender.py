@@ -2,14 +2,15 @@
 
     made-up world ─► histories ─► model.loss ─► Adam ─► … ─► evaluate: popularity < the model < the optimum
 
-The histories follow known rules (histories.py), so the best possible accuracy is a number and "good" is not a matter
-of taste. Notebook 10.
+The histories follow known rules (histories.py), so the best possible accuracy is a number and "good" is not a
+matter of taste. Notebook 10.
 """
 
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from aiinfra.model.recommender import Histories, Recommender
 from aiinfra.train.histories import World, generate, probabilities
@@ -33,8 +34,11 @@ def train(model: Recommender, world: World, steps: int = 250, users: int = 64, l
     """
     device = model.head.weight.device
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / 20, 1.0) * (1 - step / steps))
+
+    def share_of_rate(step: int) -> float:
+        warm_up = min((step + 1) / 20, 1.0)
+        return warm_up * (1 - step / steps)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share_of_rate)
     records = []
     for step in range(steps):
         histories = generate(world, users, seed + step).to(device)
@@ -43,7 +47,8 @@ def train(model: Recommender, world: World, steps: int = 250, users: int = 64, l
         loss.backward()
         optimizer.step()
         schedule.step()
-        records.append(RecommenderStep(step, loss.item(), len(histories.items) - users))
+        events = len(histories.items) - users             # a user's last event has no next one
+        records.append(RecommenderStep(step, loss.item(), events))
     return records
 
 
@@ -67,13 +72,24 @@ def evaluate(model: Recommender, world: World, histories: Histories, backend: st
         scores = model(histories.to(model.head.weight.device), backend).cpu()
     following = histories.next_items()
     kept = following >= 0
-    target, logits, last = following[kept], scores[kept], histories.items[kept]
-    truth = torch.cat([probabilities(world, items, seconds) for items, seconds in histories.users()])
-    is_long = torch.cat([world.is_long(seconds.diff()) for _, seconds in histories.users()])
-    right, best = (logits.argmax(-1) == target).float(), (truth.argmax(-1) == target).float()
+    target = following[kept]
+    logits = scores[kept]
+    last = histories.items[kept]
+    users = histories.users()
+    truth = torch.cat([probabilities(world, items, seconds) for items, seconds in users])
+    is_long = torch.cat([world.is_long(seconds.diff()) for _, seconds in users])
+    right = logits.argmax(-1) == target
+    best = truth.argmax(-1) == target
     return Score(
-        accuracy=right.mean().item(), popular=(target == target.mode().values).float().mean().item(),
-        repeat=(target == last).float().mean().item(), best=best.mean().item(),
+        accuracy=_share(right),
+        popular=_share(target == target.mode().values),
+        repeat=_share(target == last),
+        best=_share(best),
         loss=F.cross_entropy(logits, target).item(),
         best_loss=F.nll_loss(truth.log(), target).item(),
-        after_long_gap=right[is_long].mean().item(), best_after_long_gap=best[is_long].mean().item())
+        after_long_gap=_share(right[is_long]),
+        best_after_long_gap=_share(best[is_long]))
+
+
+def _share(hits: Tensor) -> float:
+    return hits.float().mean().item()

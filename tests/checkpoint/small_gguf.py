@@ -6,6 +6,10 @@ import gguf
 import torch
 import transformers
 
+from aiinfra.checkpoint.fill import PlacePlain, fill
+from aiinfra.checkpoint.gguf_weights import GGUFWeights
+from aiinfra.model import Transformer
+
 _NAMES = {
     "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
     "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
@@ -45,6 +49,14 @@ def write_gguf(path: Path, model: transformers.PreTrainedModel, extra: dict[str,
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def gguf_model(path: Path) -> Transformer:
+    """The file, as we read it."""
+    source = GGUFWeights(path)
+    model = Transformer(source.config)
+    fill(model, source, PlacePlain())
+    return model.eval()
 
 
 def _translate(name: str) -> str:

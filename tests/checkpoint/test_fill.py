@@ -7,12 +7,10 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from aiinfra.checkpoint.fill import PlacePlain, fill, layers_of
-from aiinfra.checkpoint.gguf_weights import GGUFWeights
+from aiinfra.checkpoint.fill import layers_of
 from aiinfra.errors import LoadError
-from aiinfra.model import Transformer
+from tests.checkpoint.small_gguf import gguf_model, write_gguf
 from tests.checkpoint.small_models import CASES, LLAMA, our_model, reference_model
-from tests.checkpoint.small_gguf import write_gguf
 
 TOKENS = torch.randint(0, LLAMA["vocab_size"], (1, 30), generator=torch.Generator().manual_seed(2))
 
@@ -94,16 +92,6 @@ def test_a_last_layer_that_differs_from_the_tied_table(case: str, tmp_path) -> N
         assert (ours(TOKENS) - theirs(TOKENS).logits).abs().max() < 1e-4
 
 
-# GGUF
-
-@pytest.mark.parametrize("case", ["llama tied", "llama untied, one KV head each", "qwen2", "qwen3"])
-def test_gguf_gives_the_logits_of_the_folder(case: str, tmp_path) -> None:
-    theirs = reference_model(case)
-    path = write_gguf(tmp_path / "small.gguf", theirs)
-    with torch.inference_mode():
-        assert (gguf_model(path)(TOKENS) - theirs(TOKENS).logits).abs().max() < 1e-4
-
-
 @pytest.mark.parametrize("name", [
     "blk.1.attn_q.bias", "blk.0.attn_q_norm.weight", "blk.0.ffn_gate_exps.weight", "blk.3.attn_norm.weight",
     "blk.2.ffn_down.scale",
@@ -114,18 +102,21 @@ def test_what_a_gguf_file_has_and_the_model_has_not(name: str, tmp_path) -> None
         gguf_model(path)
 
 
-def test_gguf_with_llama_3s_frequencies(tmp_path) -> None:
-    """They are a tensor of the file, and are in the config: nothing is left over."""
-    factors = torch.linspace(1, 4, 4)
-    path = write_gguf(tmp_path / "small.gguf", reference_model("llama tied"), {"rope_freqs.weight": factors})
-    assert gguf_model(path).config.rope_scaling.factors == tuple(factors.tolist())
+@pytest.mark.parametrize("name", ["model.layers.1.self_attn.k_proj.weight", "model.norm.weight"])
+def test_tensor_of_the_wrong_shape(name: str, folder) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors[name] = torch.zeros(tensors[name].shape[0] + 1, *tensors[name].shape[1:])
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(LoadError, match=rf"{name} \[.*the model's config asks for"):
+        our_model(folder)
 
 
-def gguf_model(path) -> Transformer:
-    source = GGUFWeights(path)
-    model = Transformer(source.config)
-    fill(model, source, PlacePlain())
-    return model.eval()
+def test_missing_tensor_names_the_nearest(folder) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(LoadError, match=r"no tensor model\.layers\.1\.mlp\.up_proj\.weight\. Did you mean"):
+        our_model(folder)
 
 
 # The order of reading

@@ -6,8 +6,10 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aiinfra.errors import LoadError
 from aiinfra.checkpoint import StreamDecoder, Tokenizer, load
+from aiinfra.checkpoint.gguf import GGUFFile
+from aiinfra.errors import LoadError
+from tests.checkpoint.small_models import reference_model
 
 NASTY = [
     "Hello, world!", " leading and trailing  ", "", "a", "\n", "\n\n\n", "\t\ttabs\t", "   three   runs   of   spaces   ",
@@ -108,7 +110,6 @@ def test_sentencepiece_kind() -> None:
 @pytest.mark.parametrize("pre", ["llama-bpe", "qwen2", "gpt-2"])
 def test_other_byte_level_rules(pre: str, gguf_path) -> None:
     """The published splitting patterns of Llama 3 and Qwen2: digits in threes, or one by one."""
-    from aiinfra.checkpoint.gguf import GGUFFile
     meta = {**GGUFFile(gguf_path).metadata, "tokenizer.ggml.pre": pre}
     backend = Tokenizer.from_gguf(meta, "x").backend
     cut = [piece for piece, _ in backend.pre_tokenizer.pre_tokenize_str("ab 12345's")]
@@ -123,3 +124,28 @@ def test_other_byte_level_rules(pre: str, gguf_path) -> None:
 def test_unsupported_kinds(change: dict, message: str) -> None:
     with pytest.raises(LoadError, match=message):
         Tokenizer.from_gguf({**sentencepiece_metadata(), **change}, "x.gguf")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    reference_model("llama tied").save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_tokenizer_that_is_no_tokenizer(folder) -> None:
+    (folder / "tokenizer.json").write_text('{"version": "1.0"}')
+    with pytest.raises(LoadError, match="tokenizer.json cannot be used"):
+        load(folder)
+
+
+def test_folder_without_a_tokenizer(folder) -> None:
+    with pytest.raises(LoadError, match="has no tokenizer.json"):
+        load(folder)
+
+
+@pytest.mark.parametrize("missing", ["tokens", "merges"])
+def test_gguf_without_a_vocabulary(missing: str, gguf_path) -> None:
+    meta = GGUFFile(gguf_path).metadata
+    del meta[f"tokenizer.ggml.{missing}"]
+    with pytest.raises(LoadError, match="x.gguf is damaged, or of a form that is not known"):
+        Tokenizer.from_gguf(meta, "x.gguf")

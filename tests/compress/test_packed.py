@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from aiinfra.compress import packed
+from aiinfra.checkpoint import load
+from aiinfra.compress import pack, packed
 from aiinfra.compress.packed import PackedLinear
+from aiinfra.model import ModelConfig, Transformer
 
 pytestmark = pytest.mark.skipif(not packed.can_pack(torch.float32, torch.device("cpu")), reason="this PyTorch has no oneDNN")
 
@@ -51,8 +53,6 @@ def test_training_is_refused():
 
 
 def test_a_tied_table_is_kept_once(tmp_path):
-    from aiinfra.compress import pack
-    from aiinfra.model import ModelConfig, Transformer
     model = Transformer(ModelConfig(vocab_size=192, hidden_size=32, intermediate_size=64, num_hidden_layers=1,
                                     num_attention_heads=2, num_key_value_heads=1, head_dim=16, tie_word_embeddings=True)).eval()
     tokens = torch.tensor([[0, 63, 64], [65, 191, 5]])
@@ -71,3 +71,14 @@ def test_memory_of_packed_weights_outlives_the_layer():
     del short_lived
     junk = [torch.randn(576, 1024) for _ in range(4)]
     assert torch.equal(rows, copy) and len(junk) == 4
+
+
+def test_packed_gives_the_plain_numbers(gguf_path) -> None:
+    plain, tokenizer = load(gguf_path, packed=False, dtype="float32", device="cpu")
+    tokens = torch.tensor([tokenizer.encode("Packed weights are the same weights in another order.")])
+    with torch.inference_mode():
+        expected = plain(tokens)
+        weight = plain.layers[3].mlp.down.weight.clone()
+        packed = pack(plain)
+        assert torch.equal(packed.layers[3].mlp.down.unpacked_weight(), weight)
+        assert (packed(tokens) - expected).abs().max() < 1e-3

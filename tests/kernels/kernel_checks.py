@@ -46,3 +46,10 @@ def unwritten_is_nan():
     assert torch.empty(1).isnan().all()
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def on_device():
+    """New tensors live where kernels run."""
+    with torch.device(DEVICE):
+        yield

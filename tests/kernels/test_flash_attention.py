@@ -3,33 +3,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.kernels.kernel_checks import DEVICE, relative_error, unwritten_is_nan  # noqa: F401
+from tests.kernels.flash_inputs import gradients, packed
+from tests.kernels.kernel_checks import DEVICE, on_device, relative_error, unwritten_is_nan  # noqa: F401
 
 from aiinfra.kernels.flash_attention import attention_reference, cost, flash_attention
 
 BLOCK = 128 if DEVICE.type == "cuda" else 16          # lengths below lie on both sides of a tile
 pytestmark = pytest.mark.usefixtures("unwritten_is_nan", "on_device")
-
-
-@pytest.fixture
-def on_device():
-    """New tensors live where kernels run."""
-    with torch.device(DEVICE):
-        yield
-
-
-def packed(lengths_q, lengths_k, heads, kv_heads, size, dtype=torch.float32, seed=0):
-    generator = torch.Generator(DEVICE).manual_seed(seed)
-    def randn(lengths, count):
-        return torch.randn(sum(lengths), count, size, generator=generator, dtype=torch.float64).to(dtype)
-    starts = [torch.tensor([0, *lengths]).cumsum(0, dtype=torch.int32) for lengths in (lengths_q, lengths_k)]
-    return randn(lengths_q, heads), randn(lengths_k, kv_heads), randn(lengths_k, kv_heads), *starts
-
-
-def gradients(function, q, k, v, do, dtype):
-    q, k, v = (x.detach().to(dtype).requires_grad_() for x in (q, k, v))
-    out = function(q, k, v)
-    return out.detach(), *torch.autograd.grad(out, (q, k, v), do.to(dtype))
 
 
 LENGTHS = [0, 1, BLOCK - 1, BLOCK, BLOCK + 1]
@@ -66,36 +46,6 @@ def test_dense_form_equals_sdpa(causal):
     for backend in ("triton", "torch"):
         torch.testing.assert_close(flash_attention(q, k, v, causal=causal, backend=backend), want,
                                    rtol=1e-5, atol=1e-5)
-
-
-def test_gradcheck_of_the_formula():
-    q, k, v, cu_q, cu_k = packed([3, 1], [4, 2], 2, 1, 4, torch.float64)
-    inputs = [x.requires_grad_() for x in (q, k, v)]
-    assert torch.autograd.gradcheck(
-        lambda *x: attention_reference(*x, cu_q.tolist(), cu_k.tolist()), inputs)
-
-
-@pytest.mark.parametrize("heads, kv_heads, size, causal", [
-    (1, 1, 32, True), (3, 1, 32, True), (8, 1, 32, False), (2, 2, 64, False), (2, 1, 80, True), (1, 1, 128, True)])
-def test_kernel_gradients_against_float64(heads, kv_heads, size, causal):
-    lengths_q, lengths_k = [0, 1, 15, 17, 6, 5], [3, 1, 16, 17, 38, 2]
-    q, k, v, cu_q, cu_k = packed(lengths_q, lengths_k, heads, kv_heads, size)
-    do = torch.randn(q.shape)
-    got = gradients(lambda *x: flash_attention(*x, cu_q, cu_k, causal=causal, backend="triton"),
-                    q, k, v, do, torch.float32)
-    want = gradients(lambda *x: attention_reference(*x, cu_q.tolist(), cu_k.tolist(), causal),
-                     q, k, v, do, torch.float64)
-    for name, a, b in zip(("o", "dq", "dk", "dv"), got, want):
-        assert relative_error(a, b) < 2e-6, name
-
-
-def test_float16():
-    q, k, v, cu, _ = packed([33], [33], 2, 1, 64, torch.float16)
-    do = torch.randn(q.shape)
-    got = gradients(lambda *x: flash_attention(*x, cu, backend="triton"), q, k, v, do, torch.float16)
-    want = gradients(lambda *x: attention_reference(*x, [0, 33], [0, 33]), q, k, v, do, torch.float64)
-    for name, a, b in zip(("o", "dq", "dk", "dv"), got, want):
-        assert a.dtype == torch.float16 and relative_error(a, b) < 2e-3, name
 
 
 def test_strides_need_not_be_contiguous():

@@ -2,19 +2,12 @@
 
 import pytest
 import torch
-from tests.kernels.kernel_checks import DEVICE, unwritten_is_nan  # noqa: F401
+from tests.kernels.kernel_checks import DEVICE, on_device, unwritten_is_nan  # noqa: F401
 
 from aiinfra.kernels.kv_write import cost, kv_write
 
 P = 4
 pytestmark = pytest.mark.usefixtures("unwritten_is_nan", "on_device")
-
-
-@pytest.fixture
-def on_device():
-    """New tensors live where kernels run."""
-    with torch.device(DEVICE):
-        yield
 
 
 def caches(blocks=6, heads=2, size=32, dtype=torch.float32):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.kernels.kernel_checks import DEVICE, relative_error, unwritten_is_nan  # noqa: F401
+from tests.kernels.kernel_checks import DEVICE, on_device, relative_error, unwritten_is_nan  # noqa: F401
 
 from aiinfra.kernels.kv_write import kv_write
 from aiinfra.kernels.paged_attention import _count_splits, cost, paged_attention
@@ -11,13 +11,6 @@ from aiinfra.kernels.paged_attention import _count_splits, cost, paged_attention
 P = 8
 BACKENDS = ["torch", "triton"]
 pytestmark = pytest.mark.usefixtures("unwritten_is_nan", "on_device")
-
-
-@pytest.fixture
-def on_device():
-    """New tensors live where kernels run."""
-    with torch.device(DEVICE):
-        yield
 
 
 def batch(contexts, news, heads=4, kv_heads=2, size=32, dtype=torch.float32, seed=0, fill=float("nan")):
