@@ -1,7 +1,7 @@
 """Shared by all tests. Without a GPU, Triton kernels run in its interpreter.
 
-Triton reads TRITON_INTERPRET when a kernel's module is imported, so it is set here, first. OpenMP's setting is read
-when PyTorch is imported, so it is made before.
+Triton reads TRITON_INTERPRET when a kernel's module is imported, so it is set here, first. OpenMP's setting
+is read when PyTorch is imported, so it is made before.
 """
 
 import os
@@ -31,7 +31,7 @@ if WORKERS:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Who needs the real model is marked so; other marks stand in the files. Pages go first: nothing takes longer."""
+    """Who needs the real model is marked so; other marks stand in the files. Pages are longest and go first."""
     for item in items:
         if "real_model" in getattr(item, "fixturenames", ()):
             item.add_marker("model")

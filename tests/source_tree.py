@@ -39,6 +39,22 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(text(path))
 
 
+@functools.cache
+def house() -> tuple[Path, ...]:
+    """The files that the rules are for."""
+    return files(*HOUSE)
+
+
+def nodes(*kinds: type[ast.AST]) -> Iterator[tuple[Path, ast.AST]]:
+    """(file, node) of every node of these kinds in the house."""
+    return ((path, node) for path in house() for node in ast.walk(tree(path)) if isinstance(node, kinds))
+
+
+def is_answer(path: Path) -> bool:
+    """True for the puzzles' solutions and wrong answers: kernels, each described by its puzzle."""
+    return short(path).startswith(("puzzles/solutions/", "puzzles/wrong/"))
+
+
 def short(path: Path) -> str:
     """The path as a reader of a message wants it."""
     return path.relative_to(ROOT).as_posix()
@@ -117,8 +133,9 @@ def own_nodes(function: Function) -> Iterator[ast.AST]:
 
 
 def branches(function: Function) -> int:
-    """How many times a function decides: if, for, while, except, case, and/or, ternary, an `if` in a comprehension."""
-    deciding = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.ExceptHandler, ast.match_case, ast.BoolOp, ast.IfExp)
+    """How often a function decides: if, for, while, except, case, and/or, ternary, if in a comprehension."""
+    loops = (ast.For, ast.AsyncFor, ast.While)
+    deciding = (*loops, ast.If, ast.ExceptHandler, ast.match_case, ast.BoolOp, ast.IfExp)
     count = 0
     for node in own_nodes(function):
         if isinstance(node, deciding):
@@ -157,13 +174,13 @@ def told_lines(path: Path) -> set[int]:
 
 def density(paths: Iterable[Path]) -> float:
     """Expression nodes a code line, without docstrings, comments and annotations; 0 for no code."""
-    nodes = lines = 0
+    expressions = lines = 0
     for path in paths:
         told = told_lines(path)
         for number, line in enumerate(text(path).splitlines(), 1):
             lines += bool(line.strip()) and not line.strip().startswith("#") and number not in told
-        nodes += sum(isinstance(node, ast.expr) for node in ast.walk(_without_annotations(path)))
-    return nodes / max(lines, 1)
+        expressions += sum(isinstance(node, ast.expr) for node in ast.walk(_without_annotations(path)))
+    return expressions / max(lines, 1)
 
 
 def _without_annotations(path: Path) -> ast.Module:
@@ -191,4 +208,5 @@ def fields(node: ast.ClassDef) -> int:
     marks = [ast.unparse(mark) for mark in (*node.decorator_list, *node.bases)]
     if not any(re.search(r"\b(dataclass|config|NamedTuple)\b", mark) for mark in marks):
         return 0
-    return sum(isinstance(part, ast.AnnAssign) and "ClassVar" not in ast.unparse(part.annotation) for part in node.body)
+    annotated = [ast.unparse(part.annotation) for part in node.body if isinstance(part, ast.AnnAssign)]
+    return sum("ClassVar" not in annotation for annotation in annotated)

@@ -4,7 +4,8 @@
     notebooks/solutions/01_x.py       # %% 01.name                  the cell with the answer in it
     notebooks/wrong/01_x.py           # %% setup                    imports and data, may be absent
                                       # %% 01.name | words          a wrong answer, and what the message says
-    puzzles/sheets/1_x.ipynb          cells tagged puzzle:name; their solutions are functions of puzzles/solutions/sheet1.py
+    puzzles/sheets/1_x.ipynb          cells tagged puzzle:name
+    puzzles/solutions/sheet1.py       a function for each
 """
 
 import ast

@@ -1,10 +1,10 @@
-"""A kernel that reads a page as a reader does: from top to bottom, and at each exercise first the stub, then the answer.
+"""A kernel that reads a page as a reader does: from top to bottom, at each exercise the stub, then the answer.
 
     cell ──► cell ──► exercise: the stub      its check says "not solved yet"
                           └───► the solution  its check says "passed"  ──► cell ──► …
 
-One run keeps two promises, because no later cell uses what an exercise defines (test_rules.py sees to it): the page as
-shipped runs to its end, and the solved page passes every check.
+One run keeps two promises, because no later cell uses what an exercise defines (test_rules.py sees to it):
+the page as shipped runs to its end, and the solved page passes every check.
 """
 
 import os
@@ -31,8 +31,9 @@ class PageKernel:
     def __init__(self, page: Path, data: Path) -> None:
         self.page, self.book = page, load(page)
         self.environment = {**os.environ, "AIINFRA_DATA": str(data), "PYTHONPATH": str(ROOT)}
-        self.client = nbclient.NotebookClient(self.book, timeout=300, kernel_name="python3", store_widget_state=False,
-                                              resources={"metadata": {"path": str(page.parent)}})
+        where = {"metadata": {"path": str(page.parent)}}
+        self.client = nbclient.NotebookClient(
+            self.book, timeout=300, kernel_name="python3", store_widget_state=False, resources=where)
 
     def read(self) -> dict[str, Stand]:
         """Run every cell once, exercises twice. Raises CellExecutionError at the first cell that fails."""
@@ -51,7 +52,8 @@ class PageKernel:
         self.client.execute_cell(cell, index)
         outputs = cell.get("outputs", [])
         failed = [out for out in outputs if out.output_type == "error"]
-        assert bool(failed) == ("raises-exception" in tags(cell)), f"this cell shows an error on purpose:\n{cell.source}"
+        meant = "raises-exception" in tags(cell)
+        assert bool(failed) == meant, f"this cell should show an error:\n{cell.source}"
         return "".join(out.text for out in outputs if out.output_type == "stream")
 
     def _verdict(self, index: int) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""A page is run once, solved on the way: stubs stay open, solutions pass; and known-wrong answers fail for their reason."""
+"""A page is run once: its stubs stay open, its solutions pass. Known-wrong answers fail for their reason."""
 
 import pytest
 from tests.pages.page_files import NOTEBOOKS, SHEETS, exercises, run_cell, setup, wrong_answers
@@ -19,7 +19,7 @@ def own_data_folder(tmp_path, monkeypatch):
 @pytest.mark.page
 @pytest.mark.parametrize("page", [*NOTEBOOKS, SHEETS[0]], ids=lambda page: page.stem)
 def test_a_page_runs_and_every_stub_stays_open_and_every_solution_passes(page, own_data_folder):
-    """One sheet is enough: the solutions of all are judged in tests/puzzles/test_trust.py, and nbval runs all sheets."""
+    """One sheet is enough: tests/puzzles/test_trust.py judges all solutions, and nbval runs all sheets."""
     stands = PageKernel(page, own_data_folder).read()
     assert list(stands) == list(exercises(page))
     for name, stand in stands.items():
@@ -30,7 +30,8 @@ def test_a_page_runs_and_every_stub_stays_open_and_every_solution_passes(page, o
         assert {record["status"] for record in kept.values()} == {"passed"}, kept
         assert {record["tries"] for record in kept.values()} == {1}, "a stub is not a try"
     else:
-        assert {file.stem for file in own_data_folder.rglob("*.json")} == set(stands), "every solved puzzle is on the board"
+        on_the_board = {file.stem for file in own_data_folder.rglob("*.json")}
+        assert on_the_board == set(stands)
 
 
 @pytest.mark.parametrize("notebook, wrong", WRONG, ids=[f"{s.name}-{s.words[:30]}" for _, s in WRONG])

@@ -6,14 +6,15 @@ import statistics
 
 import nbformat
 import pytest
-from tests.pages.page_files import NOTEBOOKS, PAGES, SHEETS, code_cells, exercise_of, exercises, load, prose, shown, solutions, tags
-from tests.pages.page_files import wrong_answers
+from tests.pages.page_files import NOTEBOOKS, PAGES, SHEETS, code_cells, exercise_of, exercises, load, prose
+from tests.pages.page_files import shown, solutions, tags, wrong_answers
 
 from aiinfra.lab import exercise as ex
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
 each_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-ABSOLUTE = re.compile(r"(?<![\w.:/~<])/(?:home|root|tmp|work|Users|mnt|var|usr|opt|private)/\S+|[A-Z]:\\\\?Users")
+FOLDERS = "home|root|tmp|work|Users|mnt|var|usr|opt|private"
+ABSOLUTE = re.compile(rf"(?<![\w.:/~<])/(?:{FOLDERS})/\S+|[A-Z]:\\\\?Users")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)                  # `kernel[grid](…)` is no link
 
@@ -25,7 +26,8 @@ def lines(cell) -> int:
 def links(page) -> list[str]:
     """The links of a page that lead to files of the repository, without #parts."""
     targets = LINK.findall(CODE.sub("", prose(page)))
-    return [target.partition("#")[0] for target in targets if "://" not in target and not target.startswith("#")]
+    ours = [target for target in targets if "://" not in target and not target.startswith("#")]
+    return [target.partition("#")[0] for target in ours]
 
 
 def test_there_are_pages():
@@ -97,14 +99,13 @@ def names_of(source: str, kind: type[ast.expr_context]) -> set[str]:
     names = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, kind)}
     if kind is ast.Store:
         names |= {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-        names |= {alias.asname or alias.name for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)
-                  for alias in node.names}
+        names |= {node.asname or node.name for node in nodes if isinstance(node, ast.alias)}
     return names
 
 
 @each_page
 def test_no_later_cell_uses_what_an_exercise_defines(page):
-    """So an open exercise cannot stop "Run All", and one run proves the page as shipped and the page solved."""
+    """So an open exercise cannot stop "Run All", and one run proves the shipped page and the solved one."""
     defined: dict[str, str] = {}
     answers = solutions(page)
     for cell in code_cells(page):
@@ -128,8 +129,8 @@ def test_cells_are_short_and_prose_outweighs_them(notebook):
     widest = max((line for cell in cells for line in cell.source.splitlines()), key=len)
     assert len(widest) <= 115, f"a line of {len(widest)} characters needs scrolling: {widest}"
     assert "code code code" not in " ".join(kinds), "three code cells in a row"
-    code = "\n".join(cell.source for cell in cells)
-    assert len(prose(notebook)) > len(code), f"{len(prose(notebook))} characters of prose, {len(code)} of code"
+    told, coded = len(prose(notebook)), len("\n".join(cell.source for cell in cells))
+    assert told > coded, f"{told} characters of prose, {coded} of code"
 
 
 @each_notebook

@@ -1,4 +1,4 @@
-"""The sheets: what they say is what is judged. Their form is in test_rules.py, one solved sheet in test_exercises.py."""
+"""The sheets say what is judged. Their form is in test_rules.py, one solved sheet in test_exercises.py."""
 
 import re
 from dataclasses import replace
@@ -14,7 +14,7 @@ LINK = re.compile(r"\[([^\]]*)\]\(([^)]*)\)")
 
 
 def unlinked(text: str) -> str:
-    """A notebook is named in a statement with or without a link: whichever is added first, sheet or notebook."""
+    """A statement names a notebook with or without a link: whichever is added first, sheet or notebook."""
     return LINK.sub(r"\1", text)
 
 
