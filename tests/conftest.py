@@ -31,7 +31,7 @@ if WORKERS:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Who needs the real model is marked so; other marks stand in the files. Pages are longest and go first."""
+    """Who needs the real model is marked so; other marks stand in the files. Pages are long and go first."""
     for item in items:
         if "real_model" in getattr(item, "fixturenames", ()):
             item.add_marker("model")

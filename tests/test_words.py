@@ -1,4 +1,4 @@
-"""The house rules of words: the public says what it does, a word is one thing, a thing stands in one place."""
+"""The house rules of words: what is public says what it does; one word, one thing; one thing, one place."""
 
 import ast
 import re

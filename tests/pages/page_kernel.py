@@ -1,4 +1,4 @@
-"""A kernel that reads a page as a reader does: from top to bottom, at each exercise the stub, then the answer.
+"""A kernel that reads a page as a reader does: top to bottom, at each exercise the stub, then the answer.
 
     cell ──► cell ──► exercise: the stub      its check says "not solved yet"
                           └───► the solution  its check says "passed"  ──► cell ──► …
