@@ -1,13 +1,14 @@
-"""`python -m aiinfra bench gpu`: the engine on a GPU, against what its memory allows and against transformers.
+"""`python -m aiinfra bench gpu`: the engine on a GPU, against what its memory allows and against
+transformers.
 
-    G1, G2   one request decodes, 8B and 1B parameters       bytes/s of weights ÷ read bandwidth, measured in this run
-    G3       one request decodes, 135M parameters            CUDA graphs ÷ the same kernels launched one by one
-    G4, G5   256 requests, 100 to 1,024 tokens in and out    useful tokens a second ÷ transformers' static batches of
-                                                             the best size; ÷ its `generate_batch`
-    G13      64 requests decode                              share of a profiler's trace in which no kernel runs
+    decode, 1 request, 8B and 1B       G1, G2    bytes/s of weights ÷ read bandwidth, measured in this run
+    decode, 1 request, 135M            G3        CUDA graphs ÷ the same kernels launched one by one
+    256 requests, 100 to 1,024 tokens  G4, G5    useful tokens a second ÷ transformers' static batches
+    in and out                                   of the best size; ÷ its `generate_batch`
+    64 requests decode                 G13       share of a profiler's trace in which no kernel runs
 
-Speed does not depend on what has been learnt, so all but G3 have published shapes and random weights. Who is measured
-has the GPU to itself: its cache takes most of the memory that is free. Notebook 14.
+Speed does not depend on what has been learnt, so all but G3 have published shapes and random weights. Who is
+measured has the GPU to itself: its cache takes most of the memory that is free. Notebook 14.
 """
 
 import gc
@@ -16,44 +17,88 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from aiinfra.device import as_device, as_dtype, gpu_report, synchronize
-from aiinfra.bench.decode import Row
-from aiinfra.bench.steps import EngineServer, decoding
-from aiinfra.engine.engine import Engine
-from aiinfra.bench.peers import GenerateBatch, StaticBatches, transformers_twin
-from aiinfra.bench.load import Server, TraceRequest, duration, random_trace, replay
+from aiinfra.bench.load import EngineServer, Server, decoding, duration, replay
+from aiinfra.bench.peers.transformers import GenerateBatch, StaticBatches, transformers_twin
+from aiinfra.bench.row import Row
+from aiinfra.bench.trace import TraceRequest, random_trace
 from aiinfra.checkpoint import load
+from aiinfra.device import as_device, as_dtype, gpu_report, synchronize
+from aiinfra.engine.engine import Engine
 from aiinfra.model import ModelConfig, Transformer
 from aiinfra.model.layers import RotaryEmbedding
 from aiinfra.perf import gaps
 from aiinfra.perf.hardware import read_bandwidth
 
-# From the config.json of meta-llama/Llama-3.1-8B, meta-llama/Llama-3.2-1B and Qwen/Qwen3-0.6B, but for the context.
+# From the config.json of meta-llama/Llama-3.1-8B, meta-llama/Llama-3.2-1B and Qwen/Qwen3-0.6B, but for
+# the context.
 SHAPES = {
-    "Llama-8B": ModelConfig(128_256, 4096, 32, 32, 8, 128, 14_336, 8192, 1e-5, 500_000.0),
-    "Llama-1B": ModelConfig(128_256, 2048, 16, 32, 8, 64, 8192, 8192, 1e-5, 500_000.0, tie_word_embeddings=True),
-    "Qwen3-0.6B": ModelConfig(151_936, 1024, 28, 16, 8, 128, 3072, 8192, 1e-6, 1e6, tie_word_embeddings=True, qk_norm=True),
+    "Llama-8B": ModelConfig(
+        vocab_size=128_256,
+        hidden_size=4096,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        head_dim=128,
+        intermediate_size=14_336,
+        max_position_embeddings=8192,
+        rms_norm_eps=1e-5,
+        rope_theta=500_000.0,
+    ),
+    "Llama-1B": ModelConfig(
+        vocab_size=128_256,
+        hidden_size=2048,
+        num_hidden_layers=16,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        head_dim=64,
+        intermediate_size=8192,
+        max_position_embeddings=8192,
+        rms_norm_eps=1e-5,
+        rope_theta=500_000.0,
+        tie_word_embeddings=True,
+    ),
+    "Qwen3-0.6B": ModelConfig(
+        vocab_size=151_936,
+        hidden_size=1024,
+        num_hidden_layers=28,
+        num_attention_heads=16,
+        num_key_value_heads=8,
+        head_dim=128,
+        intermediate_size=3072,
+        max_position_embeddings=8192,
+        rms_norm_eps=1e-6,
+        rope_theta=1e6,
+        tie_word_embeddings=True,
+        qk_norm=True,
+    ),
 }
 STEPS, CONTEXT = 64, 128                  # decode steps that are timed; tokens of each prompt before them
-REQUESTS, LENGTHS, BATCH_SIZES = 256, (100, 1024), (64, 128, 256)
-STEP_TOKENS = 8192                        # of G4's engine: nobody waits for a next token, so prompts are read in large pieces
+REQUESTS, LENGTHS = 256, (100, 1024)      # of the trace; tokens of a prompt, and of an answer
+BATCH_SIZES = (64, 128, 256)              # of transformers' static batches: the best one counts
+STEP_TOKENS = 8192                        # nobody waits for a next token, so prompts are read in large pieces
 _CPU_MADE = 5e-6                          # kernels of one graph follow each other within about a microsecond
+_ON_A_GPU = ("kernel", "gpu_memcpy", "gpu_memset")
 
 
 def bench_gpu(model_name: str, seed: int = 0, device: torch.device | None = None) -> Iterator[Row]:
-    """The rows, each as soon as it is measured; `model_name` is G3's. Raises ValueError where there is no GPU."""
+    """The rows, each as soon as it is measured; `model_name` is the one for CUDA graphs. Raises ValueError
+    where there is no GPU."""
     if device is None and as_device(None).type != "cuda":
         raise ValueError(f"these rows are about a GPU. {gpu_report()}")
     device = as_device(device)
-    yield graph_row(load(model_name, device=device)[0])
-    for row, shape in (("G2", "Llama-1B"), ("G1", "Llama-8B")):
-        yield bandwidth_row(row, shape, random_model(SHAPES[shape], device))
+    model, _ = load(model_name, device=device)
+    yield graph_row(model)
+    del model                             # the next one has the memory to itself
+    for target, shape in (("G2", "Llama-1B"), ("G1", "Llama-8B")):
+        yield bandwidth_row(target, shape, random_model(SHAPES[shape], device))
     yield from idle_rows("Qwen3-0.6B", random_model(SHAPES["Qwen3-0.6B"], device))
     yield from throughput_rows("Qwen3-0.6B", random_model(SHAPES["Qwen3-0.6B"], device), seed)
 
@@ -67,20 +112,36 @@ def random_model(config: ModelConfig, device: torch.device, dtype: torch.dtype |
 
 
 def graph_row(model: Transformer) -> Row:
-    """G3."""
-    graphs, eager = (1 / decode_seconds(model, cuda_graphs=graphs) for graphs in (True, False))
-    return Row("G3 decode, 1 request, 135M", graphs, "tok/s", eager, "the same without CUDA graphs", _about(model))
+    """Decode of one request with CUDA graphs, beside the same kernels launched one by one."""
+    return Row(
+        name="decode, 1 request, 135M",
+        ours=1 / decode_seconds(model, cuda_graphs=True),
+        unit="tok/s",
+        peer=1 / decode_seconds(model, cuda_graphs=False),
+        peer_name="the same without CUDA graphs",
+        note=_about(model),
+        target="G3",
+    )
 
 
-def bandwidth_row(name: str, shape: str, model: Transformer) -> Row:
-    """G1 and G2."""
+def bandwidth_row(target: str, shape: str, model: Transformer) -> Row:
+    """Bytes of weights that one request's decode steps read a second, beside what this GPU's memory can
+    give."""
     seconds = decode_seconds(model)
-    return Row(f"{name} decode, 1 request, {shape} shape", model.weight_bytes() / seconds / 1e9, "GB/s",
-               read_bandwidth(model.device) / 1e9, "read, measured in this run", f"{1 / seconds:.4g} tok/s, {_about(model)}")
+    return Row(
+        name=f"decode, 1 request, {shape} shape",
+        ours=model.weight_bytes() / seconds / 1e9,
+        unit="GB/s",
+        peer=read_bandwidth(model.device) / 1e9,
+        peer_name="read, measured in this run",
+        note=f"{1 / seconds:.4g} tok/s, {_about(model)}",
+        target=target,
+    )
 
 
 def decode_seconds(model: Transformer, requests: int = 1, **engine_options: Any) -> float:
-    """Seconds of a decode step, the mean of STEPS: one ahead, a single one has no beginning of its own."""
+    """Seconds of a decode step: the mean of STEPS, because an engine that runs one step ahead begins a step
+    before the last one has ended, and a single step cannot be timed."""
     server = _decoding(model, requests, **engine_options)
     start = time.perf_counter()
     for _ in range(STEPS):
@@ -90,49 +151,80 @@ def decode_seconds(model: Transformer, requests: int = 1, **engine_options: Any)
 
 
 def idle_rows(shape: str, model: Transformer, requests: int = 64) -> Iterator[Row]:
-    """G13: gaps that only the CPU can have made, and all of them. The profiler slows the CPU, so idleness is overstated."""
+    """How long the GPU waits: in gaps that only the CPU can have made, and in all of them. The profiler slows
+    the CPU, so idleness is overstated."""
     server = _decoding(model, requests)
-    spans = busy_spans(lambda: [server.step() for _ in range(STEPS)], model.device)
-    idle, whole = [end - start for start, end in gaps(spans)], max(end for _, end in spans) - min(start for start, _ in spans)
+    spans = busy_spans(partial(_steps, server), model.device)
+    idle = [end - start for start, end in gaps(spans)]
+    whole = max(end for _, end in spans) - min(start for start, _ in spans)
     between = [gap for gap in idle if gap > _CPU_MADE]
-    yield Row(f"G13 GPU idle between steps, {requests} requests", 100 * sum(between) / whole, "%", note=(
-        f"{len(between)} gaps above {1e6 * _CPU_MADE:.0f} µs in {STEPS} steps of {1e3 * whole / STEPS:.3g} ms, {shape} shape, {_about(model)}"))
-    yield Row("   with the gaps between a step's kernels", 100 * sum(idle) / whole, "%", note=f"{len(idle)} gaps, {len(spans)} kernels")
+    step_milliseconds = 1e3 * whole / STEPS
+    yield Row(
+        name=f"GPU idle between steps, {requests} requests",
+        ours=100 * sum(between) / whole,
+        unit="%",
+        note=f"{len(between)} gaps above {1e6 * _CPU_MADE:.0f} µs in {STEPS} steps "
+             f"of {step_milliseconds:.3g} ms, {shape} shape, {_about(model)}",
+        target="G13",
+    )
+    note = f"{len(idle)} gaps, {len(spans)} kernels"
+    yield Row("   with the gaps between a step's kernels", 100 * sum(idle) / whole, "%", note=note)
+
+
+def _steps(server: Server) -> None:
+    for _ in range(STEPS):
+        server.step()
 
 
 def busy_spans(work: Callable[[], object], device: torch.device) -> list[tuple[float, float]]:
-    """When a GPU was running a kernel or a copy, or a CPU an operation: (start, end) in seconds, from a profiler's trace."""
-    kinds = ("kernel", "gpu_memcpy", "gpu_memset") if device.type == "cuda" else ("cpu_op",)
-    with profile(activities=[ProfilerActivity.CUDA if device.type == "cuda" else ProfilerActivity.CPU]) as seen:
+    """When a GPU was running a kernel or a copy, or a CPU an operation: (start, end) in seconds, from a
+    profiler's trace."""
+    activity, kinds = ProfilerActivity.CPU, ("cpu_op",)
+    if device.type == "cuda":
+        activity, kinds = ProfilerActivity.CUDA, _ON_A_GPU
+    with profile(activities=[activity]) as seen:
         work()
         synchronize(device)
+    events = [event for event in _events(seen) if event.get("cat") in kinds]
+    return [(1e-6 * event["ts"], 1e-6 * (event["ts"] + event["dur"])) for event in events]
+
+
+def _events(seen: profile) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"
         seen.export_chrome_trace(str(path))
-        events = json.loads(path.read_text())["traceEvents"]
-    return [(1e-6 * e["ts"], 1e-6 * (e["ts"] + e["dur"])) for e in events if e.get("cat") in kinds]
+        return json.loads(path.read_text())["traceEvents"]
 
 
 def throughput_rows(shape: str, model: Transformer, seed: int = 0) -> Iterator[Row]:
-    """G4 and G5."""
+    """Useful tokens a second over a trace, beside transformers' static batches and its continuous ones."""
     trace = random_trace(REQUESTS, model.config.vocab_size, seed, LENGTHS, LENGTHS)
-    longest = max(len(r.prompt) + r.output_tokens for r in trace)
-    ours, _ = _served(trace, model.device, lambda: EngineServer(Engine(
-        model, max_model_len=longest, max_running=REQUESTS, token_budget=STEP_TOKENS)))
+    ours, _ = _served(trace, model.device, partial(_our_server, model, trace))
+    row = Row(f"{REQUESTS} requests, {shape} shape", ours, "tok/s")
     twin = transformers_twin(model.config, model.dtype, model.device)
     if twin is None:
-        yield Row(f"G4 {REQUESTS} requests, {shape} shape", ours, "tok/s", note="transformers is not installed")
+        yield replace(row, note="transformers is not installed", target="G4")
         return
-    static = max(_static(trace, twin, size) for size in BATCH_SIZES)
-    work = f"{sum(len(r.prompt) for r in trace):,} tokens in, {sum(r.output_tokens for r in trace):,} out, {_about(model)}"
-    yield Row(f"G4 {REQUESTS} requests, {shape} shape", ours, "tok/s", *static, work)
-    yield Row(f"G5 {REQUESTS} requests, {shape} shape", ours, "tok/s", *_served(trace, model.device, lambda: GenerateBatch(*twin)), work)
+    prompts = sum(len(request.prompt) for request in trace)
+    wanted = sum(request.output_tokens for request in trace)
+    row = replace(row, note=f"{prompts:,} tokens in, {wanted:,} out, {_about(model)}")
+    rate, name = max(_static(trace, twin, size) for size in BATCH_SIZES)
+    yield replace(row, peer=rate, peer_name=name, target="G4")
+    rate, name = _served(trace, model.device, partial(GenerateBatch, *twin))
+    yield replace(row, peer=rate, peer_name=name, target="G5")
+
+
+def _our_server(model: Transformer, trace: list[TraceRequest]) -> EngineServer:
+    longest = max(len(request.prompt) + request.output_tokens for request in trace)
+    engine = Engine(model, max_model_len=longest, max_running=REQUESTS, token_budget=STEP_TOKENS)
+    return EngineServer(engine)
 
 
 def _static(trace: list[TraceRequest], twin: tuple[Any, str], size: int) -> tuple[float, str]:
+    model, _ = twin
     server = StaticBatches(*twin, size)
     try:
-        return _served(trace, twin[0].device, lambda: server)
+        return _served(trace, model.device, lambda: server)
     except torch.OutOfMemoryError:                       # its caches grow with the longest of the batch
         return 0.0, f"{server.name}: out of memory"
 
@@ -140,9 +232,10 @@ def _static(trace: list[TraceRequest], twin: tuple[Any, str], size: int) -> tupl
 def _served(trace: list[TraceRequest], device: torch.device, make: Callable[[], Server]) -> tuple[float, str]:
     """Useful tokens a second, and the server's name; nothing of it is left on the GPU."""
     server = make()
+    wanted = sum(request.output_tokens for request in trace)
     try:
-        replay(server, [TraceRequest(r.prompt, 2) for r in trace[:2]])                   # warm-up
-        return sum(r.output_tokens for r in trace) / duration(replay(server, trace)), server.name
+        replay(server, [TraceRequest(request.prompt, 2) for request in trace[:2]])       # warm-up
+        return wanted / duration(replay(server, trace)), server.name
     finally:
         if isinstance(server, GenerateBatch):
             server.close()
@@ -160,7 +253,13 @@ def _tidy(device: torch.device) -> None:
 def _decoding(model: Transformer, requests: int, **engine_options: Any) -> EngineServer:
     _tidy(model.device)
     output = 4 * STEPS
-    engine = Engine(model, max_model_len=CONTEXT + output, max_running=requests, token_budget=max(512, requests), **engine_options)
+    engine = Engine(
+        model,
+        max_model_len=CONTEXT + output,
+        max_running=requests,
+        token_budget=max(512, requests),
+        **engine_options,
+    )
     return decoding(engine, requests, CONTEXT, output, random.Random(0))
 
 

@@ -1,4 +1,5 @@
-"""What does it cost to ask? The same tiny kernels launched one by one and as one CUDA graph; copies hidden or not.
+"""What does it cost to ask? The same tiny kernels launched one by one and as one CUDA graph; copies hidden or
+not.
 
     one by one   CPU ▪▪▪▪▪▪▪▪▪▪      a call each, as ten Redis commands are ten round trips
                  GPU  ▫ ▫ ▫ ▫ ▫ ▫
@@ -12,7 +13,7 @@ Without a GPU only the first line exists, and it shows what PyTorch itself costs
 
 import argparse
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 
@@ -48,15 +49,26 @@ def measure_launches(device: torch.device | str | None = None, kernels: int = 20
     def chain() -> None:
         for _ in range(kernels):
             x.add_(1)
-    eager = time_call(chain, device, budget_seconds=budget_seconds).median_seconds / kernels
-    about = (device_name(device), date.today().isoformat(), torch.__version__, kernels, values)
+
+    def seconds(work: Callable[[], object]) -> float:
+        return time_call(work, device, budget_seconds=budget_seconds).median_seconds
+    measured = LaunchTimes(
+        device=device_name(device),
+        date=date.today().isoformat(),
+        torch=torch.__version__,
+        kernels=kernels,
+        values=values,
+        eager_seconds=seconds(chain) / kernels,
+    )
     if device.type == "cpu":
-        return LaunchTimes(*about, eager)
+        return measured
     graph = capture(chain)
-    replay = time_call(graph.replay, device, budget_seconds=budget_seconds).median_seconds / kernels
-    serial, overlapped = (time_call(pipeline(device, overlap), device, budget_seconds=budget_seconds).median_seconds
-                          for overlap in (False, True))
-    return LaunchTimes(*about, eager, replay, serial, overlapped)
+    return replace(
+        measured,
+        graph_seconds=seconds(graph.replay) / kernels,
+        serial_seconds=seconds(pipeline(device, overlapped=False)),
+        overlapped_seconds=seconds(pipeline(device, overlapped=True)),
+    )
 
 
 def pipeline(device: torch.device, overlapped: bool, chunks: int = 8,
@@ -82,7 +94,8 @@ def pipeline(device: torch.device, overlapped: bool, chunks: int = 8,
 
 def main(argv: list[str] | None = None) -> None:
     """Measure, print, and save as one row with its settings."""
-    parser = argparse.ArgumentParser(prog="python -m aiinfra.bench.launches", description=__doc__.splitlines()[0])
+    question = __doc__.splitlines()[0]
+    parser = argparse.ArgumentParser(prog="python -m aiinfra.bench.launches", description=question)
     parser.add_argument("--device", help="cpu or cuda (None: a GPU if there is one)")
     parser.add_argument("--save", type=Path, help="write the result to this JSON file")
     args = parser.parse_args(argv)
@@ -90,8 +103,8 @@ def main(argv: list[str] | None = None) -> None:
     record = asdict(row)
     print("\n".join(f"{name:20} {value}" for name, value in record.items()))
     if args.save:
-        settings = {"command": "python -m aiinfra.bench.launches"} | {k: record[k] for k in ("device", "date", "torch")}
-        save_json([row], settings, args.save)
+        about = {key: record[key] for key in ("device", "date", "torch")}
+        save_json([row], {"command": "python -m aiinfra.bench.launches", **about}, args.save)
 
 
 if __name__ == "__main__":

@@ -1,43 +1,33 @@
-"""Who asks for what, and when: the requests that a benchmark replays, on any server.
+"""Requests put to a server, and when each token came back: one replay for every server.
 
-    {"prompt_tokens": 57, "output_tokens": 80, "arrival_seconds": 0.4}      57 random tokens
-    {"prompt": [504, 2251, 314], "output_tokens": 16}                       these, at second 0
+    trace ──add, when it is time──► Server.step() ──tokens, each with its time──► Served, one a request
 
-A trace file has one such JSON object a line. Every server gets the same token ids, makes exactly `output_tokens`
-for each, and is timed from the moment a request *should* have arrived: a server that is busy, and so does not
-look at its door, is not excused. Prompts that are drawn begin with different tokens, so that no two share a
-prefix and a prefix cache wins nothing by accident. Notebook 14.
+Every server gets the same token ids, makes exactly `output_tokens` for each request, and is timed from the
+moment a request *should* have arrived: a server that is busy, and so does not look at its door, is not
+excused. Ours is one adapter of three methods, a peer (`peers/`) another. Notebook 14.
 """
 
-import json
-import math
 import random
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
 from tqdm import tqdm
 
-from aiinfra.errors import nearest
+from aiinfra.bench.trace import TraceRequest
+from aiinfra.engine.engine import Engine
+from aiinfra.engine.record import StepRecord
+from aiinfra.engine.sampling_params import SamplingParams
+from aiinfra.model import Transformer
 
-_KEYS = ("prompt", "prompt_tokens", "output_tokens", "arrival_seconds")
-_LATEST = 86_400                                          # seconds: a trace is at most a day
-
-
-@dataclass(frozen=True)
-class TraceRequest:
-    """A prompt's token ids, how many tokens must be made, and when it arrives (seconds from the start)."""
-
-    prompt: list[int]
-    output_tokens: int
-    arrival_seconds: float = 0.0
+WARM_STEPS = 4                         # of a server whose requests decode, before its steps are timed
 
 
 class Token(NamedTuple):
-    """A token that a server made: for which request of the trace, which id, and at which `time.perf_counter()`."""
+    """A token that a server made: for which request of the trace, which id, and at which
+    `time.perf_counter()`."""
 
     request: int
     token_id: int
@@ -64,7 +54,7 @@ class Server(Protocol):
 
 
 @dataclass(frozen=True)
-class Answer:
+class Served:
     """One request as it was served; all times in seconds from the start of the trace."""
 
     arrival_seconds: float
@@ -87,55 +77,41 @@ class Answer:
         return self.at_seconds[-1] - self.arrival_seconds
 
 
-def random_trace(requests: int, vocab_size: int, seed: int = 0, prompt_tokens: tuple[int, int] = (16, 256),
-                 output_tokens: tuple[int, int] = (16, 128)) -> list[TraceRequest]:
-    """`requests` prompts of random ids, lengths drawn evenly from the two ranges (ends included), all at second 0.
-    No two begin with the same token. Raises ValueError for more requests than the vocabulary has tokens."""
-    rng = random.Random(seed)
-    return [TraceRequest(_draw(rng, first, rng.randint(*prompt_tokens), vocab_size), rng.randint(*output_tokens))
-            for first in _firsts(rng, requests, vocab_size)]
+class EngineServer:
+    """Our engine, greedy, as a server that can be measured. Its records are kept."""
+
+    name = "aiinfra"
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.records: list[StepRecord] = []
+
+    @property
+    def unfinished(self) -> int:
+        """Requests that wait or run."""
+        return self.engine.unfinished
+
+    def add(self, request: int, prompt: list[int], output_tokens: int) -> None:
+        """Queue a request that will not stop early."""
+        params = SamplingParams(temperature=0, max_tokens=output_tokens, ignore_eos=True)
+        self.engine.add(str(request), prompt, params)
+
+    def step(self) -> list[Token]:
+        """One engine step."""
+        record = self.engine.step()
+        now = time.perf_counter()
+        self.records.append(record)
+        return [Token(int(made.request_id), made.token_id, now) for made in record.made]
 
 
-def read_trace(path: Path, vocab_size: int, context: int, seed: int = 0) -> list[TraceRequest]:
-    """The requests of a trace file, in its order; the prompts that it does not give begin with different tokens.
-    Raises ValueError, before anything is drawn, naming a file that cannot be read or a line that is wrong: one with
-    more tokens than `context`, too."""
-    lines = [_checked(line, f"{path}, line {number}", vocab_size, context)
-             for number, line in enumerate(_text(path).splitlines(), 1) if line.strip()]
-    if not lines:
-        raise ValueError(f"{path} has no requests: a trace is one JSON object a line.")
-    rng = random.Random(seed)
-    drawn = sum("prompt_tokens" in given for given in lines)
-    firsts = iter(_firsts(rng, drawn, vocab_size) if drawn else [])
-    return [TraceRequest(given["prompt"] if "prompt" in given else _draw(rng, next(firsts), given["prompt_tokens"], vocab_size),
-                         given["output_tokens"], float(given.get("arrival_seconds", 0))) for given in lines]
-
-
-def check_length(where: str, prompt_tokens: int, output_tokens: int, context: int) -> None:
-    """Raise ValueError, beginning with `where`, for a request that is longer than the model's context."""
-    if prompt_tokens + output_tokens > context:
-        raise ValueError(f"{where} has {prompt_tokens:,} tokens in and {output_tokens:,} out; "
-                         f"the model's context is {context:,}. Shorten it.")
-
-
-def poisson_arrivals(trace: Sequence[TraceRequest], per_second: float, seed: int = 0) -> list[TraceRequest]:
-    """The same requests, arriving one by one with exponential gaps: an open loop, which does not wait for answers."""
-    if not per_second > 0:                               # NaN is not, either
-        raise ValueError(f"{per_second} requests a second; it must be above 0.")
-    rng, clock, arriving = random.Random(seed), 0.0, []
-    for request in trace:
-        clock += rng.expovariate(per_second)
-        arriving.append(replace(request, arrival_seconds=clock))
-    return arriving
-
-
-def replay(server: Server, trace: Sequence[TraceRequest]) -> list[Answer]:
-    """Serve the trace and return its answers in order. Raises RuntimeError if a request got more or fewer tokens
-    than it asked for: the comparison would be of different work."""
-    answers = [Answer(request.arrival_seconds) for request in trace]
+def replay(server: Server, trace: Sequence[TraceRequest]) -> list[Served]:
+    """Serve the trace and return what was served, in its order. Raises RuntimeError if a request got more or
+    fewer tokens than it asked for: the comparison would be of different work."""
+    served = [Served(request.arrival_seconds) for request in trace]
     arriving = deque(sorted(range(len(trace)), key=lambda i: trace[i].arrival_seconds))
+    wanted = sum(request.output_tokens for request in trace)
     start = time.perf_counter()
-    with tqdm(total=sum(r.output_tokens for r in trace), desc=server.name, unit="tok", disable=None) as bar:
+    with tqdm(total=wanted, desc=server.name, unit="tok", disable=None) as bar:
         while arriving or server.unfinished:
             now = time.perf_counter() - start
             while arriving and trace[arriving[0]].arrival_seconds <= now:
@@ -145,63 +121,59 @@ def replay(server: Server, trace: Sequence[TraceRequest]) -> list[Answer]:
                 time.sleep(trace[arriving[0]].arrival_seconds - now)
                 continue
             for made in server.step():
-                answers[made.request].tokens.append(made.token_id)
-                answers[made.request].at_seconds.append(made.clock - start)
+                served[made.request].tokens.append(made.token_id)
+                served[made.request].at_seconds.append(made.clock - start)
                 bar.update()
-    for i, (request, answer) in enumerate(zip(trace, answers)):
-        if len(answer.tokens) != request.output_tokens:
-            raise RuntimeError(f"{server.name} made {len(answer.tokens)} tokens for request {i}, which asked for {request.output_tokens}.")
-    return answers
+    _check_same_work(server.name, trace, served)
+    return served
 
 
-def duration(answers: Sequence[Answer]) -> float:
+def _check_same_work(name: str, trace: Sequence[TraceRequest], served: list[Served]) -> None:
+    for i, (request, answer) in enumerate(zip(trace, served)):
+        made, wanted = len(answer.tokens), request.output_tokens
+        if made != wanted:
+            raise RuntimeError(f"{name} made {made} tokens for request {i}, which asked for {wanted}.")
+
+
+def duration(served: Sequence[Served]) -> float:
     """Seconds from the start of the trace to its last token."""
-    return max(answer.at_seconds[-1] for answer in answers)
+    return max(answer.at_seconds[-1] for answer in served)
 
 
-def _draw(rng: random.Random, first: int, length: int, vocab_size: int) -> list[int]:
-    return [first, *(rng.randrange(vocab_size) for _ in range(length - 1))]
+def decoding(engine: Engine, requests: int, prompt_tokens: int, output_tokens: int,
+             rng: random.Random) -> EngineServer:
+    """A server whose requests, with random prompts, have been read and have decoded for a few steps. Each may
+    make `output_tokens`; with guesses, as many times more as a step may make. Raises ValueError if they do
+    not all run at once."""
+    server, scheduler = EngineServer(engine), engine.scheduler
+    guesses = engine.proposer.k if engine.proposer else 0
+    for i in range(requests):
+        server.add(i, random_ids(rng, engine.model, prompt_tokens), output_tokens * (1 + guesses))
+    # Where they do not all have a place they never will all run, and nobody need wait for it.
+    while engine.unfinished == requests <= scheduler.max_running and not _all_decode(engine):
+        server.step()
+    for _ in range(WARM_STEPS):
+        server.step()
+    if len(scheduler.running) < requests:
+        raise too_few_places(engine, requests)
+    return server
 
 
-def _firsts(rng: random.Random, requests: int, vocab_size: int) -> list[int]:
-    if not 1 <= requests <= vocab_size:
-        raise ValueError(f"{requests} requests; it must be 1 to {vocab_size:,}, so that each can begin with a token of its own.")
-    return rng.sample(range(vocab_size), requests)
+def _all_decode(engine: Engine) -> bool:
+    scheduler = engine.scheduler
+    return not scheduler.waiting and all(request.pending <= 1 for request in scheduler.running)
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ValueError(f"the trace {path} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"the trace {path} is not UTF-8: byte {error.start} is 0x{error.object[error.start]:02X}.") from error
+def too_few_places(engine: Engine, requests: int) -> ValueError:
+    """The error that so many requests do not run at once with this engine's settings."""
+    scheduler = engine.scheduler
+    return ValueError(
+        f"{requests} requests do not run side by side with mode={scheduler.mode}, "
+        f"max_running={scheduler.max_running} and {engine.pool.total:,} blocks of cache. "
+        f"Use mode=continuous, max_running={requests} or more, and more cache_bytes if it is the cache "
+        "that is full.")
 
 
-def _checked(line: str, where: str, vocab_size: int, context: int) -> dict[str, Any]:
-    """The object of one line of a trace file. `where` begins its error messages."""
-    try:
-        given = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where} is not JSON: {error}.") from error
-    if not isinstance(given, dict):
-        raise ValueError(f"{where} is not an object. Write {{\"prompt_tokens\": 57, \"output_tokens\": 80}}.")
-    for key in given:
-        if key not in _KEYS:
-            raise ValueError(f"{where} has the unknown key {key!r}.{nearest(key, _KEYS)} Known: {', '.join(_KEYS)}.")
-    if ("prompt" in given) == ("prompt_tokens" in given) or "output_tokens" not in given:
-        raise ValueError(f"{where} needs output_tokens, and either prompt (token ids) or prompt_tokens (how many).")
-    for key in ("prompt_tokens", "output_tokens"):
-        if key in given and not _is_whole(given[key], 1, math.inf):
-            raise ValueError(f"{where}: {key} is {given[key]!r}; it must be an integer of at least 1.")
-    arrival, prompt = given.get("arrival_seconds", 0), given.get("prompt", [0])
-    if type(arrival) not in (int, float) or not 0 <= arrival <= _LATEST:                 # false for NaN, too
-        raise ValueError(f"{where}: arrival_seconds is {arrival!r}; it must be a number from 0 to {_LATEST:,}.")
-    if not (isinstance(prompt, list) and prompt and all(_is_whole(i, 0, vocab_size - 1) for i in prompt)):
-        raise ValueError(f"{where}: prompt must be a list of token ids, at least one, each from 0 to {vocab_size - 1:,}.")
-    check_length(where, given.get("prompt_tokens", len(prompt)), given["output_tokens"], context)
-    return given
-
-
-def _is_whole(value: object, least: float, most: float) -> bool:
-    return type(value) is int and least <= value <= most                                 # JSON's true is no number
+def random_ids(rng: random.Random, model: Transformer, length: int) -> list[int]:
+    """A prompt of random token ids."""
+    return [rng.randrange(model.config.vocab_size) for _ in range(length)]

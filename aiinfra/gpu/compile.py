@@ -80,15 +80,26 @@ def build(case: dict, arch: int):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
     kernel, constexprs = case["kernel"], case["constexprs"]
-    signature, attrs = {}, {}
-    for position, name in enumerate(kernel.arg_names):
-        kind, _, divisor = case["types"].get(name, "i32").partition(":")
-        signature[name] = "constexpr" if name in constexprs else kind
-        if name not in constexprs and (divisor or kind.startswith("*")):
-            attrs[(position,)] = [["tt.divisibility", int(divisor or 16)]]
+    signature, attrs = _signature(kernel.arg_names, case["types"], constexprs)
+    source = ASTSource(kernel, signature, constexprs, attrs)
     options = {"num_warps": case.get("num_warps", 4), "num_stages": case.get("num_stages", 3)}
-    return triton.compile(ASTSource(kernel, signature, constexprs, attrs),
-                          target=GPUTarget("cuda", arch, 32), options=options)
+    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+
+
+def _signature(names: list[str], types: dict[str, str], constexprs: dict) -> tuple[dict, dict]:
+    """Each parameter's type, and for a parameter's position what is known of its value: what divides it."""
+    signature, attrs = {}, {}
+    for position, name in enumerate(names):
+        if name in constexprs:
+            signature[name] = "constexpr"
+            continue
+        kind, _, divisor = types.get(name, "i32").partition(":")
+        signature[name] = kind
+        if not divisor and kind.startswith("*"):
+            divisor = "16"                                   # as PyTorch's memory is aligned
+        if divisor:
+            attrs[(position,)] = [["tt.divisibility", int(divisor)]]
+    return signature, attrs
 
 
 def compile_report(archs: tuple[int, ...] = (80, 90, 100), modules: list[str] | None = None,
@@ -107,8 +118,11 @@ def compile_report(archs: tuple[int, ...] = (80, 90, 100), modules: list[str] | 
         raise ValueError(f"{missing[0]!r} has no compile_cases; use one of {kernel_modules()}.")
     if triton_interpreted():
         return _report_elsewhere(archs, modules or kernel_modules(), processes)
-    jobs = [(module, index, arch) for module in modules or kernel_modules()
-            for arch in archs for index in range(len(_module(module).compile_cases(arch)))]
+    jobs = []
+    for module in modules or kernel_modules():
+        for arch in archs:
+            cases = _module(module).compile_cases(arch)
+            jobs += [(module, index, arch) for index in range(len(cases))]
     # Spawned, not forked: PyTorch's threads do not survive a fork.
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
         return list(pool.map(_compile_one, jobs))
@@ -118,10 +132,12 @@ def table(records: list[Compiled]) -> str:
     """The records as aligned text, one line a kernel and architecture."""
     lines = [f"{'file':<16} {'kernel':<38} {'arch':>4} {'warps':>5} {'stages':>6} "
              f"{'registers':>9} {'shared B':>8} {'spill B':>7}"]
-    for r in records:
-        lines.append(f"{r.module:<16} {r.name:<38} {r.arch:>4} {r.num_warps:>5} {r.num_stages:>6} "
-                     f"{r.registers:>9} {r.shared_bytes:>8,} {r.spill_bytes:>7}"
-                     + ("" if r.fits else "   does not fit"))
+    for record in records:
+        where = f"{record.module:<16} {record.name:<38} {record.arch:>4}"
+        launched = f"{record.num_warps:>5} {record.num_stages:>6}"
+        taken = f"{record.registers:>9} {record.shared_bytes:>8,} {record.spill_bytes:>7}"
+        remark = "" if record.fits else "   does not fit"
+        lines.append(f"{where} {launched} {taken}{remark}")
     return "\n".join(lines)
 
 
@@ -134,8 +150,16 @@ def _compile_one(job: tuple[str, int, int]) -> Compiled:
     case = _module(module).compile_cases(arch)[index]
     compiled = build(case, arch)
     usage = resource_usage(compiled.asm["cubin"])
-    return Compiled(module, case["name"], arch, compiled.metadata.num_warps,
-                    compiled.metadata.num_stages, usage["REG"], compiled.metadata.shared, usage["STACK"])
+    return Compiled(
+        module=module,
+        name=case["name"],
+        arch=arch,
+        num_warps=compiled.metadata.num_warps,
+        num_stages=compiled.metadata.num_stages,
+        registers=usage["REG"],
+        shared_bytes=compiled.metadata.shared,
+        spill_bytes=usage["STACK"],
+    )
 
 
 def resource_usage(cubin: bytes) -> dict[str, int]:
@@ -143,9 +167,9 @@ def resource_usage(cubin: bytes) -> dict[str, int]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        text = subprocess.run([triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name],
-                              check=True, capture_output=True, text=True).stdout
-    fields = (field.split(":") for field in text.split() if field.count(":") == 1)
+        command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name]
+        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    fields = [field.split(":") for field in said.split() if field.count(":") == 1]
     return {name: int(value) for name, value in fields if value.isdigit()}
 
 

@@ -4,23 +4,22 @@
         model.to("meta")(torch.zeros(1, dtype=torch.int64, device="meta"))
     asked        [Launch("embedding", …), Launch("rmsnorm._forward_kernel", …), Launch("linear", …), …]
 
-PyTorch's meta tensors have shapes and strides and no memory; in here they say that they are on a GPU. So an 8B
-model costs nothing, and all Python is run. What looks at a number (.item(), .tolist(), an `if` on a tensor,
-x[x > 0]) has nothing to look at and raises. That is the very code that makes a CPU wait for its GPU, and that
-no CUDA graph can hold. Notebook 14.
+PyTorch's meta tensors have shapes and strides and no memory; in here they say that they are on a GPU. So an
+8B model costs nothing, and all Python is run. What looks at a number (.item(), .tolist(), an `if` on a
+tensor, x[x > 0]) has nothing to look at and raises. That is the very code that makes a CPU wait for its GPU,
+and that no CUDA graph can hold. Notebook 14.
 """
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
-from unittest.mock import patch
 
-import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from aiinfra.gpu.replaced import replaced
 from aiinfra.kernels import chip
 from aiinfra.kernels.lang import triton
 
@@ -53,31 +52,40 @@ class _Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        name, read, made = func._schema.name.split("::")[-1], _tensors((args, kwargs)), _tensors(out)
-        # to, reshape and contiguous count as views, and copy all the same when they must
-        is_view = func.is_view and any(_memory(x) == _memory(y) for x in made for y in read)
-        if not is_view and name not in _NO_KERNEL and any(x.is_meta for x in made):
-            self.asked.append(Launch(name, _bytes(*made, *([] if name in _ROWS_ONLY else read))))
+        name = func._schema.name.split("::")[-1]
+        read, made = _tensors((args, kwargs)), _tensors(out)
+        starts_a_kernel = name not in _NO_KERNEL and not _is_view(func, read, made)
+        if starts_a_kernel and any(x.is_meta for x in made):
+            moved = made if name in _ROWS_ONLY else made + read
+            self.asked.append(Launch(name, _bytes(moved)))
         return out
+
+
+def _is_view(func: Any, read: list[Tensor], made: list[Tensor]) -> bool:
+    """to, reshape and contiguous count as views, and copy all the same when they must."""
+    memory = {_memory(x) for x in read}
+    return func.is_view and any(_memory(x) in memory for x in made)
 
 
 @contextmanager
 def dry_run(arch: int = 90, multiprocessors: int = 132) -> Iterator[list[Launch]]:
-    """Within it, code on meta tensors takes the way that it takes on a GPU; yields the kernels asked for so far.
+    """Within it, code on meta tensors takes the way that it takes on a GPU; yields the kernels asked for so
+    far.
 
     arch and multiprocessors: the chip that tile sizes are picked for (default: an H100). Triton kernels are
-    noted and not run. Reading a value raises RuntimeError or one of its kind; so does a machine without Triton.
+    noted and not run. Reading a value raises RuntimeError or one of its kind; so does a machine without
+    Triton.
     """
     asked: list[Launch] = []
 
     def note(kernel: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> None:
         name = f"{kernel.fn.__module__.split('.')[-1]}.{kernel.fn.__name__}"
-        asked.append(Launch(name, _bytes(*_tensors((args, options)))))
+        asked.append(Launch(name, _bytes(_tensors((args, options)))))
 
     with ExitStack() as stack:
-        stack.enter_context(patch.object(chip, "_properties", lambda device: (arch, multiprocessors)))
+        stack.enter_context(replaced(chip, _properties=lambda device: (arch, multiprocessors)))
         for kind in _launchers():
-            stack.enter_context(patch.object(kind, "run", note))
+            stack.enter_context(replaced(kind, run=note))
         stack.enter_context(_SaysGPU())
         stack.enter_context(_Watch(asked))
         yield asked
@@ -86,7 +94,8 @@ def dry_run(arch: int = 90, multiprocessors: int = 132) -> Iterator[list[Launch]
 def _launchers() -> list[type]:
     """The classes whose `run` starts a Triton kernel, on a GPU and in the interpreter."""
     if not hasattr(triton, "runtime"):
-        raise RuntimeError("Triton is not installed here (it ships for Linux), so its kernels cannot be counted.")
+        raise RuntimeError("Triton is not installed here (it ships for Linux), so its kernels cannot be "
+                           "counted.")
     from triton.runtime.interpreter import InterpretedFunction
     return [triton.runtime.JITFunction, InterpretedFunction]
 
@@ -99,5 +108,5 @@ def _memory(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
-def _bytes(*tensors: Tensor) -> int:
+def _bytes(tensors: list[Tensor]) -> int:
     return sum({id(x): x.numel() * x.itemsize for x in tensors}.values())

@@ -22,6 +22,7 @@ from aiinfra.gpu.compile import build, resource_usage
 from aiinfra.kernels.lang import triton
 
 _PRELUDE = "import triton\nimport triton.language as tl\n\n\n"
+_OPTIONS = ("arch", "num_warps", "num_stages", "types")        # of a case; the rest are its constexprs
 _SASS_LINE = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(.*?)\s*;")
 
 
@@ -53,14 +54,23 @@ def listings(kernel: Any, types: dict[str, str], *cases: dict) -> list[Listing]:
     `tl` and nothing else from around it. Raises RuntimeError with the compiler's words for a kernel
     that it refuses.
     """
-    options = ("arch", "num_warps", "num_stages", "types")
-    jobs = [{"source": inspect.getsource(kernel.fn), "name": kernel.fn.__name__,
-             "constexprs": {k: v for k, v in case.items() if k not in options},
-             **{k: case[k] for k in options if k in case}, "types": types | case.get("types", {})} for case in cases]
+    jobs = [_job(kernel, types, case) for case in cases]
     try:                         # line information would put this machine's paths into the PTX
         return process.call(_listings, jobs, interpret=False, TRITON_DISABLE_LINE_INFO="1")
     except process.ChildFailed as failed:
         raise RuntimeError(f"{kernel.fn.__name__} does not compile: {failed}") from None
+
+
+def _job(kernel: Any, types: dict[str, str], case: dict) -> dict:
+    """A case of `build`, with the kernel's name and source in place of the kernel."""
+    options = {key: case[key] for key in _OPTIONS if key in case}
+    return {
+        **options,
+        "source": inspect.getsource(kernel.fn),
+        "name": kernel.fn.__name__,
+        "constexprs": {key: value for key, value in case.items() if key not in _OPTIONS},
+        "types": types | case.get("types", {}),
+    }
 
 
 def _listings(jobs: list[dict]) -> list[Listing]:
@@ -71,10 +81,20 @@ def _listings(jobs: list[dict]) -> list[Listing]:
 
 def _listing(job: dict, folder: Path, number: int) -> Listing:
     arch = job.get("arch", 90)
-    compiled = build({**job, "kernel": _load(job["source"], job["name"], folder / f"kernel_{number}.py")}, arch)
-    usage = resource_usage(compiled.asm["cubin"])
-    return Listing(job["name"], arch, compiled.metadata.num_warps, usage["REG"], compiled.metadata.shared,
-                   usage["STACK"], compiled.asm["ptx"], _disassemble(compiled.asm["cubin"], folder))
+    kernel = _load(job["source"], job["name"], folder / f"kernel_{number}.py")
+    compiled = build({**job, "kernel": kernel}, arch)
+    cubin = compiled.asm["cubin"]
+    usage = resource_usage(cubin)
+    return Listing(
+        kernel=job["name"],
+        arch=arch,
+        num_warps=compiled.metadata.num_warps,
+        registers=usage["REG"],
+        shared_bytes=compiled.metadata.shared,
+        spill_bytes=usage["STACK"],
+        ptx=compiled.asm["ptx"],
+        sass=_disassemble(cubin, folder),
+    )
 
 
 def _load(source: str, name: str, path: Path):
@@ -89,7 +109,7 @@ def _disassemble(cubin: bytes, folder: Path) -> str:
     """The machine instructions, one a line, without their addresses and the padding at the end."""
     file = folder / "kernel.cubin"
     file.write_bytes(cubin)
-    text = subprocess.run([triton.knobs.nvidia.nvdisasm.path, "-c", str(file)], check=True,
-                          capture_output=True, text=True).stdout
-    lines = [re.sub(r"\s+", " ", line) for line in _SASS_LINE.findall(text)]
+    command = [triton.knobs.nvidia.nvdisasm.path, "-c", str(file)]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    lines = [re.sub(r"\s+", " ", line) for line in _SASS_LINE.findall(said)]
     return "\n".join(line for line in lines if line != "NOP")

@@ -31,9 +31,13 @@ class Multiprocessor:
     threads_per_program: int = 1024
 
 
-CHIPS = {80: Multiprocessor(64, 32, 164 << 10), 86: Multiprocessor(48, 16, 100 << 10),
-         89: Multiprocessor(48, 24, 100 << 10), 90: Multiprocessor(64, 32, 228 << 10),
-         100: Multiprocessor(64, 32, 228 << 10)}
+CHIPS = {
+    80: Multiprocessor(warps=64, programs=32, shared_bytes=164 << 10),
+    86: Multiprocessor(warps=48, programs=16, shared_bytes=100 << 10),
+    89: Multiprocessor(warps=48, programs=24, shared_bytes=100 << 10),
+    90: Multiprocessor(warps=64, programs=32, shared_bytes=228 << 10),
+    100: Multiprocessor(warps=64, programs=32, shared_bytes=228 << 10),
+}
 
 
 @dataclass(frozen=True)
@@ -58,15 +62,21 @@ def occupancy(registers: int, shared_bytes: int = 0, num_warps: int = 4, arch: i
     if not 1 <= registers <= MAX_REGISTERS:
         raise ValueError(f"{registers} registers per thread; a thread has 1 to {MAX_REGISTERS}.")
     if not 1 <= num_warps * WARP <= chip.threads_per_program:
-        raise ValueError(f"{num_warps} warps are {num_warps * WARP:,} threads; a program has 1 to "
-                         f"{chip.threads_per_program // WARP} warps.")
+        most = chip.threads_per_program // WARP
+        raise ValueError(f"{num_warps} warps are {num_warps * WARP:,} threads; "
+                         f"a program has 1 to {most} warps.")
     per_warp = _up(registers * WARP, _UNIT_REGISTERS)
-    fits = {"registers": chip.registers // per_warp // num_warps,
-            "shared memory": chip.shared_bytes // (_up(shared_bytes, _UNIT_SHARED) + _RESERVED_SHARED),
-            "warps": chip.warps // num_warps, "programs": chip.programs}
+    per_program = _up(shared_bytes, _UNIT_SHARED) + _RESERVED_SHARED
+    fits = {
+        "registers": chip.registers // per_warp // num_warps,
+        "shared memory": chip.shared_bytes // per_program,
+        "warps": chip.warps // num_warps,
+        "programs": chip.programs,
+    }
     programs = min(fits.values())
+    resident = programs * num_warps
     limit = min(reversed(fits), key=fits.get)        # of equals, the one that no program can change
-    return Occupancy(programs, programs * num_warps, programs * num_warps / chip.warps, limit)
+    return Occupancy(programs=programs, warps=resident, share=resident / chip.warps, limit=limit)
 
 
 def _up(value: int, unit: int) -> int:

@@ -45,13 +45,20 @@ def lane_cycles(work: Iterable[float]) -> float:
 
 def sectors(addresses: Iterable[int], width: int = 4, size: int = SECTOR) -> int:
     """Pieces of `size` bytes that one request touches: a warp's `width` bytes at each byte address."""
-    return len({piece for at in addresses for piece in range(at // size, (at + width - 1) // size + 1)})
+    touched = set()
+    for at in addresses:
+        first, last = at // size, (at + width - 1) // size
+        touched.update(range(first, last + 1))
+    return len(touched)
 
 
 def used_share(addresses: Sequence[int], width: int = 4) -> float:
     """Bytes asked for, each counted once, as a share of the bytes moved; 1.0 is perfectly coalesced."""
     asked = {byte for at in addresses for byte in range(at, at + width)}
-    return len(asked) / (SECTOR * sectors(addresses, width)) if asked else 1.0
+    if not asked:
+        return 1.0
+    moved = SECTOR * sectors(addresses, width)
+    return len(asked) / moved
 
 
 def bank_passes(addresses: Iterable[int]) -> int:
@@ -60,4 +67,5 @@ def bank_passes(addresses: Iterable[int]) -> int:
     Lanes that want the same word share it; different words of one bank wait for each other.
     """
     words = {at // 4 for at in addresses}
-    return max(Counter(word % BANKS for word in words).values(), default=0)
+    rows_of_bank = Counter(word % BANKS for word in words)
+    return max(rows_of_bank.values(), default=0)

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from aiinfra.environment import triton_interpreted
+from aiinfra.gpu.replaced import replaced
 
 
 @dataclass
@@ -51,11 +52,8 @@ def kernel_traffic() -> Iterator[KernelTraffic]:
         traffic.written += _bytes(ptrs, mask)
         return store(ptrs, value, mask, *rest)
 
-    builder.create_masked_load, builder.create_masked_store = counting_load, counting_store
-    try:
+    with replaced(builder, create_masked_load=counting_load, create_masked_store=counting_store):
         yield traffic
-    finally:
-        builder.create_masked_load, builder.create_masked_store = load, store
 
 
 def _bytes(ptrs, mask) -> int:

@@ -8,5 +8,5 @@ from aiinfra.perf.hardware import SHEETS, Hardware, measure
 from aiinfra.perf.roofline import LeastTime, attainable, least_time, ridge, token_seconds
 from aiinfra.perf.timing import Timing, gaps, percentile, time_call
 
-__all__ = ["Cost", "SHEETS", "Hardware", "measure", "LeastTime", "attainable", "least_time", "ridge", "token_seconds",
-           "Timing", "gaps", "percentile", "time_call"]
+__all__ = ["Cost", "SHEETS", "Hardware", "measure", "LeastTime", "attainable", "least_time", "ridge",
+           "token_seconds", "Timing", "gaps", "percentile", "time_call"]

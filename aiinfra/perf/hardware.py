@@ -3,10 +3,11 @@
     SHEETS["H100 SXM"]        what the maker says
     measure(device)           what this machine does, now, in a second or two
 
-Three limits explain most of what follows in this course: bytes/s from memory, FLOP/s in matrix multiplication,
-and the seconds that it costs merely to ask for an operation. Notebook 00.
+Three limits explain most of what follows in this course: bytes/s from memory, FLOP/s in matrix
+multiplication, and the seconds that it costs merely to ask for an operation. Notebook 00.
 """
 
+import os
 from dataclasses import dataclass
 
 import torch
@@ -40,11 +41,14 @@ class Hardware:
 
 _NVIDIA = "NVIDIA data sheet"
 SHEETS = {sheet.name: sheet for sheet in (
-    Hardware("H20", 96e9, 4.0e12, 44e12, 148e12, 296e12,
+    Hardware("H20", memory_bytes=96e9, bandwidth=4.0e12, float32=44e12, bfloat16=148e12, fp8=296e12,
              source="LMSYS and Ant Group, 2025-09-26 (bf16, fp8); third-party tables (bandwidth, fp32)"),
-    Hardware("A100 SXM 80GB", 80e9, 2.039e12, 19.5e12, 312e12, source=_NVIDIA),
-    Hardware("H100 SXM", 80e9, 3.35e12, 67e12, 989e12, 1979e12, source=_NVIDIA),
-    Hardware("H200 SXM", 141e9, 4.8e12, 67e12, 989e12, 1979e12, source=_NVIDIA),
+    Hardware("A100 SXM 80GB", memory_bytes=80e9, bandwidth=2.039e12, float32=19.5e12, bfloat16=312e12,
+             source=_NVIDIA),
+    Hardware("H100 SXM", memory_bytes=80e9, bandwidth=3.35e12, float32=67e12, bfloat16=989e12,
+             fp8=1979e12, source=_NVIDIA),
+    Hardware("H200 SXM", memory_bytes=141e9, bandwidth=4.8e12, float32=67e12, bfloat16=989e12,
+             fp8=1979e12, source=_NVIDIA),
 )}
 
 
@@ -55,15 +59,27 @@ def measure(device: torch.device | str = "cpu", budget_seconds: float = 0.4) -> 
     """
     device = torch.device(device)
     on_gpu = device.type == "cuda"
-    memory = torch.cuda.get_device_properties(device).total_memory if on_gpu else _cpu_memory_bytes()
+    memory = _cpu_memory_bytes()
+    if on_gpu:
+        memory = torch.cuda.get_device_properties(device).total_memory
+    bandwidth = read_bandwidth(device, budget_seconds=budget_seconds)
+    float32 = matmul_flops(device, torch.float32, budget_seconds=budget_seconds)
+    bfloat16 = None
+    if on_gpu:
+        bfloat16 = matmul_flops(device, torch.bfloat16, budget_seconds=budget_seconds)
     return Hardware(
-        device_name(device), memory, read_bandwidth(device, budget_seconds=budget_seconds),
-        matmul_flops(device, torch.float32, budget_seconds=budget_seconds),
-        matmul_flops(device, torch.bfloat16, budget_seconds=budget_seconds) if on_gpu else None,
-        dispatch_seconds=dispatch_seconds(device), source="measured here")
+        name=device_name(device),
+        memory_bytes=memory,
+        bandwidth=bandwidth,
+        float32=float32,
+        bfloat16=bfloat16,
+        dispatch_seconds=dispatch_seconds(device),
+        source="measured here",
+    )
 
 
-def read_bandwidth(device: torch.device | str, nbytes: int | None = None, budget_seconds: float = 0.4) -> float:
+def read_bandwidth(device: torch.device | str, nbytes: int | None = None,
+                   budget_seconds: float = 0.4) -> float:
     """Bytes/s of reading memory once, by a sum over a tensor far larger than any cache (default: 512 MB, on a
     GPU 4 GB). The best of the repetitions: interruptions can only slow it down."""
     nbytes = nbytes or (4 << 30 if torch.device(device).type == "cuda" else 512 << 20)
@@ -79,11 +95,13 @@ def matmul_flops(device: torch.device | str, dtype: torch.dtype, size: int | Non
     a = torch.randn(size, size, device=device, dtype=dtype)
     b = torch.randn(size, size, device=device, dtype=dtype)
     ways = [lambda: a @ b]
-    if a.device.type == "cpu" and dtype == torch.float32 and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        packed = torch.ops.mkldnn._reorder_linear_weight(b)
-        ways.append(lambda: torch.ops.mkldnn._linear_pointwise(a, packed, None, "none", [], ""))
+    onednn = torch.ops.mkldnn
+    if a.device.type == "cpu" and dtype == torch.float32 and hasattr(onednn, "_linear_pointwise"):
+        packed = onednn._reorder_linear_weight(b)
+        ways.append(lambda: onednn._linear_pointwise(a, packed, None, "none", [], ""))
     each = budget_seconds / len(ways)
-    return 2 * size**3 / min(min(time_call(way, device, budget_seconds=each).seconds) for way in ways)
+    best = min(min(time_call(way, device, budget_seconds=each).seconds) for way in ways)
+    return 2 * size**3 / best
 
 
 def dispatch_seconds(device: torch.device | str, operations: int = 1000) -> float:
@@ -97,5 +115,4 @@ def dispatch_seconds(device: torch.device | str, operations: int = 1000) -> floa
 
 
 def _cpu_memory_bytes() -> int:
-    import os
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -3,7 +3,8 @@
     t = time_call(lambda: x @ w, device)       # t.median_seconds, t.spread
 
 The mean is spoilt by one interruption and the minimum flatters; a median with its spread tells whether two
-figures differ. On a GPU a call only puts work in a queue, so the clock stops after `synchronize`. Notebook 00.
+figures differ. On a GPU a call only puts work in a queue, so the clock stops after `synchronize`. Notebook
+00.
 """
 
 import time
@@ -44,8 +45,8 @@ def percentile(values: tuple[float, ...] | list[float], q: float) -> float:
 
 
 def gaps(spans: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The times in which no span (start, end) runs, from the first start to the last end; spans may overlap, in any
-    order. What is shorter than a picosecond, in seconds, is rounding and no gap."""
+    """The times in which no span (start, end) runs, from the first start to the last end; spans may overlap,
+    in any order. What is shorter than a picosecond, in seconds, is rounding and no gap."""
     ordered = sorted(spans)
     found, until = [], ordered[0][1] if ordered else 0.0
     for start, end in ordered:
@@ -66,8 +67,10 @@ def time_call(fn: Callable[[], object], device: torch.device | str = "cpu", warm
         fn()
     synchronize(device)
     seconds: list[float] = []
-    begin = time.perf_counter()
-    while len(seconds) < at_most and (len(seconds) < at_least or time.perf_counter() - begin < budget_seconds):
+    end = time.perf_counter() + budget_seconds
+    while len(seconds) < at_most:
+        if len(seconds) >= at_least and time.perf_counter() >= end:
+            break
         start = time.perf_counter()
         fn()
         synchronize(device)

@@ -1,13 +1,13 @@
 """What would the engine do with these requests? Its own scheduler, and a price in place of the model.
 
-    plan ──► cost(plan) seconds on a clock that nobody waits for ──► commit ──► finish who has all their tokens
-      └──────────────────────── again, until nobody waits, runs or is to come ─────────────────────────┘
+    plan ──► cost(plan) seconds, on a clock that nobody waits for ──► commit ──► finish who has all tokens
+      └──────────────────────── again, until nobody waits, runs or is to come ──────────────────┘
 
-A scheduler sees only integers, so it can be driven without weights, tensors or a GPU: thousands of steps a second, in
-which every decision (who enters, who is pushed out, which blocks) is the one that the engine would take. Invariant: with
-the same arrivals by step, records are the engine's own, but for the seconds. This is the only driver of a scheduler
-beside the engine: pages, judges and tests use it. The idea of running the real control plane on a virtual clock is
-Revati's (arXiv 2601.00397). Notebooks 12 and 13.
+A scheduler sees only integers, so it can be driven without weights, tensors or a GPU: thousands of steps a
+second, in which every decision (who enters, who is pushed out, which blocks) is the one that the engine would
+take. Invariant: with the same arrivals by step, records are the engine's own, but for the seconds. This is
+the only driver of a scheduler beside the engine: pages, judges and tests use it. The idea of running the real
+control plane on a virtual clock is Revati's (arXiv 2601.00397). Notebooks 12 and 13.
 """
 
 from collections import deque
@@ -26,7 +26,8 @@ NextToken = Callable[[Request], int]            # the id that a request is given
 
 @dataclass(frozen=True)
 class SimulatedStep(StepRecord):
-    """A record of the engine, and when its step began. Its cost stands as model_seconds; the two others are 0."""
+    """A record of the engine, and when its step began. Its cost stands as model_seconds; the two others are
+    0."""
 
     begin_seconds: float = 0.0
 
@@ -46,12 +47,13 @@ def _any_token(request: Request) -> int:
 
 def simulate(scheduler: Scheduler, requests: Iterable[Request], arrivals: Iterable[float] | None = None,
              cost: StepCost = _one_second, token: NextToken = _any_token) -> Iterator[SimulatedStep]:
-    """Serve `requests`, which come at `arrivals` (seconds; all at 0 by default), and yield a record of every step.
+    """Serve `requests`, which come at `arrivals` (seconds; all at 0 by default), and yield a record of every
+    step.
 
-    cost(plan): the seconds that the step takes, asked before it is committed. token(request): which id is made for it;
-    it matters only to who finds a prefix in the cache. Steps run as they are asked for. In between the scheduler may be
-    looked at, and given requests or relieved of them. Raises ValueError where `Scheduler.add` does, and for arrivals and
-    requests that are not equally many.
+    cost(plan): the seconds that the step takes, asked before it is committed. token(request): which id is
+    made for it; it matters only to who finds a prefix in the cache. Steps run as they are asked for. In
+    between the scheduler may be looked at, and given requests or relieved of them. Raises ValueError where
+    `Scheduler.add` does, and for arrivals and requests that are not equally many.
     """
     coming = deque(_by_arrival(list(requests), arrivals))
     clock = 0.0
@@ -71,8 +73,9 @@ def simulate(scheduler: Scheduler, requests: Iterable[Request], arrivals: Iterab
 def _by_arrival(requests: list[Request], arrivals: Iterable[float] | None) -> list[tuple[float, Request]]:
     times = [0.0] * len(requests) if arrivals is None else list(arrivals)
     if len(times) != len(requests):
-        raise ValueError(f"{plural(len(requests), 'request')}, but {plural(len(times), 'arrival')}: give each request its own.")
-    return sorted(zip(times, requests), key=itemgetter(0))          # who comes at the same time keeps the order given
+        asked, given = plural(len(requests), "request"), plural(len(times), "arrival")
+        raise ValueError(f"{asked}, but {given}: give each request its own.")
+    return sorted(zip(times, requests), key=itemgetter(0))       # together: in the order given
 
 
 def advance(scheduler: Scheduler, token: NextToken = _any_token) -> Plan:
@@ -83,7 +86,8 @@ def advance(scheduler: Scheduler, token: NextToken = _any_token) -> Plan:
 
 
 def _settle(scheduler: Scheduler, plan: Plan, token: NextToken) -> tuple[Made, ...]:
-    """The plan has run: everybody whose last token was in it is given the next one, and leaves if that was all."""
+    """The plan has run: everybody whose last token was in it is given the next one, and leaves if that was
+    all."""
     due = [work.request for work in plan.work if work.last]
     chosen = {request: token(request) for request in due}
     scheduler.commit(plan, chosen)
@@ -96,7 +100,8 @@ def _settle(scheduler: Scheduler, plan: Plan, token: NextToken) -> tuple[Made, .
     return tuple(made)
 
 
-def _record(scheduler: Scheduler, plan: Plan, made: tuple[Made, ...], begin: float, seconds: float) -> SimulatedStep:
+def _record(scheduler: Scheduler, plan: Plan, made: tuple[Made, ...], begin: float,
+            seconds: float) -> SimulatedStep:
     pool = scheduler.pool
     return SimulatedStep(
         ran=tuple((work.request.id, work.start, work.count) for work in plan.work),

@@ -18,7 +18,9 @@ def test_on_a_cpu_only_the_calls_are_timed():
 def test_saves_a_row_with_its_settings(tmp_path, capsys):
     launches.main(["--device", "cpu", "--save", str(tmp_path / "deep" / "launches.json")])
     saved = json.loads((tmp_path / "deep" / "launches.json").read_text())
-    assert saved["settings"]["date"] == saved["rows"][0]["date"] and "eager_seconds" in capsys.readouterr().out
+    assert (
+        saved["settings"]["date"] == saved["rows"][0]["date"] and "eager_seconds" in capsys.readouterr().out
+    )
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

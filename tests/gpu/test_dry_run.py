@@ -29,14 +29,28 @@ def test_takes_the_way_of_the_gpu_and_leaves_no_trace() -> None:
     run, properties = triton.runtime.JITFunction.run, chip._properties
     with dry_run(arch=80, multiprocessors=108) as asked:
         y, total = rms_norm(x, w, residual=x)
-        assert chip.arch_of(x) == 80 and chip.multiprocessors_of(x) == 108 and y.shape == total.shape == x.shape
+        assert (
+            chip.arch_of(x) == 80 and chip.multiprocessors_of(x) == 108 and y.shape == total.shape == x.shape
+        )
     assert [launch.name for launch in asked] == ["rmsnorm._forward_kernel"]
     assert triton.runtime.JITFunction.run is run and chip._properties is properties and not x.is_cuda
 
 
-@pytest.mark.parametrize("look", [
-    lambda x: x.sum().item(), lambda x: x.tolist(), lambda x: x[x > 0], lambda x: 1 if x.any() else 2, lambda x: x.nonzero(),
-    lambda x: x.cpu(), lambda x: int(x[0]), lambda x: max(x), lambda x: x.unique(), lambda x: x.masked_select(x > 0)])
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda x: x.sum().item(),
+        lambda x: x.tolist(),
+        lambda x: x[x > 0],
+        lambda x: 1 if x.any() else 2,
+        lambda x: x.nonzero(),
+        lambda x: x.cpu(),
+        lambda x: int(x[0]),
+        lambda x: max(x),
+        lambda x: x.unique(),
+        lambda x: x.masked_select(x > 0),
+    ],
+)
 def test_what_looks_at_a_number_fails(look) -> None:
     with dry_run(), pytest.raises((RuntimeError, NotImplementedError)):
         look(torch.empty(3, device="meta"))

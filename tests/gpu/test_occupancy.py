@@ -31,9 +31,15 @@ def test_limits_hold_and_more_registers_never_help(arch, num_warps):
         assert f.warps * 32 * registers <= chip.registers
 
 
-@pytest.mark.parametrize("wrong, words", [
-    (dict(registers=256), "256 registers per thread; a thread has 1 to 255"), (dict(registers=0), "1 to 255"),
-    (dict(registers=32, num_warps=33), "1,056 threads"), (dict(registers=32, arch=91), "arch 91 is not known")])
+@pytest.mark.parametrize(
+    "wrong, words",
+    [
+        (dict(registers=256), "256 registers per thread; a thread has 1 to 255"),
+        (dict(registers=0), "1 to 255"),
+        (dict(registers=32, num_warps=33), "1,056 threads"),
+        (dict(registers=32, arch=91), "arch 91 is not known"),
+    ],
+)
 def test_errors_state_value_and_limit(wrong, words):
     with pytest.raises(ValueError, match=words):
         occupancy(**wrong)

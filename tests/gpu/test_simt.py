@@ -32,8 +32,17 @@ def test_order_does_not_matter_and_bounds_hold(at):
     assert 0 < simt.used_share(at) <= 1
 
 
-@pytest.mark.parametrize("words, passes", [
-    (range(32), 1), ([0] * 32, 1), (range(0, 64, 2), 2), (range(0, 32 * 32, 32), 32), (range(0, 33 * 32, 33), 1), ([], 0)])
+@pytest.mark.parametrize(
+    "words, passes",
+    [
+        (range(32), 1),
+        ([0] * 32, 1),
+        (range(0, 64, 2), 2),
+        (range(0, 32 * 32, 32), 32),
+        (range(0, 33 * 32, 33), 1),
+        ([], 0),
+    ],
+)
 def test_bank_passes(words, passes):
     assert simt.bank_passes([4 * word for word in words]) == passes
 

@@ -15,7 +15,8 @@ def test_published_sheets() -> None:
 
 
 def test_measured_limits_are_of_this_world() -> None:
-    """Reading takes longer for more bytes, a product for more arithmetic; both within a laptop's and a server's range."""
+    """Reading takes longer for more bytes, a product for more arithmetic; both within a laptop's and a
+    server's range."""
     assert 1e9 < read_bandwidth("cpu", 64 << 20, 0.1) < 2e12
     assert 1e9 < matmul_flops("cpu", torch.float32, 512, 0.1) < 2e13
     assert 1e-8 < dispatch_seconds("cpu", 200) < 1e-3

@@ -13,7 +13,16 @@ from aiinfra.engine.sampling_params import SamplingParams
 from aiinfra.engine.scheduler import Plan, Scheduler
 from aiinfra.plan.simulate import SimulatedStep, advance, simulate
 
-SEEN_FROM_OUTSIDE = ("ran", "made", "admitted", "preempted", "waiting", "free_blocks", "cached_blocks", "used_blocks")
+SEEN_FROM_OUTSIDE = (
+    "ran",
+    "made",
+    "admitted",
+    "preempted",
+    "waiting",
+    "free_blocks",
+    "cached_blocks",
+    "used_blocks",
+)
 
 
 def roomy(max_running: int = 4, **settings) -> Scheduler:
@@ -24,7 +33,10 @@ def traffic(seed: int, count: int = 12) -> list[tuple[str, list[int], int]]:
     """(id, prompt, tokens wanted); prompts often begin alike."""
     draw = random.Random(seed)
     shared = [draw.randrange(53) for _ in range(9)]
-    return [(str(i), [*shared[:draw.choice((0, 4, 9))], draw.randrange(53)], draw.randint(1, 12)) for i in range(count)]
+    return [
+        (str(i), [*shared[: draw.choice((0, 4, 9))], draw.randrange(53)], draw.randint(1, 12))
+        for i in range(count)
+    ]
 
 
 def names(step: SimulatedStep) -> list[str]:
@@ -33,7 +45,8 @@ def names(step: SimulatedStep) -> list[str]:
 
 @pytest.mark.parametrize("settings", MODES.values(), ids=MODES)
 def test_the_schedule_is_the_engines_step_by_step(settings: dict) -> None:
-    """Both are given the same requests, a few at the start and one more before each step; and the same tokens."""
+    """Both are given the same requests, a few at the start and one more before each step; and the same
+    tokens."""
     settings = {"blocks": 60, **settings}
     engine = engine_with(random_model(), overlap=False, **settings)
     todo = traffic(3)
@@ -65,13 +78,21 @@ def test_nobody_is_served_before_they_arrive() -> None:
 
 
 def test_who_comes_during_a_step_waits_for_its_end() -> None:
-    steps = simulate(roomy(), [Request("a", [1], 3), Request("b", [1], 1)], [0.0, 0.1], cost=lambda plan: 10.0)
-    assert [(step.begin_seconds, names(step)) for step in steps] == [(0.0, ["a"]), (10.0, ["a", "b"]), (20.0, ["a"])]
+    steps = simulate(
+        roomy(), [Request("a", [1], 3), Request("b", [1], 1)], [0.0, 0.1], cost=lambda plan: 10.0
+    )
+    assert [(step.begin_seconds, names(step)) for step in steps] == [
+        (0.0, ["a"]),
+        (10.0, ["a", "b"]),
+        (20.0, ["a"]),
+    ]
 
 
 def test_the_clock_runs_by_the_cost_of_each_plan() -> None:
     def cost(plan: Plan) -> float:
-        assert all(work.start == work.request.computed for work in plan.work), "asked before the plan is committed"
+        assert all(work.start == work.request.computed for work in plan.work), (
+            "asked before the plan is committed"
+        )
         return 0.5 * plan.tokens
     steps = list(simulate(roomy(), [Request("a", [1] * 6, 3)], cost=cost))
     assert [step.model_seconds for step in steps] == [3.0, 0.5, 0.5]
@@ -132,6 +153,6 @@ def test_refusals_are_the_schedulers() -> None:
 
 
 def test_it_needs_no_torch() -> None:
-    code = "import sys; from aiinfra.plan import simulate; print(sorted(m for m in ('torch', 'numpy') if m in sys.modules))"
+    code = "import sys; import aiinfra.plan.simulate; print(sorted({'torch', 'numpy'} & set(sys.modules)))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"

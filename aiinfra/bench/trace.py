@@ -1,0 +1,173 @@
+"""Who asks for what, and when: the requests that a benchmark replays, drawn or read from a file.
+
+    {"prompt_tokens": 57, "output_tokens": 80, "arrival_seconds": 0.4}      57 random tokens
+    {"prompt": [504, 2251, 314], "output_tokens": 16}                       these, at second 0
+
+A trace file has one such JSON object a line. Prompts that are drawn begin with different tokens, so that no
+two share a prefix and a prefix cache wins nothing by accident. `load.py` replays them on any server. Notebook
+14.
+"""
+
+import json
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from aiinfra.errors import nearest
+
+_KEYS = ("prompt", "prompt_tokens", "output_tokens", "arrival_seconds")
+_LATEST = 86_400                                          # seconds: a trace is at most a day
+
+
+@dataclass(frozen=True)
+class TraceRequest:
+    """A prompt's token ids, how many tokens must be made, and when it arrives (seconds from the start)."""
+
+    prompt: list[int]
+    output_tokens: int
+    arrival_seconds: float = 0.0
+
+
+def random_trace(requests: int, vocab_size: int, seed: int = 0, prompt_tokens: tuple[int, int] = (16, 256),
+                 output_tokens: tuple[int, int] = (16, 128)) -> list[TraceRequest]:
+    """`requests` prompts of random ids, lengths drawn evenly from the two ranges (ends included), all at
+    second 0. No two begin with the same token. Raises ValueError for more requests than the vocabulary has
+    tokens."""
+    rng = random.Random(seed)
+    trace = []
+    for first in _firsts(rng, requests, vocab_size):
+        prompt = _draw(rng, first, rng.randint(*prompt_tokens), vocab_size)
+        trace.append(TraceRequest(prompt, rng.randint(*output_tokens)))
+    return trace
+
+
+def read_trace(path: Path, vocab_size: int, context: int, seed: int = 0) -> list[TraceRequest]:
+    """The requests of a trace file, in its order; the prompts that it does not give begin with different
+    tokens. Raises ValueError, before anything is drawn, naming a file that cannot be read or a line that is
+    wrong: one with more tokens than `context`, too."""
+    lines = [
+        _checked(line, f"{path}, line {number}", vocab_size, context)
+        for number, line in enumerate(_text(path).splitlines(), 1) if line.strip()
+    ]
+    if not lines:
+        raise ValueError(f"{path} has no requests: a trace is one JSON object a line.")
+    rng = random.Random(seed)
+    drawn = [line for line in lines if "prompt" not in line]
+    if drawn:
+        for line, first in zip(drawn, _firsts(rng, len(drawn), vocab_size)):
+            line["prompt"] = _draw(rng, first, line["prompt_tokens"], vocab_size)
+    return [
+        TraceRequest(line["prompt"], line["output_tokens"], float(line.get("arrival_seconds", 0)))
+        for line in lines
+    ]
+
+
+def check_length(where: str, prompt_tokens: int, output_tokens: int, context: int) -> None:
+    """Raise ValueError, beginning with `where`, for a request that is longer than the model's context."""
+    if prompt_tokens + output_tokens > context:
+        raise ValueError(f"{where} has {prompt_tokens:,} tokens in and {output_tokens:,} out; "
+                         f"the model's context is {context:,}. Shorten it.")
+
+
+def trace_for(vocab_size: int, context: int, file: Path | None, requests: int,
+              seed: int) -> list[TraceRequest]:
+    """The requests of `file`, or random ones without one, for a model with this vocabulary and context.
+    Raises ValueError as `read_trace`, and for a drawn request that is longer than the context."""
+    if file is not None:
+        return read_trace(file, vocab_size, context, seed)
+    trace = random_trace(requests, vocab_size, seed)
+    for i, request in enumerate(trace):
+        check_length(f"request {i} of the trace", len(request.prompt), request.output_tokens, context)
+    return trace
+
+
+def poisson_arrivals(trace: Sequence[TraceRequest], per_second: float, seed: int = 0) -> list[TraceRequest]:
+    """The same requests, arriving one by one with exponential gaps: an open loop, which does not wait for
+    answers."""
+    if not per_second > 0:                               # NaN is not, either
+        raise ValueError(f"{per_second} requests a second; it must be above 0.")
+    rng = random.Random(seed)
+    clock = 0.0
+    arriving = []
+    for request in trace:
+        clock += rng.expovariate(per_second)
+        arriving.append(replace(request, arrival_seconds=clock))
+    return arriving
+
+
+def _draw(rng: random.Random, first: int, length: int, vocab_size: int) -> list[int]:
+    others = [rng.randrange(vocab_size) for _ in range(length - 1)]
+    return [first, *others]
+
+
+def _firsts(rng: random.Random, requests: int, vocab_size: int) -> list[int]:
+    if not 1 <= requests <= vocab_size:
+        raise ValueError(f"{requests} requests; it must be 1 to {vocab_size:,}, so that each can begin "
+                         "with a token of its own.")
+    return rng.sample(range(vocab_size), requests)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"the trace {path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise ValueError(f"the trace {path} is not UTF-8: byte {error.start} is 0x{byte:02X}.") from error
+
+
+def _checked(line: str, where: str, vocab_size: int, context: int) -> dict[str, Any]:
+    """The object of one line of a trace file. `where` begins its error messages."""
+    given = _object(line, where)
+    _check_keys(given, where)
+    for key in ("prompt_tokens", "output_tokens"):
+        if key in given and not _is_whole(given[key], 1, math.inf):
+            raise ValueError(f"{where}: {key} is {given[key]!r}; it must be an integer of at least 1.")
+    _check_arrival(given.get("arrival_seconds", 0), where)
+    prompt = given.get("prompt", [0])
+    _check_prompt(prompt, where, vocab_size)
+    check_length(where, given.get("prompt_tokens", len(prompt)), given["output_tokens"], context)
+    return given
+
+
+def _object(line: str, where: str) -> dict[str, Any]:
+    try:
+        given = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is not JSON: {error}.") from error
+    if not isinstance(given, dict):
+        raise ValueError(f"{where} is not an object. Write {{\"prompt_tokens\": 57, \"output_tokens\": 80}}.")
+    return given
+
+
+def _check_keys(given: dict[str, Any], where: str) -> None:
+    for key in given:
+        if key not in _KEYS:
+            known = ", ".join(_KEYS)
+            raise ValueError(f"{where} has the unknown key {key!r}.{nearest(key, _KEYS)} Known: {known}.")
+    one_prompt = ("prompt" in given) != ("prompt_tokens" in given)
+    if not one_prompt or "output_tokens" not in given:
+        raise ValueError(f"{where} needs output_tokens, and either prompt (token ids) or prompt_tokens "
+                         "(how many).")
+
+
+def _check_arrival(arrival: object, where: str) -> None:
+    if type(arrival) not in (int, float) or not 0 <= arrival <= _LATEST:                 # false for NaN, too
+        raise ValueError(f"{where}: arrival_seconds is {arrival!r}; it must be a number "
+                         f"from 0 to {_LATEST:,}.")
+
+
+def _check_prompt(prompt: object, where: str, vocab_size: int) -> None:
+    most = vocab_size - 1
+    ids = prompt if isinstance(prompt, list) else []
+    if not ids or not all(_is_whole(i, 0, most) for i in ids):
+        raise ValueError(f"{where}: prompt must be a list of token ids, at least one, "
+                         f"each from 0 to {most:,}.")
+
+
+def _is_whole(value: object, least: float, most: float) -> bool:
+    return type(value) is int and least <= value <= most                    # JSON's true is no number

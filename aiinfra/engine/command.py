@@ -1,0 +1,147 @@
+"""`python -m aiinfra generate | chat`: their arguments, and what they do. PyTorch is imported only to do
+it."""
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aiinfra.engine import LLM, CompletionOutput, RequestOutput, SamplingParams
+
+Parser = argparse.ArgumentParser
+
+
+def add_generate(parser: Parser) -> None:
+    """The arguments of `generate`."""
+    add = parser.add_argument
+    _add_model_arguments(parser)
+    add("--prompt", required=True, help="the text to continue; - reads it from standard input")
+    _add_sampling_arguments(parser, max_tokens=64)
+    add("--n", type=int, default=1, help="so many answers, one after another; needs a temperature")
+    parser.set_defaults(run=run_generate)
+
+
+def add_chat(parser: Parser) -> None:
+    """The arguments of `chat`."""
+    _add_model_arguments(parser)
+    parser.add_argument("--system", help="a system message to begin with")
+    _add_sampling_arguments(parser, max_tokens=512, temperature=0.7)
+    parser.set_defaults(run=run_chat, n=1)
+
+
+def run_generate(args: argparse.Namespace) -> None:
+    """Print the completion as it is made; several, once they are complete."""
+    params = _sampling_params(args)
+    prompt = _read_stdin() if args.prompt == "-" else args.prompt
+    llm = _llm(args)
+    if params.n == 1:
+        for piece in _pieces(llm.stream(prompt, params)):
+            print(piece, end="", flush=True)
+        print()
+        return
+    for out in llm.generate(prompt, params)[0].outputs:
+        _check_numbers(out)
+        print(f"--- {out.index + 1} of {params.n}\n{out.text}")
+
+
+def run_chat(args: argparse.Namespace) -> None:
+    """A conversation: read a line, stream the answer, keep both."""
+    params = _sampling_params(args)
+    llm = _llm(args)
+    messages = [{"role": "system", "content": args.system}] if args.system else []
+    while line := _ask():
+        messages.append({"role": "user", "content": line})
+        try:
+            answer = _answer(llm, messages, params)
+        except ValueError as error:               # this turn cannot be answered; the conversation stays
+            print(f"error: {error}", file=sys.stderr)
+            messages.pop()
+            continue
+        print()
+        messages.append({"role": "assistant", "content": answer})
+
+
+def _answer(llm: "LLM", messages: list[dict[str, str]], params: "SamplingParams") -> str:
+    """Print the answer as it is made; returns what there is of it, also if Ctrl-C cuts it short."""
+    said = ""
+    try:
+        for piece in _pieces(llm.stream(llm.tokenizer.encode_chat(messages), params)):
+            said += piece
+            print(piece, end="", flush=True)
+    except KeyboardInterrupt:
+        print(" …", end="")
+    return said
+
+
+def add_model_argument(parser: Parser) -> None:
+    """--model, the same for every command that has one."""
+    kinds = "a known name, a Hugging Face folder or a .gguf file"
+    parser.add_argument("--model", default="smollm2-135m", help=kinds)
+
+
+def _add_model_arguments(parser: Parser) -> None:
+    add = parser.add_argument
+    add_model_argument(parser)
+    add("--device", help="cpu or cuda (None: a GPU if there is one)")
+    add("--dtype", help="float32, bfloat16 or float16 (None: bfloat16 on a GPU, else float32)")
+    add("--quantize", choices=("int8", "int4"), help="weights of 8 or 4 bits (None: of the dtype)")
+
+
+def _add_sampling_arguments(parser: Parser, max_tokens: int, temperature: float = 0.0) -> None:
+    add = parser.add_argument
+    add("--max-tokens", type=int, default=max_tokens, help="at most so many new tokens")
+    add("--temperature", type=float, default=temperature, help="0: always the likeliest token")
+    add("--top-k", type=int, default=0, help="sample from the k likeliest; 0: from all")
+    add("--top-p", type=float, default=1.0, help="sample from the likeliest that reach this probability")
+    add("--min-p", type=float, default=0.0,
+        help="sample from those at least so likely as this times the likeliest")
+    add("--repetition-penalty", type=float, default=1.0,
+        help="above 1: tokens seen before become less likely")
+    add("--stop", action="append", default=[], help="end before this text; may be given several times")
+    add("--seed", type=int, help="same seed, same tokens")
+    add("--ignore-eos", action="store_true", help="go on past the end of sequence")
+
+
+def _llm(args: argparse.Namespace) -> "LLM":
+    from aiinfra.engine import LLM
+    return LLM(args.model, args.dtype, args.device, quantization=args.quantize)
+
+
+def _sampling_params(args: argparse.Namespace) -> "SamplingParams":
+    from aiinfra.engine import SamplingParams
+    names = [field.name for field in fields(SamplingParams) if hasattr(args, field.name)]
+    return SamplingParams(**{name: getattr(args, name) for name in names})
+
+
+def _pieces(outputs: "Iterable[RequestOutput]") -> Iterator[str]:
+    """The new text of each growing output."""
+    shown = 0
+    for request in outputs:
+        text = request.outputs[0].text
+        yield text[shown:]
+        shown = len(text)
+        _check_numbers(request.outputs[0])
+
+
+def _check_numbers(out: "CompletionOutput") -> None:
+    from aiinfra.engine.sampler import NOT_FINITE
+    if out.finish_reason == "error":
+        raise RuntimeError(NOT_FINITE)
+
+
+def _read_stdin() -> str:
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise ValueError(f"standard input is not UTF-8: byte {error.start} is 0x{byte:02X}. "
+                         "Convert it first, for example with iconv.") from error
+
+
+def _ask() -> str:
+    try:
+        return input("> ").strip()
+    except EOFError:
+        return ""
