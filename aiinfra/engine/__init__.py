@@ -5,23 +5,19 @@ The life of a request:
 1. `LLM.generate` (llm.py) turns text into token ids and gives them to the engine with `SamplingParams`
    (sampling_params.py), whose values were checked when they were written down.
 2. `Engine.add` (engine.py, set up by options.py) refuses what can never fit, notes what was asked
-(answers.py) and
-   queues a `Request` (request.py), which is integers.
+   (answers.py) and queues a `Request` (request.py), which is integers.
 3. `Engine.step` asks the scheduler (scheduler.py) for a plan: who runs how many tokens, on which blocks of
-the cache
-   (blocks.py); with a proposer (speculative.py) guesses are put behind the decodes.
+   the cache (blocks.py); with a proposer (speculative.py), guesses are put behind the decodes.
 4. The runner (runner.py) makes one flat batch of the plan and runs the model on it, or replays a recorded
-step
-   (graphs.py); out come logits for the last row of each request that is up to date.
-5. The sampler (sampler.py) chooses a token from each of these rows; after a prompt, one for each of the n
-answers. 6. The answers (answers.py) take their tokens, branch off, or end, and the scheduler commits the
-step: full blocks can
-   now be found by others, and the blocks of those who ended are free.
+   step (graphs.py); out come logits for the last row of each request that is up to date.
+5. The sampler (sampler.py, likelihood.py) chooses a token from each of these rows; after a prompt, one for
+   each of the n answers.
+6. The answers (answers.py) take their tokens, branch off, or end, and the scheduler commits the step: full
+   blocks can now be found by others, and the blocks of those who ended are free.
 7. A `StepRecord` (record.py) says what was made and what it cost; where a GPU works while Python goes on,
-the next step
-   has been asked for by then (ahead.py).
-8. Back in llm.py a stream decoder turns ids into text and cuts it at a stop string, until every answer of the
-   `RequestOutput` has a finish_reason.
+   the next step has been asked for by then (ahead.py).
+8. Back in llm.py, a stream decoder turns ids into text and cuts it at a stop string, until every answer of
+   the `RequestOutput` has a finish_reason.
 
 Beside this path, generate.py has the two loops without an engine that everything here must equal, token for
 token. Importing this package runs nothing: the scheduler, which needs no torch, must not have to wait for

@@ -1,4 +1,5 @@
-"""For all tests of this folder: one engine on the real model, float32, on the CPU; and one small random model."""
+"""For all tests of this folder: one engine on the real model, float32, on the CPU; and one small random
+model."""
 
 import pytest
 from tests.engine.small_model import random_model

@@ -11,18 +11,22 @@ from aiinfra.engine.sampling_params import SamplingParams
 from aiinfra.engine.scheduler import Work
 from aiinfra.model import ModelConfig, Transformer
 
-SMALL = ModelConfig(vocab_size=53, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+SMALL = ModelConfig(vocab_size=53, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+                    num_key_value_heads=2,
                     head_dim=8, intermediate_size=48, max_position_embeddings=128)
 
-THREE_LAYERS = ModelConfig(vocab_size=23, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+THREE_LAYERS = ModelConfig(vocab_size=23, hidden_size=32, num_hidden_layers=3, num_attention_heads=4,
+                           num_key_value_heads=2,
                            head_dim=8, intermediate_size=48, max_position_embeddings=96)
 
 # Settings of an engine, each of which makes requests meet in another way.
 MODES = {
     "one": {"mode": "one"}, "static": {"mode": "static", "max_running": 4}, "continuous": {"max_running": 6},
-    "chunks of 3": {"token_budget": 3, "max_running": 2}, "chunks of 7": {"token_budget": 7, "max_running": 5},
+    "chunks of 3": {"token_budget": 3, "max_running": 2},
+    "chunks of 7": {"token_budget": 7, "max_running": 5},
     "no prefix cache": {"prefix_caching": False}, "preempted": {"blocks": 14, "max_running": 6},
-    "preempted, chunked, no prefix cache": {"blocks": 14, "max_running": 6, "token_budget": 8, "prefix_caching": False},
+    "preempted, chunked, no prefix cache": {"blocks": 14, "max_running": 6, "token_budget": 8,
+                                            "prefix_caching": False},
     "blocks of 1": {"block_size": 1, "blocks": 200}, "blocks of 16": {"block_size": 16},
 }
 
@@ -45,7 +49,8 @@ def alone(model: Transformer, prompt: list[int], params: SamplingParams, answer:
     return [s.token_id for s in generate_cached(model, prompt, params, answer=answer)]
 
 
-def serve(engine: Engine, requests: dict[str, tuple[list[int], SamplingParams]]) -> tuple[dict, list[StepRecord]]:
+def serve(engine: Engine,
+          requests: dict[str, tuple[list[int], SamplingParams]]) -> tuple[dict, list[StepRecord]]:
     """The tokens of every (request, answer), and the records, which must add up."""
     for name, (prompt, params) in requests.items():
         engine.add(name, prompt, params)

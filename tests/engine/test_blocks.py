@@ -86,7 +86,8 @@ def damaged(how: str) -> BlockPool:
 @pytest.mark.parametrize("how, message", [
     ("lost", r"block 1: \(free, cached, used\) = \(False, False, False\)"), ("free twice", "free twice"),
     ("free and owned", r"block 2: \(free, cached, used\) = \(True, False, True\)"),
-    ("a digest of nobody", "a block that does not have it"), ("a digest that leads elsewhere", "leads elsewhere"),
+    ("a digest of nobody", "a block that does not have it"),
+    ("a digest that leads elsewhere", "leads elsewhere"),
     ("free and known", "can still be found"),
 ])
 def test_books_that_do_not_add_up_are_found_out(how: str, message: str) -> None:

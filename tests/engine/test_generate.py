@@ -27,7 +27,7 @@ def test_cost_per_token_grows_only_without_a_cache(llm: LLM) -> None:
 
     def growth(generator) -> float:
         seconds = [step.step_seconds for step in generator(llm.model, ids, params)][1:]
-        return min(seconds[-30:]) / min(seconds[:30])             # the least of thirty: interruptions only add
+        return min(seconds[-30:]) / min(seconds[:30])    # the least of thirty: interruptions only add
     assert growth(generate_naive) > 1.3          # 50 tokens in the first third, 120 in the last
     assert growth(generate_cached) < 1.3
 

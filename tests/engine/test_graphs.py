@@ -10,7 +10,7 @@ from aiinfra.environment import triton_interpreted
 from aiinfra.engine.engine import Engine
 from aiinfra.engine.graphs import DecodeGraphs, batch_sizes, run_again
 from aiinfra.engine.request import Request
-from aiinfra.engine.runner import PagedCache, Runner
+from aiinfra.engine.runner import PagedCache, Runner, slots_of
 from aiinfra.engine.sampling_params import SamplingParams
 from aiinfra.engine.scheduler import Plan, Work
 from aiinfra.kernels import kv_write, paged_attention, rmsnorm, rope, swiglu
@@ -20,7 +20,9 @@ from aiinfra.model import ModelConfig, Transformer, layers
 P = 4          # block size of `cache_for` and `decoding`
 
 def test_buckets_cover_every_batch() -> None:
-    assert batch_sizes(32) == [1, 2, 4, 8, 16, 24, 32] and batch_sizes(1) == [1] and batch_sizes(3) == [1, 2, 3]
+    assert batch_sizes(32) == [1, 2, 4, 8, 16, 24, 32]
+    assert batch_sizes(1) == [1]
+    assert batch_sizes(3) == [1, 2, 3]
     for largest in range(1, 70):
         sizes = batch_sizes(largest)
         assert sizes == sorted(set(sizes)) and sizes[0] == 1 and largest <= sizes[-1] < largest + 8
@@ -29,7 +31,8 @@ def test_buckets_cover_every_batch() -> None:
             assert bucket < n + 8 and (n > 4 or bucket <= 2 * n)
 
 
-@pytest.mark.parametrize("lengths", [[0], [3], [5, 4], [9, 0, 17], [1, 2, 3, 4, 5], list(range(8)), list(range(3, 12))])
+@pytest.mark.parametrize("lengths", [[0], [3], [5, 4], [9, 0, 17], [1, 2, 3, 4, 5], list(range(8)),
+                                     list(range(3, 12))])
 def test_padded_logits_are_the_plain_ones(lengths: list[int], small: Transformer) -> None:
     work, cache = decoding(lengths), cache_for(small, 60)
     torch.manual_seed(0)
@@ -54,8 +57,8 @@ def test_nobody_else_is_written_to(small: Transformer) -> None:
     graphs(decoding([4, 9, 2]))                                      # 3 rows in a bucket of 4
     graphs(decoding([0, 5, 3, 3, 7]))                                # 5 in 8: three rows of padding
     touched = (cache.k != 7).flatten(3).any(-1).any(0).flatten().nonzero().flatten().tolist()      # slots
-    wanted = {w.request.blocks[w.start // P] * P + w.start % P for lengths in ([4, 9, 2], [0, 5, 3, 3, 7]) for w in decoding(lengths)}
-    assert set(touched) == wanted
+    wanted = [slot for lengths in ([4, 9, 2], [0, 5, 3, 3, 7]) for slot in slots_of(decoding(lengths), P)]
+    assert set(touched) == set(wanted)
 
 
 def test_a_batch_after_a_larger_one_sees_none_of_it(small: Transformer) -> None:
@@ -70,8 +73,10 @@ def test_a_batch_after_a_larger_one_sees_none_of_it(small: Transformer) -> None:
 
 
 @pytest.mark.parametrize("work", [
-    decoding([1] * 9), decoding([40]), [Work(Request("a", [1, 2, 3], 1), 0, 3)], [], decoding([1, 2]) + [Work(Request("a", [1, 2], 1), 0, 2)],
-], ids=["above the largest bucket", "more blocks than a row of the table", "a prompt", "nothing", "decodes and a prompt"])
+    decoding([1] * 9), decoding([40]), [Work(Request("a", [1, 2, 3], 1), 0, 3)], [],
+    decoding([1, 2]) + [Work(Request("a", [1, 2], 1), 0, 2)],
+], ids=["above the largest bucket", "more blocks than a row of the table", "a prompt", "nothing",
+        "decodes and a prompt"])
 def test_what_does_not_fit_is_left_to_the_plain_way(work: list[Work], small: Transformer) -> None:
     graphs = DecodeGraphs(small, cache_for(small, 20), 8, 8, lambda work: lambda: pytest.fail("replayed"))
     assert graphs(work) is None
@@ -87,7 +92,8 @@ def gpu_step(bucket: int, cfg: ModelConfig = SMALL, max_blocks: int = 4) -> list
     """The kernels of the recorded part, on a model without numbers."""
     with torch.device("meta"):
         model = Transformer(cfg).to("meta", torch.bfloat16)
-    graphs = DecodeGraphs(model, PagedCache(cfg, 8, P, torch.bfloat16, model.device), bucket, max_blocks, lambda work: work)
+    graphs = DecodeGraphs(model, PagedCache(cfg, 8, P, torch.bfloat16, model.device), bucket, max_blocks,
+                          lambda work: work)
     with dry_run() as asked, torch.inference_mode():
         graphs._replay[bucket]()
     return asked
@@ -95,16 +101,21 @@ def gpu_step(bucket: int, cfg: ModelConfig = SMALL, max_blocks: int = 4) -> list
 
 @pytest.mark.parametrize("bucket", [1, 8])
 def test_the_recorded_part_reads_nothing_back(bucket: int) -> None:
-    """A look at any number would raise: there are none. And a layer is eleven kernels, twelve where contexts are split."""
+    """A look at any number would raise: there are none. And a layer is eleven kernels, twelve where
+    contexts are split."""
     names = [launch.name for launch in gpu_step(bucket)]
-    deeper = [launch.name for launch in gpu_step(bucket, ModelConfig(**{**vars(SMALL), "num_hidden_layers": 5}))]
+    deeper = [launch.name for launch in gpu_step(bucket,
+                                                 ModelConfig(**{**vars(SMALL), "num_hidden_layers": 5}))]
     assert len(deeper) - len(names) == 3 * 11 and "kv_write._kernel" in names and names[-1] == "copy_"
     assert "paged_attention._merge_kernel" in [launch.name for launch in gpu_step(bucket, max_blocks=64)]
 
 
 def test_a_model_that_reads_back_is_found_out(monkeypatch) -> None:
     hidden = Transformer.hidden
-    monkeypatch.setattr(Transformer, "hidden", lambda self, tokens, *rest: hidden(self, tokens, *rest) * int(tokens[0] >= 0))
+
+    def looking(self, tokens, *rest):
+        return hidden(self, tokens, *rest) * int(tokens[0] >= 0)
+    monkeypatch.setattr(Transformer, "hidden", looking)
     with pytest.raises((RuntimeError, NotImplementedError)):
         gpu_step(2)
 
@@ -129,7 +140,8 @@ def traffic(n: int) -> dict[str, tuple[list[int], SamplingParams]]:
     shared = [rng.randrange(53) for _ in range(12)]
     requests = {}
     for i in range(n):
-        prompt = (shared[:rng.randrange(12)] if i % 2 else []) + [rng.randrange(53) for _ in range(rng.randrange(1, 20))]
+        prompt = (shared[:rng.randrange(12)] if i % 2 else []) + [rng.randrange(53)
+                                                                  for _ in range(rng.randrange(1, 20))]
         sampled = {"temperature": 0.9, "top_p": 0.9, "seed": i} if i % 3 == 0 else {"temperature": 0}
         requests[str(i)] = (prompt, SamplingParams(max_tokens=rng.randrange(1, 20), **sampled))
     return requests
@@ -138,10 +150,17 @@ def traffic(n: int) -> dict[str, tuple[list[int], SamplingParams]]:
 def serve(model: Transformer, **options) -> tuple[dict[str, list[int]], list[int]]:
     """What each request was given, and the sizes of the batches that ran padded."""
     blocks, padded = options.pop("blocks", 60), []
-    engine = Engine(model, cache_bytes=blocks * PagedCache.block_bytes(model.config, P, model.dtype), block_size=P, **options)
+    engine = Engine(model, cache_bytes=blocks * PagedCache.block_bytes(model.config, P, model.dtype),
+                    block_size=P, **options)
     if engine.runner.decode is not None:
         fast = engine.runner.decode
-        engine.runner.decode = lambda work, newest: None if (logits := fast(work, newest)) is None else (padded.append(len(work)), logits)[1]
+
+        def noted(work, newest):
+            logits = fast(work, newest)
+            if logits is not None:
+                padded.append(len(work))
+            return logits
+        engine.runner.decode = noted
     made = {name: [] for name in traffic(16)}
     for name, (prompt, params) in traffic(16).items():
         engine.add(name, prompt, params)
@@ -186,7 +205,8 @@ def test_recorded_decoding_makes_the_same_tokens(small: Transformer) -> None:
 def test_an_engine_outlives_the_one_before_it() -> None:
     """As `llm = LLM(…)` twice: the second is recorded while the first is there, and used when it is gone."""
     torch.manual_seed(0)
-    config = ModelConfig(**{**vars(SMALL), "hidden_size": 2048, "intermediate_size": 8192})        # large enough for split-k
+    # large enough for split-k
+    config = ModelConfig(**{**vars(SMALL), "hidden_size": 2048, "intermediate_size": 8192})
     model = Transformer(config).eval().requires_grad_(False).to("cuda", torch.bfloat16)
     per_block, work = PagedCache.block_bytes(config, P, model.dtype), decoding([3, 6])
     first = Engine(model, cache_bytes=60 * per_block, block_size=P)
@@ -196,5 +216,5 @@ def test_an_engine_outlives_the_one_before_it() -> None:
     before = second.runner.decode(work).clone()
     del first
     torch.cuda.empty_cache()
-    taken = torch.full((1 << 28,), 7, dtype=torch.int8, device="cuda")                             # whoever gets that memory now
+    taken = torch.full((1 << 28,), 7, dtype=torch.int8, device="cuda")    # whoever gets that memory now
     assert torch.equal(second.runner.decode(work), before) and bool((taken == 7).all())

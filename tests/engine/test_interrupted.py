@@ -1,4 +1,5 @@
-"""A step that is broken off anywhere costs work, never tokens: whoever was running starts again and says the same."""
+"""A step that is broken off anywhere costs work, never tokens: whoever was running starts again and says
+the same."""
 
 import random
 import sys
@@ -59,7 +60,8 @@ def test_broken_off_anywhere(seed: int, part: str, before: bool, small, monkeypa
         engine.add(name, prompt, params_of.get(name, GREEDY))
     owner, leaf = part.split(".")
     holder = getattr(engine, owner)
-    monkeypatch.setattr(holder, leaf, Fragile(getattr(holder, leaf), set(rng.sample(range(1, 16), 4)), before))
+    when = set(rng.sample(range(1, 16), 4))
+    monkeypatch.setattr(holder, leaf, Fragile(getattr(holder, leaf), when, before))
     made: dict = {}
     for _ in range(200):
         try:
@@ -69,7 +71,8 @@ def test_broken_off_anywhere(seed: int, part: str, before: bool, small, monkeypa
             assert engine.pool.used == 0
     for name, prompt in prompts.items():
         params = params_of.get(name, GREEDY)
-        assert [made[name, i] for i in range(params.n)] == [alone(small, prompt, params, i) for i in range(params.n)]
+        for i in range(params.n):
+            assert made[name, i] == alone(small, prompt, params, i)
 
 
 def test_broken_off_in_settling_neither_ends_early_nor_goes_on_for_ever(small, monkeypatch) -> None:
@@ -89,7 +92,8 @@ WATCHED = ("engine.py", "answers.py", "ahead.py", "scheduler.py", "blocks.py", "
 
 
 class AtLine:
-    """A trace function that raises KeyboardInterrupt when `line` (of a function, in a file) is reached the first time."""
+    """A trace function that raises KeyboardInterrupt when `line` (of a function, in a file) is reached the
+    first time."""
 
     def __init__(self, line: tuple[str, str, int] | None = None) -> None:
         self.line, self.seen = line, {}
@@ -118,10 +122,13 @@ class AtLine:
 
 @pytest.mark.parametrize("overlap", [False, True])
 def test_ctrl_c_at_any_line_of_generate(overlap: bool, small, monkeypatch) -> None:
-    """Queueing, planning, handing out, letting go: whatever was being written, nothing is left and the next call is right."""
-    monkeypatch.setattr(llm_module, "StreamDecoder", lambda tokenizer: SimpleNamespace(push=lambda token: "x", flush=lambda: ""))
+    """Queueing, planning, handing out, letting go: whatever was being written, nothing is left and the next
+    call is right."""
+    monkeypatch.setattr(llm_module, "StreamDecoder",
+                        lambda tokenizer: SimpleNamespace(push=lambda token: "x", flush=lambda: ""))
     prompts = [[1, 2, 3, 4, 5], [6, 7], [1, 2, 3, 4, 9]]
-    params = [SamplingParams(temperature=0, max_tokens=4), SamplingParams(n=2, seed=3, max_tokens=3), SamplingParams(temperature=0, max_tokens=3)]
+    params = [SamplingParams(temperature=0, max_tokens=4), SamplingParams(n=2, seed=3, max_tokens=3),
+              SamplingParams(temperature=0, max_tokens=3)]
     expected = [[alone(small, prompt, one, i) for i in range(one.n)] for prompt, one in zip(prompts, params)]
 
     def fresh() -> llm_module.LLM:
@@ -129,7 +136,8 @@ def test_ctrl_c_at_any_line_of_generate(overlap: bool, small, monkeypatch) -> No
         return llm_module.LLM.around(engine, SimpleNamespace(eos_ids=()))
 
     def tokens(llm: llm_module.LLM) -> list[list[list[int]]]:
-        return [[out.token_ids for out in request.outputs] for request in llm.generate(prompts, params, use_tqdm=False)]
+        return [[out.token_ids for out in request.outputs]
+                for request in llm.generate(prompts, params, use_tqdm=False)]
     llm = fresh()
     with (watch := AtLine()).watching():
         assert tokens(llm) == expected

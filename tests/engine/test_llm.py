@@ -21,7 +21,8 @@ def test_outputs_have_vllm_shapes(llm: LLM) -> None:
 
 
 def test_one_prompt_without_a_list(llm: LLM) -> None:
-    assert llm.generate("Hello", GREEDY)[0].outputs[0].token_ids == llm.generate(["Hello"], [GREEDY])[0].outputs[0].token_ids
+    [one], [other] = llm.generate("Hello", GREEDY), llm.generate(["Hello"], [GREEDY])
+    assert one.outputs[0].token_ids == other.outputs[0].token_ids
 
 
 def test_end_of_sequence_ends_and_can_be_ignored(llm: LLM) -> None:
@@ -31,7 +32,8 @@ def test_end_of_sequence_ends_and_can_be_ignored(llm: LLM) -> None:
     assert "<|im_end|>" not in out.text
     longer = llm.chat(messages, SamplingParams(temperature=0, max_tokens=60, ignore_eos=True))[0].outputs[0]
     assert longer.finish_reason == "length" and len(longer.token_ids) == 60
-    held = llm.chat(messages, SamplingParams(temperature=0, max_tokens=60, min_tokens=len(out.token_ids) + 5))[0].outputs[0]
+    held = llm.chat(messages, SamplingParams(temperature=0, max_tokens=60,
+                                             min_tokens=len(out.token_ids) + 5))[0].outputs[0]
     assert len(held.token_ids) >= len(out.token_ids) + 5
     assert not set(held.token_ids[:len(out.token_ids) + 5]) & set(llm.tokenizer.eos_ids)
 
@@ -39,13 +41,15 @@ def test_end_of_sequence_ends_and_can_be_ignored(llm: LLM) -> None:
 def test_stop_string_ends_before_itself(llm: LLM) -> None:
     whole = llm.generate("Once upon a time", SamplingParams(temperature=0, max_tokens=40))[0].outputs[0].text
     stop = whole[30:37]                          # spans token boundaries
-    out = llm.generate("Once upon a time", SamplingParams(temperature=0, max_tokens=40, stop=stop))[0].outputs[0]
+    out = llm.generate("Once upon a time", SamplingParams(temperature=0, max_tokens=40,
+                                                          stop=stop))[0].outputs[0]
     assert out.text == whole[:whole.index(stop)] and out.finish_reason == "stop"
 
 
 def test_stop_token_id(llm: LLM) -> None:
     free = llm.generate("Count: 1, 2,", SamplingParams(temperature=0, max_tokens=10))[0].outputs[0].token_ids
-    out = llm.generate("Count: 1, 2,", SamplingParams(temperature=0, max_tokens=10, stop_token_ids=[free[3]]))[0].outputs[0]
+    out = llm.generate("Count: 1, 2,", SamplingParams(temperature=0, max_tokens=10,
+                                                      stop_token_ids=[free[3]]))[0].outputs[0]
     assert out.token_ids == free[:free.index(free[3]) + 1] and out.finish_reason == "stop"
 
 
@@ -64,9 +68,12 @@ def test_same_seed_same_text(llm: LLM) -> None:
 
 
 def test_a_seed_decides_alone_and_among_eight(llm: LLM) -> None:
-    prompts = ["The sea was calm", "x", "def add(a, b):\n    return", "1, 2, 3,", "Dear Sir", "Once upon a time " * 4, "Q:", "The sea was calm"]
-    settings = [{}, {"top_k": 20}, {"temperature": 0}, {"top_p": 0.9}, {"min_p": 0.05, "temperature": 1.4}, {"repetition_penalty": 1.2},
-                {"temperature": 0, "repetition_penalty": 1.3}, {"top_k": 50, "top_p": 0.8, "min_p": 0.02, "temperature": 0.7}]
+    prompts = ["The sea was calm", "x", "def add(a, b):\n    return", "1, 2, 3,", "Dear Sir",
+               "Once upon a time " * 4, "Q:", "The sea was calm"]
+    settings = [{}, {"top_k": 20}, {"temperature": 0}, {"top_p": 0.9}, {"min_p": 0.05, "temperature": 1.4},
+                {"repetition_penalty": 1.2},
+                {"temperature": 0, "repetition_penalty": 1.3},
+                {"top_k": 50, "top_p": 0.8, "min_p": 0.02, "temperature": 0.7}]
     params = [SamplingParams(seed=i, max_tokens=12, ignore_eos=True, **one) for i, one in enumerate(settings)]
     together = [request.outputs[0].token_ids for request in llm.generate(prompts, params)]
     alone = [llm.generate(prompt, one)[0].outputs[0].token_ids for prompt, one in zip(prompts, params)]
@@ -80,7 +87,8 @@ def test_n_answers_each_as_if_alone(llm: LLM) -> None:
     [request] = llm.generate("My favourite place is", params)
     assert [out.index for out in request.outputs] == [0, 1, 2] and request.finished
     assert len({out.text for out in request.outputs}) == 3
-    assert request.outputs[0].token_ids == llm.generate("My favourite place is", SamplingParams(seed=5, max_tokens=14))[0].outputs[0].token_ids
+    [single] = llm.generate("My favourite place is", SamplingParams(seed=5, max_tokens=14))
+    assert request.outputs[0].token_ids == single.outputs[0].token_ids
     last = list(llm.stream("My favourite place is", params))[-1]
     assert [out.text for out in last.outputs] == [out.text for out in request.outputs]
     assert llm.engine.pool.used == 0 and llm.idle
@@ -88,15 +96,18 @@ def test_n_answers_each_as_if_alone(llm: LLM) -> None:
 
 def test_a_stop_string_ends_one_answer_and_not_the_others(llm: LLM) -> None:
     free = llm.generate("My favourite place is", SamplingParams(n=3, seed=5, max_tokens=14))[0].outputs
-    stop = next(free[1].text[i:i + 4] for i in range(3, 30) if not any(free[1].text[i:i + 4] in o.text for o in (free[0], free[2])))
-    outs = llm.generate("My favourite place is", SamplingParams(n=3, seed=5, max_tokens=14, stop=stop))[0].outputs
+    stop = next(free[1].text[i:i + 4] for i in range(3, 30)
+                if not any(free[1].text[i:i + 4] in o.text for o in (free[0], free[2])))
+    outs = llm.generate("My favourite place is", SamplingParams(n=3, seed=5, max_tokens=14,
+                                                                stop=stop))[0].outputs
     assert outs[1].finish_reason == "stop" and outs[1].text == free[1].text[:free[1].text.index(stop)]
     assert len(outs[1].token_ids) < 14 and llm.engine.pool.used == 0
     assert [outs[i].text for i in (0, 2)] == [free[i].text for i in (0, 2)]
 
 
 def test_logprobs_have_vllm_shapes_and_the_models_values(llm: LLM) -> None:
-    [request] = llm.generate("The capital of France is", SamplingParams(n=2, seed=1, temperature=1.5, top_k=50, max_tokens=6, logprobs=2))
+    [request] = llm.generate("The capital of France is",
+                             SamplingParams(n=2, seed=1, temperature=1.5, top_k=50, max_tokens=6, logprobs=2))
     for out in request.outputs:
         assert len(out.logprobs) == len(out.token_ids) and out.text == "".join(
             told[token].decoded_token for told, token in zip(out.logprobs, out.token_ids))
@@ -107,7 +118,8 @@ def test_logprobs_have_vllm_shapes_and_the_models_values(llm: LLM) -> None:
             likeliest = row.topk(2).indices.tolist()
             assert set(told) == {token, *likeliest} and [told[i].rank for i in likeliest] == [1, 2]
             assert all(abs(one.logprob - row[i]) < 1e-3 for i, one in told.items())
-        assert out.cumulative_logprob == pytest.approx(sum(told[t].logprob for told, t in zip(out.logprobs, out.token_ids)))
+        each = [told[token].logprob for told, token in zip(out.logprobs, out.token_ids)]
+        assert out.cumulative_logprob == pytest.approx(sum(each))
     plain = llm.generate("The capital of France is", GREEDY)[0].outputs[0]
     assert plain.logprobs is None and plain.cumulative_logprob is None
 
@@ -120,9 +132,10 @@ def test_an_abandoned_stream_leaves_the_engine_usable(llm: LLM) -> None:
 
 
 def test_the_context_is_the_limit(llm: LLM) -> None:
-    small = LLM.__new__(LLM)
-    small.__dict__.update(llm.__dict__, max_model_len=10)
-    out = small.generate([[504] * 7], SamplingParams(temperature=0, max_tokens=50, ignore_eos=True))[0].outputs[0]
+    small = LLM.around(llm.engine, llm.tokenizer)
+    small.max_model_len = 10
+    out = small.generate([[504] * 7], SamplingParams(temperature=0, max_tokens=50,
+                                                     ignore_eos=True))[0].outputs[0]
     assert len(out.token_ids) == 3 and out.finish_reason == "length"
     with pytest.raises(ValueError, match="the prompt is 10 tokens; the context is 10"):
         small.generate([[504] * 10])
@@ -131,8 +144,10 @@ def test_the_context_is_the_limit(llm: LLM) -> None:
 
 
 @pytest.mark.parametrize("prompt, message", [
-    ("", "the prompt is empty"), ([], "the prompt is empty"), ([[]], "the prompt is empty"), ([[49152]], "token id 49152 is outside the vocabulary of 49,152"),
-    ([[-1]], "token id -1"), ([3.5], "a string or a list of token ids; got float"), ([None], "got NoneType"), ([b"\xff"], "got bytes"),
+    ("", "the prompt is empty"), ([], "the prompt is empty"), ([[]], "the prompt is empty"),
+    ([[49152]], "token id 49152 is outside the vocabulary of 49,152"),
+    ([[-1]], "token id -1"), ([3.5], "a string or a list of token ids; got float"), ([None], "got NoneType"),
+    ([b"\xff"], "got bytes"),
 ])
 def test_prompts_that_make_no_sense(prompt, message: str, llm: LLM) -> None:
     with pytest.raises(ValueError, match=message):
@@ -181,7 +196,8 @@ def test_two_streams_at_once(llm: LLM) -> None:
 
 def test_together_is_as_alone(llm: LLM) -> None:
     """On the real model: a batch of mixed prompts gives each request the naive generator's tokens."""
-    prompts = ["The capital of France is", "x", "def add(a, b):\n    return", "Once upon a time " * 6, "1, 2, 3,", "Dear Sir"]
+    prompts = ["The capital of France is", "x", "def add(a, b):\n    return", "Once upon a time " * 6,
+               "1, 2, 3,", "Dear Sir"]
     params = SamplingParams(temperature=0, max_tokens=16, ignore_eos=True)
     together = llm.generate(prompts, params)
     for output in together:
@@ -190,16 +206,19 @@ def test_together_is_as_alone(llm: LLM) -> None:
 
 
 def test_stop_strings_wait_for_min_tokens(llm: LLM) -> None:
-    free = llm.generate("Count: 1 2 3 4", SamplingParams(temperature=0, max_tokens=12, ignore_eos=True))[0].outputs[0]
+    free = llm.generate("Count: 1 2 3 4", SamplingParams(temperature=0, max_tokens=12,
+                                                         ignore_eos=True))[0].outputs[0]
     stop = free.text[1]
-    out = llm.generate("Count: 1 2 3 4", SamplingParams(temperature=0, max_tokens=12, min_tokens=8, stop=stop, ignore_eos=True))[0].outputs[0]
+    out = llm.generate("Count: 1 2 3 4", SamplingParams(temperature=0, max_tokens=12, min_tokens=8, stop=stop,
+                                                        ignore_eos=True))[0].outputs[0]
     assert out.token_ids[:8] == free.token_ids[:8]
     assert out.text.startswith(llm.tokenizer.decode(free.token_ids[:8]))
 
 
 def test_vllm_prompt_dicts(llm: LLM) -> None:
     ids = llm.tokenizer.encode("The capital of France is")
-    texts = [llm.generate(p, GREEDY)[0].outputs[0].text for p in ("The capital of France is", {"prompt": "The capital of France is"},
+    texts = [llm.generate(p, GREEDY)[0].outputs[0].text
+             for p in ("The capital of France is", {"prompt": "The capital of France is"},
                                                                   {"prompt_token_ids": ids})]
     assert len(set(texts)) == 1
 
@@ -220,7 +239,8 @@ def test_calls_of_the_wrong_form(call, message: str, llm: LLM) -> None:
 @pytest.mark.parametrize("text, stops, final, expected", [
     ("one two three", ("two",), False, ("one ", True)), ("one two", ("zz",), False, ("one two", False)),
     ("one tw", ("two",), False, ("one ", False)), ("one tw", ("two",), True, ("one tw", False)),
-    ("abc", ("c", "b"), False, ("a", True)), ("x\n", ("\n\n",), False, ("x", False)), ("", ("a",), True, ("", False)),
+    ("abc", ("c", "b"), False, ("a", True)), ("x\n", ("\n\n",), False, ("x", False)),
+    ("", ("a",), True, ("", False)),
 ])
 def test_cut_at_stop(text: str, stops: tuple, final: bool, expected: tuple) -> None:
     assert cut_at_stop(text, stops, final) == expected

@@ -1,8 +1,9 @@
 """However 32 requests are served, each gets the tokens that the naive generator makes for it alone.
 
-The real model in float32, greedy. Other batch shapes add the same numbers in another order, so logits differ in
-their last digits (by 0.0002 at most, among these), and two tokens that are nearly as likely may change places. The
-prompts here are such that the likeliest token leads by 0.005 or more everywhere, and `test_no_near_ties` checks it.
+The real model in float32, greedy. Other batch shapes add the same numbers in another order, so logits
+differ in their last digits (by 0.0002 at most, among these), and two tokens that are nearly as likely may
+change places. The prompts here are such that the likeliest token leads by 0.005 or more everywhere, and
+`test_no_near_ties` checks it.
 """
 
 import random
@@ -18,11 +19,12 @@ from aiinfra.engine.runner import PagedCache
 from aiinfra.engine.sampling_params import SamplingParams
 from aiinfra.engine.speculative import DraftModel, PromptLookup, first_layers, generate_speculative
 
-TEXT = ("The harbour was quiet that morning. A boat, two gulls and a man with a lamp were all that moved. He counted the "
-        "crates on the quay, wrote 47 into a small book, and looked at the sea. When the ferry came in, an hour late, nobody "
-        "asked him why. ")
+TEXT = ("The harbour was quiet that morning. A boat, two gulls and a man with a lamp were all that moved. He "
+        "counted the crates on the quay, wrote 47 into a small book, and looked at the sea. When the ferry "
+        "came in, an hour late, nobody asked him why. ")
 # On both sides of the block size (16), of chunks, and of one another; most are short because naive is slow.
-LENGTHS = [1, 1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 20, 23, 24, 25, 29, 31, 32, 33, 40, 47, 48, 49, 63, 64, 65, 96, 130, 200, 300]
+LENGTHS = [1, 1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 20, 23, 24, 25, 29, 31, 32, 33, 40, 47, 48, 49, 63, 64,
+           65, 96, 130, 200, 300]
 SMALLEST_GAP = 0.004
 
 Requests = list[tuple[list[int], SamplingParams]]
@@ -30,13 +32,15 @@ Requests = list[tuple[list[int], SamplingParams]]
 
 @pytest.fixture(scope="module")
 def requests(llm: LLM) -> Requests:
-    """Shuffled words, cut to length, in an order without pattern; a few answers are long, those of long prompts short."""
+    """Shuffled words, cut to length, in an order without pattern; a few answers are long, those of long
+    prompts short."""
     rng, found = random.Random(2), []
     for i, length in enumerate(LENGTHS):
         words = TEXT.split() * 8
         rng.shuffle(words)
         new = 24 if i % 8 == 0 else max(4, 12 - length // 8)
-        found.append((llm.tokenizer.encode(" ".join(words))[:length], SamplingParams(temperature=0, max_tokens=new, ignore_eos=True)))
+        found.append((llm.tokenizer.encode(" ".join(words))[:length],
+                      SamplingParams(temperature=0, max_tokens=new, ignore_eos=True)))
     rng.shuffle(found)
     return found
 
@@ -59,7 +63,8 @@ def serve(engine: Engine, requests: Requests) -> tuple[list[list[int]], list[Ste
 
 
 def engine_of(llm: LLM, blocks: int = 400, **options) -> Engine:
-    return Engine(llm.model, cache_bytes=blocks * PagedCache.block_bytes(llm.model.config, 16, llm.model.dtype), **options)
+    return Engine(llm.model, cache_bytes=blocks * PagedCache.block_bytes(llm.model.config, 16,
+                                                                         llm.model.dtype), **options)
 
 
 @torch.inference_mode()
@@ -75,7 +80,8 @@ def test_cached(llm: LLM, requests: Requests, naive: list[list[int]]) -> None:
 
 
 @pytest.mark.parametrize("most, options", [
-    (1, {"mode": "one"}), (8, {"mode": "static", "max_running": 8}), (5, {"max_running": 5, "prefix_caching": False}), (32, {}),
+    (1, {"mode": "one"}), (8, {"mode": "static", "max_running": 8}),
+    (5, {"max_running": 5, "prefix_caching": False}), (32, {}),
 ], ids=["one", "static", "continuous, five places, no prefix cache", "continuous"])
 def test_batching(most: int, options: dict, llm: LLM, requests: Requests, naive: list[list[int]]) -> None:
     made, records = serve(engine_of(llm, **options), requests)
@@ -84,7 +90,8 @@ def test_batching(most: int, options: dict, llm: LLM, requests: Requests, naive:
     assert made == naive
 
 
-@pytest.mark.parametrize("options", [{"token_budget": 37, "max_running": 32}, {"token_budget": 16, "max_running": 7}, {"chunk_tokens": 5}],
+@pytest.mark.parametrize("options", [{"token_budget": 37, "max_running": 32},
+                                     {"token_budget": 16, "max_running": 7}, {"chunk_tokens": 5}],
                          ids=["steps of 37", "steps of 16", "chunks of 5 beside decodes"])
 def test_chunks(options: dict, llm: LLM, requests: Requests, naive: list[list[int]]) -> None:
     made, records = serve(engine_of(llm, **options), requests)
@@ -108,17 +115,20 @@ def test_preempted(llm: LLM, requests: Requests, naive: list[list[int]]) -> None
     assert made == naive
 
 
-@pytest.mark.parametrize("options", [{}, {"token_budget": 40, "blocks": 30}], ids=["", "in small steps, with few blocks"])
+@pytest.mark.parametrize("options", [{}, {"token_budget": 40, "blocks": 30}],
+                         ids=["", "in small steps, with few blocks"])
 def test_guesses(options: dict, llm: LLM, requests: Requests, naive: list[list[int]]) -> None:
     made, records = serve(engine_of(llm, **options, speculative=PromptLookup(4, 2, 1)), requests)
     guesses = [(run, right) for record in records for _, run, right in record.guessed]
-    assert 0 < sum(right for _, right in guesses) < sum(run for run, _ in guesses), "some came true, some did not"
+    assert 0 < sum(right for _, right in guesses) < sum(run
+                                                        for run, _ in guesses), "some came true, some did not"
     assert made == naive
 
 
 def test_draft_model(llm: LLM, requests: Requests, naive: list[list[int]]) -> None:
     some = sorted(range(len(requests)), key=lambda i: len(requests[i][0]))[2:10]
-    runs = [list(generate_speculative(llm.model, *requests[i], DraftModel(first_layers(llm.model, 20), 2))) for i in some]
+    runs = [list(generate_speculative(llm.model, *requests[i], DraftModel(first_layers(llm.model, 20), 2)))
+            for i in some]
     assert [[token for step in run for token in step.token_ids] for run in runs] == [naive[i] for i in some]
 
 
@@ -127,7 +137,8 @@ def test_steps_padded_as_for_cuda_graphs(llm: LLM, requests: Requests, naive: li
     assert made == naive
 
 
-@pytest.mark.parametrize("options", [{"cuda_graphs": True}, {"token_budget": 40, "blocks": 30}], ids=["padded", "in small steps, with few blocks"])
+@pytest.mark.parametrize("options", [{"cuda_graphs": True}, {"token_budget": 40, "blocks": 30}],
+                         ids=["padded", "in small steps, with few blocks"])
 def test_one_step_ahead(options: dict, llm: LLM, requests: Requests, naive: list[list[int]]) -> None:
     made, _ = serve(engine_of(llm, **options, overlap=True), requests)
     assert made == naive
@@ -136,10 +147,13 @@ def test_one_step_ahead(options: dict, llm: LLM, requests: Requests, naive: list
 @pytest.mark.parametrize("draft, options", [
     (2, {"mode": "static", "max_running": 8, "chunk_tokens": 5}), (2, {"blocks": 20, "token_budget": 64}),
     (0, {"mode": "one", "cuda_graphs": True, "speculative": "prompt_lookup"}),
-    (0, {"blocks": 20, "overlap": True, "cuda_graphs": True}), (0, {"mode": "static", "overlap": True, "blocks": 24, "max_running": 8}),
-], ids=["static, chunks, a draft model", "preempted, chunks, a draft model", "one, padded, guesses", "preempted, padded, one step ahead",
+    (0, {"blocks": 20, "overlap": True, "cuda_graphs": True}),
+    (0, {"mode": "static", "overlap": True, "blocks": 24, "max_running": 8}),
+], ids=["static, chunks, a draft model", "preempted, chunks, a draft model", "one, padded, guesses",
+        "preempted, padded, one step ahead",
         "static, few blocks, one step ahead"])
-def test_combinations(draft: int, options: dict, llm: LLM, requests: Requests, naive: list[list[int]]) -> None:
+def test_combinations(draft: int, options: dict, llm: LLM, requests: Requests,
+                      naive: list[list[int]]) -> None:
     if draft:
         options = {**options, "speculative": DraftModel(first_layers(llm.model, 20), draft)}
     made, records = serve(engine_of(llm, **options), requests)

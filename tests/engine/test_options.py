@@ -1,4 +1,5 @@
-"""The settings of an engine: what they may be, what is chosen where nothing was said, and that they need no PyTorch."""
+"""The settings of an engine: what they may be, what is chosen where nothing was said, and that they need no
+PyTorch."""
 
 import subprocess
 import sys
@@ -16,12 +17,18 @@ from aiinfra.model import Transformer
 
 
 @pytest.mark.parametrize("setting, message", [
-    ({"speculative": True}, "speculative=True is no proposer"), ({"speculative": PromptLookup}, "is no proposer"),
-    ({"max_running": 2.5}, "max_running=2.5; it must be a whole number"), ({"token_budget": 64.0}, "token_budget=64.0"),
-    ({"max_running": None}, "max_running=None; it must be a whole number"), ({"max_running": True}, "max_running=True; it must be a whole"),
-    ({"max_model_len": 12.5}, "max_model_len=12.5; it must be a whole number"), ({"max_model_len": 0}, "max_model_len=0; .* choose 1 to 128"),
-    ({"max_model_len": 400}, "max_model_len=400; the model's context is 128 tokens"), ({"chunked": "no"}, "chunked='no'; it must be True or False"),
-    ({"prefix_caching": None}, "prefix_caching=None; it must be True or False"), ({"overlap": "no"}, "overlap='no'; .* or None for what suits"),
+    ({"speculative": True}, "speculative=True is no proposer"),
+    ({"speculative": PromptLookup}, "is no proposer"),
+    ({"max_running": 2.5}, "max_running=2.5; it must be a whole number"),
+    ({"token_budget": 64.0}, "token_budget=64.0"),
+    ({"max_running": None}, "max_running=None; it must be a whole number"),
+    ({"max_running": True}, "max_running=True; it must be a whole"),
+    ({"max_model_len": 12.5}, "max_model_len=12.5; it must be a whole number"),
+    ({"max_model_len": 0}, "max_model_len=0; .* choose 1 to 128"),
+    ({"max_model_len": 400}, "max_model_len=400; the model's context is 128 tokens"),
+    ({"chunked": "no"}, "chunked='no'; it must be True or False"),
+    ({"prefix_caching": None}, "prefix_caching=None; it must be True or False"),
+    ({"overlap": "no"}, "overlap='no'; .* or None for what suits"),
     ({"cuda_graphs": "off"}, "cuda_graphs='off'; it must be True or False, or None"),
 ])
 def test_settings_that_are_no_settings(setting: dict, message: str, small) -> None:
@@ -30,7 +37,8 @@ def test_settings_that_are_no_settings(setting: dict, message: str, small) -> No
 
 
 @pytest.mark.parametrize("settings_, message", [
-    ({"cache_bytes": 10}, "cache_bytes=10; it must be a whole number, and one block of 16 tokens is"), ({"block_size": 0}, "block_size=0"),
+    ({"cache_bytes": 10}, "cache_bytes=10; it must be a whole number, and one block of 16 tokens is"),
+    ({"block_size": 0}, "block_size=0"),
 ])
 def test_a_cache_of_nothing(settings_: dict, message: str, small: Transformer) -> None:
     with pytest.raises(ValueError, match=message):
@@ -39,7 +47,8 @@ def test_a_cache_of_nothing(settings_: dict, message: str, small: Transformer) -
 
 @pytest.mark.parametrize("settings_, message", [
     ({"mode": "batch"}, "mode='batch' is not known"), ({"max_running": 0}, "max_running=0"),
-    ({"token_budget": 3, "max_running": 4}, "token_budget=3, max_running=4"), ({"chunk_tokens": 0}, "chunk_tokens=0"),
+    ({"token_budget": 3, "max_running": 4}, "token_budget=3, max_running=4"),
+    ({"chunk_tokens": 0}, "chunk_tokens=0"),
 ])
 def test_settings_that_cannot_work(settings_: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -82,6 +91,7 @@ def test_an_engine_says_what_it_chose(small: Transformer) -> None:
 
 
 def test_options_need_no_torch() -> None:
-    code = "import sys; from aiinfra.engine.options import EngineOptions as E; print(len(E.names()), 'torch' in sys.modules)"
+    code = ("import sys; from aiinfra.engine.options import EngineOptions; "
+            "print(len(EngineOptions.names()), 'torch' in sys.modules)")
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.split() == ["12", "False"]

@@ -18,12 +18,20 @@ def test_records_say_what_happened(small: Transformer) -> None:
     assert first.plan_seconds >= 0 and first.model_seconds > 0
 
 
+def slower(call, seconds: float):
+    def slowed(*args):
+        time.sleep(seconds)
+        return call(*args)
+    return slowed
+
+
 def test_the_three_times_of_a_step_add_up(small: Transformer, monkeypatch) -> None:
     engine = engine_with(small, 40)
     for part, seconds in (("scheduler.plan", 0.02), ("runner.run", 0.04), ("answers.commit", 0.06)):
         owner, leaf = part.split(".")
         holder = getattr(engine, owner)
-        monkeypatch.setattr(holder, leaf, lambda *args, call=getattr(holder, leaf), seconds=seconds: (time.sleep(seconds), call(*args))[1])
+        call = getattr(holder, leaf)
+        monkeypatch.setattr(holder, leaf, slower(call, seconds))
     engine.add("a", [1, 2], SamplingParams(temperature=0, max_tokens=3))
     engine.step()
     start = time.perf_counter()

@@ -26,7 +26,8 @@ def test_the_urgent_go_first_and_then_who_came_first() -> None:
 
 
 @pytest.mark.parametrize("prompt, message", [
-    ([], "the prompt is empty"), ([53], "token id 53 is outside the vocabulary of 53"), ([1, -1], "token id -1"),
+    ([], "the prompt is empty"), ([53], "token id 53 is outside the vocabulary of 53"),
+    ([1, -1], "token id -1"),
     ([1.0], "token id 1.0"), ([None], "token id None"), ([True], "token id True"), (["1"], "token id '1'"),
 ])
 def test_prompts_that_no_model_can_read(prompt: list, message: str) -> None:

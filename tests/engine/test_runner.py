@@ -1,4 +1,5 @@
-"""From a plan of integers to tensors and back: slots, tables, the rows that count, and tokens not yet known."""
+"""From a plan of integers to tensors and back: slots, tables, the rows that count, and tokens not yet
+known."""
 
 import torch
 from tests.engine.small_model import SMALL, cache_for, decoding
@@ -10,7 +11,8 @@ from aiinfra.engine.scheduler import Plan, Work
 from aiinfra.model import Transformer
 
 
-def work_of(tokens: list[int], blocks: list[int], start: int, count: int, guesses: tuple[int, ...] = ()) -> Work:
+def work_of(tokens: list[int], blocks: list[int], start: int, count: int,
+            guesses: tuple[int, ...] = ()) -> Work:
     request = Request("a", tokens, max_tokens=9)
     request.blocks = blocks
     return Work(request, start, count, guesses)
@@ -63,8 +65,9 @@ def test_logits_are_those_of_who_is_up_to_date_and_of_guesses(small: Transformer
 def test_a_step_of_decodes_goes_through_the_graph_and_only_that(small: Transformer) -> None:
     graphs = DecodeGraphs(small, cache_for(small, 40), 4, 8, run_again)
     used = []
-    runner = Runner(small, graphs.cache, lambda work, newest: used.append(logits := graphs(work, newest)) or logits)
-    half_read = Work(Request("half", [1, 2, 3, 4, 5], 1), 0, 1)             # one token of a prompt, not its last
+    runner = Runner(small, graphs.cache, lambda work, newest: used.append(logits := graphs(work, newest))
+                    or logits)
+    half_read = Work(Request("half", [1, 2, 3, 4, 5], 1), 0, 1)    # one token of a prompt, not its last
     half_read.request.blocks = [30, 31]
     logits = runner.run(Plan([*decoding([3, 6]), half_read], [], [], []))
     assert len(logits) == 2 and used[0] is not None and len(used[0]) == 3

@@ -9,16 +9,25 @@ from aiinfra.engine.sampling_params import RULES
 
 
 @pytest.mark.parametrize("key, value, limit", [
-    ("temperature", -0.1, "at least 0"), ("temperature", float("nan"), "at least 0"), ("temperature", "hot", "at least 0"),
-    ("top_p", 1.01, "above 0 and at most 1"), ("top_p", 0, "above 0"), ("top_k", -2, "at least -1"), ("top_k", 1.5, "an integer"),
-    ("max_tokens", 0, "at least 1"), ("min_tokens", 17, "between 0 and max_tokens=16"), ("min_tokens", -1, "between 0"),
-    ("stop", "", "non-empty"), ("stop", ["x", ""], "non-empty"), ("seed", 1.5, "None or an integer"), ("seed", 10**25, "at most 64 bits"), ("stop_token_ids", ["a"], "token ids"),
-    ("n", 0, "at least 1"), ("n", 1.5, "an integer"), ("n", True, "an integer"), ("min_p", 1.1, "between 0 and 1"), ("min_p", -0.1, "between 0 and 1"),
+    ("temperature", -0.1, "at least 0"), ("temperature", float("nan"), "at least 0"),
+    ("temperature", "hot", "at least 0"),
+    ("top_p", 1.01, "above 0 and at most 1"), ("top_p", 0, "above 0"), ("top_k", -2, "at least -1"),
+    ("top_k", 1.5, "an integer"),
+    ("max_tokens", 0, "at least 1"), ("min_tokens", 17, "between 0 and max_tokens=16"),
+    ("min_tokens", -1, "between 0"),
+    ("stop", "", "non-empty"), ("stop", ["x", ""], "non-empty"), ("seed", 1.5, "None or an integer"),
+    ("seed", 10**25, "at most 64 bits"), ("stop_token_ids", ["a"], "token ids"),
+    ("n", 0, "at least 1"), ("n", 1.5, "an integer"), ("n", True, "an integer"),
+    ("min_p", 1.1, "between 0 and 1"), ("min_p", -0.1, "between 0 and 1"),
     ("repetition_penalty", 0, "between 1e-06 and 1,000,000"), ("repetition_penalty", float("inf"), "between"),
-    ("repetition_penalty", 1e-300, "between"), ("repetition_penalty", 1.1e6, "between"), ("repetition_penalty", "no", "between"),
-    ("temperature", 1e300, "at most 1,000,000"), ("temperature", float("inf"), "at most"), pytest.param("temperature", 10**400, "at most", id="a huge integer"), ("min_p", float("nan"), "between"),
-    ("stop", 5, "a non-empty string or a list"), ("stop", 0, "a non-empty string"), ("stop", b"x", "a non-empty string"),
-    ("stop_token_ids", 5, "a list of token ids"), ("stop_token_ids", 0, "a list of token ids"), ("stop_token_ids", "5", "a list of token ids"),
+    ("repetition_penalty", 1e-300, "between"), ("repetition_penalty", 1.1e6, "between"),
+    ("repetition_penalty", "no", "between"),
+    ("temperature", 1e300, "at most 1,000,000"), ("temperature", float("inf"), "at most"),
+    pytest.param("temperature", 10**400, "at most", id="a huge integer"), ("min_p", float("nan"), "between"),
+    ("stop", 5, "a non-empty string or a list"), ("stop", 0, "a non-empty string"),
+    ("stop", b"x", "a non-empty string"),
+    ("stop_token_ids", 5, "a list of token ids"), ("stop_token_ids", 0, "a list of token ids"),
+    ("stop_token_ids", "5", "a list of token ids"),
     ("ignore_eos", "no", "True or False"), ("ignore_eos", None, "True or False"),
     ("logprobs", -1, "None or an integer of at least 0"), ("logprobs", True, "None or an integer"),
 ])
@@ -49,7 +58,8 @@ def test_vllm_defaults_of_none() -> None:
 
 
 def test_stops_in_any_collection() -> None:
-    assert SamplingParams(stop=iter(["x", "y"]), stop_token_ids=range(2)) == SamplingParams(stop=["x", "y"], stop_token_ids=[0, 1])
+    lists = SamplingParams(stop=["x", "y"], stop_token_ids=[0, 1])
+    assert SamplingParams(stop=iter(["x", "y"]), stop_token_ids=range(2)) == lists
 
 
 def test_every_field_has_a_rule_that_its_default_keeps() -> None:

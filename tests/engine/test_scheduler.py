@@ -36,12 +36,14 @@ def test_decodes_go_before_a_long_prompt() -> None:
     scheduler.add(Request("long", list(range(30)), 2))
     for _ in range(4):
         plan = scheduler.plan()
-        assert [(w.request.id, w.count) for w in plan.work] in ([("short", 1), ("long", 7)], [("short", 1), ("long", 2)])
+        assert [(w.request.id, w.count) for w in plan.work] in ([("short", 1), ("long", 7)],
+                                                                [("short", 1), ("long", 2)])
         scheduler.commit(plan, {w.request: 7 for w in plan.work if w.last})
 
 
 def test_prompts_share_a_chunk_beside_decodes_and_the_whole_budget_alone() -> None:
-    scheduler = Scheduler(BlockPool(100, 4, prefix_caching=False), token_budget=64, max_running=4, chunk_tokens=8)
+    scheduler = Scheduler(BlockPool(100, 4, prefix_caching=False), token_budget=64, max_running=4,
+                          chunk_tokens=8)
     for name, length in [("a", 12), ("b", 70), ("c", 30)]:
         scheduler.add(Request(name, list(range(length)), 9))
     steps = [[(w.request.id, w.count) for w in plan.work] for plan in run(scheduler)]
@@ -67,7 +69,8 @@ def test_guesses_take_what_is_left_and_leave_nothing_behind() -> None:
     scheduler.commit(plan, {a: 5, b: 6}, {a: 1, b: 0})
     assert (a.tokens, a.computed, len(a.blocks)) == ([1, 2, 7, 8, 5], 4, 1)
     assert (b.tokens, b.computed) == ([3, 7, 6], 2)
-    assert scheduler.pool.match([1, 2, 7, 8, 0]) == a.blocks and not scheduler.pool.match([1, 2, 7, 8, 8, 8, 0])[1:]
+    assert scheduler.pool.match([1, 2, 7, 8, 0]) == a.blocks
+    assert not scheduler.pool.match([1, 2, 7, 8, 8, 8, 0])[1:]
     asked.clear()
     plan = scheduler.guess(scheduler.plan(), propose)           # a has taken the last block but for b's own
     assert asked == [("a", 3), ("b", 1)] and not plan.preempted and scheduler.pool.free == 0
@@ -123,14 +126,16 @@ def test_higher_priority_enters_first() -> None:
 def test_what_can_never_fit_is_refused_with_the_figures() -> None:
     scheduler = Scheduler(BlockPool(4, 4))
     scheduler.add(Request("fits", [1] * 10, 7))                 # 16 tokens are ever run
-    with pytest.raises(ValueError, match="request big may grow to 17 tokens = 5 blocks of 4; the cache has 4"):
+    with pytest.raises(ValueError,
+                       match="request big may grow to 17 tokens = 5 blocks of 4; the cache has 4"):
         scheduler.add(Request("big", [1] * 10, 8))
     assert len(scheduler.waiting) == 1
 
 
 def test_the_least_urgent_is_pushed_out_even_if_it_came_first() -> None:
     scheduler = Scheduler(BlockPool(6, 2, prefix_caching=False), max_running=2)
-    early, urgent = Request("early", [1, 2, 3, 4], 8, priority=1), Request("urgent", [5, 6, 7, 8], 8, priority=0)
+    early = Request("early", [1, 2, 3, 4], 8, priority=1)
+    urgent = Request("urgent", [5, 6, 7, 8], 8, priority=0)
     scheduler.add(early), scheduler.add(urgent)
     run(scheduler)
     assert early.preemptions >= 1 and urgent.preemptions == 0
@@ -185,7 +190,8 @@ def test_the_end_of_a_prompt_is_evicted_before_its_beginning() -> None:
     scheduler.add(Request("first", prompt, 1))
     run(scheduler)
     found = pool.match(prompt)
-    assert (len(found), pool.cached, pool.allocate(pool.free)) == (4, 4, [4]), "one was half empty: it is taken first"
+    free = pool.allocate(pool.free)
+    assert (len(found), pool.cached, free) == (4, 4, [4]), "one was half empty: it is taken first"
     for left in (3, 2, 1, 0):
         pool.allocate(1)
         assert pool.match(prompt) == found[:left], "the longest beginning that has room stays known"
@@ -195,15 +201,19 @@ def test_the_end_of_a_prompt_is_evicted_before_its_beginning() -> None:
 @given(total=st.integers(2, 12), size=st.integers(1, 5), budget=st.integers(4, 24), running=st.integers(1, 4),
        mode=st.sampled_from(["one", "static", "continuous"]), caching=st.booleans(), chunked=st.booleans(),
        chunk=st.none() | st.integers(1, 12), seed=st.integers(0, 2 ** 32))
-def test_within_a_priority_nobody_waits_for_those_who_come_later(total, size, budget, running, mode, caching, chunked, chunk,
+def test_within_a_priority_nobody_waits_for_those_who_come_later(total, size, budget, running, mode, caching,
+                                                                 chunked, chunk,
                                                                  seed) -> None:
-    """The oldest of all is never pushed out, runs at least one of its tokens in every step, and has at most prompt +
-    max_tokens - 1 of them: so a request is done after the sum of these over itself and those before it, whoever follows."""
+    """The oldest of all is never pushed out, runs at least one of its tokens in every step, and has at most
+    prompt + max_tokens - 1 of them: so a request is done after the sum of these over itself and those
+    before it, whoever follows."""
     draw = random.Random(seed)
-    scheduler = Scheduler(BlockPool(total, size, caching), max(budget, running), running, mode, chunked, chunk)
-    deadline: dict[Request, int] = {}                           # of those that are not done, in order of arrival
+    scheduler = Scheduler(BlockPool(total, size, caching), max(budget, running), running, mode, chunked,
+                          chunk)
+    deadline: dict[Request, int] = {}    # of those that are not done, in order of arrival
     for now in range(120):
-        request = Request(str(now), [draw.randrange(2) for _ in range(draw.randint(1, 20))], draw.randint(1, 12))
+        request = Request(str(now), [draw.randrange(2) for _ in range(draw.randint(1, 20))],
+                          draw.randint(1, 12))
         try:
             scheduler.add(request)
             deadline[request] = now + sum(len(r.prompt) + r.max_tokens - 1 for r in [*deadline, request])

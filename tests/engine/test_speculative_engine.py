@@ -30,25 +30,30 @@ def traffic(small: Transformer) -> tuple[dict, dict]:
     """Requests of all kinds, and the tokens of each of their answers alone."""
     rng, requests = random.Random(0), {}
     shared = [rng.randrange(23) for _ in range(12)]
-    kinds = [{"temperature": 0}, {"temperature": 0, "repetition_penalty": 1.2}, {"temperature": 0.9, "top_p": 0.9},
+    kinds = [{"temperature": 0}, {"temperature": 0, "repetition_penalty": 1.2},
+             {"temperature": 0.9, "top_p": 0.9},
              {"temperature": 1.3, "n": 2}, {"temperature": 0, "stop_token_ids": [3, 8], "min_tokens": 3}]
     for i in range(10):
-        prompt = (shared[:rng.randrange(12)] if i % 2 else []) + [rng.randrange(23) for _ in range(rng.randrange(1, 16))]
-        requests[str(i)] = (prompt, SamplingParams(**{"max_tokens": rng.randrange(3, 22), "seed": i, **kinds[i % 5]}))
+        prompt = (shared[:rng.randrange(12)] if i % 2 else []) + [rng.randrange(23)
+                                                                  for _ in range(rng.randrange(1, 16))]
+        requests[str(i)] = (prompt, SamplingParams(**{"max_tokens": rng.randrange(3, 22), "seed": i,
+                                                      **kinds[i % 5]}))
     return requests, {(name, i): [s.token_id for s in generate_cached(small, prompt, params, answer=i)]
                       for name, (prompt, params) in requests.items() for i in range(params.n)}
 
 
 @pytest.mark.parametrize("guesser", ["lookup", "itself", "mixed"])
 @pytest.mark.parametrize("mode", MODES)
-def test_every_mode_makes_the_same_tokens(mode: str, guesser: str, small: Transformer, traffic: tuple[dict, dict]) -> None:
+def test_every_mode_makes_the_same_tokens(mode: str, guesser: str, small: Transformer,
+                                          traffic: tuple[dict, dict]) -> None:
     requests, alone = traffic
     rng, texts = random.Random(0), [requests[name][0] + made for (name, _), made in alone.items()]
 
     def mixed(tokens: list[int]) -> list[int]:                 # some right, some wrong, some none
         [true, *_] = [text[len(tokens):] for text in texts if text[:len(tokens)] == tokens]
         return [t if rng.random() < 0.8 else rng.randrange(23) for t in true[:rng.randrange(6)]]
-    proposer = {"lookup": PromptLookup(3, 2, 1), "itself": DraftModel(small, 2), "mixed": Script(mixed, 5)}[guesser]
+    proposer = {"lookup": PromptLookup(3, 2, 1), "itself": DraftModel(small, 2),
+                "mixed": Script(mixed, 5)}[guesser]
     got, records = serve(guessing(small, proposer, **MODES[mode]), requests)
     assert got == alone
     assert any(accepted for record in records for _, _, accepted in record.guessed)
@@ -56,15 +61,18 @@ def test_every_mode_makes_the_same_tokens(mode: str, guesser: str, small: Transf
 
 
 @settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 2**32), blocks=st.integers(8, 20), block_size=st.integers(1, 5), running=st.integers(1, 4), budget=st.integers(4, 16))
-def test_fuzz_with_aborts(seed: int, blocks: int, block_size: int, running: int, budget: int, small: Transformer) -> None:
+@given(seed=st.integers(0, 2**32), blocks=st.integers(8, 20), block_size=st.integers(1, 5),
+       running=st.integers(1, 4), budget=st.integers(4, 16))
+def test_fuzz_with_aborts(seed: int, blocks: int, block_size: int, running: int, budget: int,
+                          small: Transformer) -> None:
     """Guesses now right, now wrong, requests coming and going: what is made is what each would make alone."""
     rng, known, made, aborted = random.Random(seed), {}, {}, set()          # known: prompt + answer
 
     def guess(tokens: list[int]) -> list[int]:
         true = known[tokens[0] + 8 * tokens[1]][len(tokens):]               # a prompt begins with its number
         return [t if rng.random() < 0.8 else 0 for t in true[:rng.randrange(5)]]
-    engine = guessing(small, Script(guess), blocks, block_size=block_size, max_running=running, token_budget=budget)
+    engine = guessing(small, Script(guess), blocks, block_size=block_size, max_running=running,
+                      token_budget=budget)
     while len(known) < 10 or engine.unfinished:
         if len(known) < 10 and rng.random() < 0.6:
             number = len(known)
@@ -89,9 +97,10 @@ def test_a_step_hands_out_several_tokens_in_order(small: Transformer) -> None:
     alone = [s.token_id for s in generate_cached(small, [1, 2], params)]
     got, records = serve(guessing(small, foresee([1, 2, *alone])), {"a": ([1, 2], params)})
     assert got["a", 0] == alone
-    assert [len(record.made) for record in records] == [1, 5, 5, 1]              # prompt; 4 guesses and one more; the end
+    assert [len(record.made) for record in records] == [1, 5, 5, 1]  # prompt; 4 guesses and one more; the end
     assert [record.guessed for record in records] == [(), (("a", 4, 4),), (("a", 4, 4),), ()]
-    assert [record.ran for record in records] == [(("a", 0, 2),), (("a", 2, 5),), (("a", 7, 5),), (("a", 12, 1),)]
+    assert [record.ran for record in records] == [(("a", 0, 2),), (("a", 2, 5),), (("a", 7, 5),),
+                                                  (("a", 12, 1),)]
     assert [m.finish_reason for record in records for m in record.made] == [None] * 11 + ["length"]
 
 
@@ -143,9 +152,12 @@ def test_an_engine_refuses_what_is_no_proposer(small: Transformer) -> None:
 
 def test_text_and_stop_strings_on_the_real_model(llm: LLM) -> None:
     """The same LLM with guesses: whole texts, and one cut by a stop string in the middle of a step."""
-    fast = LLM.around(Engine(llm.model, cache_bytes=1 << 27, speculative=PromptLookup(6, 3, 1)), llm.tokenizer)
-    prompts = ["Count: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10. Again: 1, 2, 3,", "The capital of France is", "x = 1\ny = 2\nx = 1\ny ="]
-    params = [SamplingParams(temperature=0, max_tokens=24), SamplingParams(temperature=0.8, seed=1, max_tokens=24),
+    fast = LLM.around(Engine(llm.model, cache_bytes=1 << 27, speculative=PromptLookup(6, 3, 1)),
+                      llm.tokenizer)
+    prompts = ["Count: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10. Again: 1, 2, 3,", "The capital of France is",
+               "x = 1\ny = 2\nx = 1\ny ="]
+    params = [SamplingParams(temperature=0, max_tokens=24),
+              SamplingParams(temperature=0.8, seed=1, max_tokens=24),
               SamplingParams(temperature=0, max_tokens=24)]
     plain = [request.outputs[0] for request in llm.generate(prompts, params)]
     assert [request.outputs[0] for request in fast.generate(prompts, params)] == plain

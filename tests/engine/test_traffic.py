@@ -1,8 +1,9 @@
 """Random traffic over the scheduler and its blocks: no model, no torch, thousands of schedules.
 
-A simulated cache holds, in every slot, which (digest of the) text its key belongs to. A step "runs" by writing
-there; before that it checks that every earlier token of the request is found in its blocks. So a block that is
-given to two owners, freed too early, matched wrongly or not copied before a write shows at once.
+A simulated cache holds, in every slot, which (digest of the) text its key belongs to. A step "runs" by
+writing there; before that it checks that every earlier token of the request is found in its blocks. So a
+block that is given to two owners, freed too early, matched wrongly or not copied before a write shows at
+once.
 """
 
 from hypothesis import HealthCheck, settings
@@ -30,7 +31,8 @@ class Cache:
             r = work.request
             text = (*r.tokens[:work.start], *work.tokens)
             assert len(text) == work.start + work.count
-            slot = [r.blocks[i // self.size] * self.size + i % self.size for i in range(work.start + work.count)]
+            slot = [r.blocks[i // self.size] * self.size + i % self.size
+                    for i in range(work.start + work.count)]
             for i in range(work.start):
                 assert self.slots.get(slot[i]) == tuple(r.tokens[:i + 1]), f"{r.id} lost token {i}"
             for i in range(work.start, work.start + work.count):
@@ -42,10 +44,12 @@ class Cache:
 class Traffic(RuleBasedStateMachine):
     """Requests arrive, fork, are aborted and finish, in any order, on pools of any size.
 
-    What a rule needs is drawn as one or a few integers and spelled out here: drawing is most of the test's time."""
+    What a rule needs is drawn as one or a few integers and spelled out here: drawing is most of the test's
+    time."""
 
-    @initialize(total=st.integers(2, 12), size=st.integers(1, 5), budget=st.integers(4, 24), running=st.integers(1, 4),
-                mode=st.sampled_from(["one", "static", "continuous"]), caching=st.booleans(), chunked=st.booleans(),
+    @initialize(total=st.integers(2, 12), size=st.integers(1, 5), budget=st.integers(4, 24),
+                running=st.integers(1, 4), mode=st.sampled_from(["one", "static", "continuous"]),
+                caching=st.booleans(), chunked=st.booleans(),
                 chunk=st.none() | st.integers(1, 12), ahead=st.booleans())
     def begin(self, total, size, budget, running, mode, caching, chunked, chunk, ahead) -> None:
         self.pool = BlockPool(total, size, caching)
@@ -54,9 +58,11 @@ class Traffic(RuleBasedStateMachine):
         self.digests: dict[tuple[int, ...], bytes] = {}
         self.ahead, self.flight = ahead, None
 
-    @rule(length=st.integers(1, 20), text=st.integers(0, 3 ** 7 - 1), most=st.integers(1, 12), priority=st.integers(0, 2))
+    @rule(length=st.integers(1, 20), text=st.integers(0, 3 ** 7 - 1), most=st.integers(1, 12),
+          priority=st.integers(0, 2))
     def arrive(self, length, text, most, priority) -> None:
-        """text: seven digits from 0 to 2, each said three times; so prompts often begin alike and go on differently."""
+        """text: seven digits from 0 to 2, each said three times; so prompts often begin alike and go on
+        differently."""
         prompt = [text // 3 ** (i // 3) % 3 for i in range(length)]
         request = Request(str(self.count), prompt, most, priority)
         self.count += 1
@@ -65,7 +71,8 @@ class Traffic(RuleBasedStateMachine):
         except ValueError as refusal:
             tokens = len(prompt) + most - 1
             assert str(tokens) in str(refusal)
-            assert -(-tokens // self.pool.block_size) > self.pool.total or tokens > self.scheduler.token_budget
+            too_large = -(-tokens // self.pool.block_size) > self.pool.total
+            assert too_large or tokens > self.scheduler.token_budget
             return
         self.requests.append(request)
 
@@ -81,7 +88,8 @@ class Traffic(RuleBasedStateMachine):
     @rule(who=st.integers(0, 3))
     def fork(self, who) -> None:
         parents = [r for r in self.scheduler.running if r.pending == 1 and r.made]
-        if self.ahead or not parents or self.scheduler.mode != "continuous" or len(self.scheduler.running) == self.scheduler.max_running:
+        full = len(self.scheduler.running) == self.scheduler.max_running
+        if self.ahead or not parents or self.scheduler.mode != "continuous" or full:
             return
         parent = parents[who % len(parents)]
         child = Request(str(self.count), parent.prompt, parent.max_tokens, parent.priority)
@@ -104,7 +112,8 @@ class Traffic(RuleBasedStateMachine):
         assert plan.work or not self.live(), "there was work to do and none was planned"
 
     def step_ahead(self, token: int) -> None:
-        """As the engine does it on a GPU: the next step is planned and asked for while this one's tokens are UNKNOWN."""
+        """As the engine does it on a GPU: the next step is planned and asked for while this one's tokens
+        are UNKNOWN."""
         plan = self.flight
         if plan is None:
             plan, _ = self.launch()
@@ -125,7 +134,8 @@ class Traffic(RuleBasedStateMachine):
         plan = self.scheduler.plan()
         self.check_order(plan)
         plan, right = self.guess(plan, [divmod(max(0, guesses) // 49 ** i % 49, 7) for i in range(4)])
-        assert all(w.request.made < w.request.max_tokens for w in plan.work), "who has all its tokens runs no more"
+        left = [w.request.max_tokens - w.request.made for w in plan.work]
+        assert all(tokens > 0 for tokens in left), "who has all its tokens runs no more"
         assert plan.tokens <= self.scheduler.token_budget
         assert len(self.scheduler.running) <= self.scheduler.max_running
         return plan, right
@@ -135,7 +145,8 @@ class Traffic(RuleBasedStateMachine):
             r = w.request
             if r.status == "running":                           # not aborted meanwhile
                 assert r.computed == w.start + w.count - len(w.guesses) + right.get(r, 0) <= len(r.tokens)
-                assert len(r.blocks) == -(-r.computed // self.pool.block_size), "a block is kept for guesses that were wrong"
+                needed = -(-r.computed // self.pool.block_size)
+                assert len(r.blocks) == needed, "a block is kept for guesses that were wrong"
                 assert r.made <= r.max_tokens
 
     def finish_ended(self, made: dict[Request, int]) -> None:
@@ -154,21 +165,25 @@ class Traffic(RuleBasedStateMachine):
             return [(request.made + i) % 3 for i in range(min(guesses, most))]
         guessed = self.scheduler.guess(plan, propose)
         assert [(w.request, w.start, w.count - len(w.guesses)) for w in guessed.work] == before[1]
-        assert (guessed.copies, guessed.admitted, guessed.preempted) == (plan.copies, plan.admitted, plan.preempted)
+        assert (guessed.copies, guessed.admitted, guessed.preempted) == (plan.copies, plan.admitted,
+                                                                         plan.preempted)
         assert [w.last for w in guessed.work] == [w.last for w in plan.work]
         assert self.pool.used >= before[0] and all(r.status == "running" for r, _, _ in before[1])
         return guessed, right
 
     def check_order(self, plan: Plan) -> None:
-        """The oldest running request is never left out, and nobody overtakes an older one at the door; where there
-        is a bus, one that it came for. Who enters can be read to the end; who is pushed out is younger than all who stay."""
+        """The oldest running request is never left out, and nobody overtakes an older one at the door;
+        where there is a bus, one that it came for. Who enters can be read to the end; who is pushed out is
+        younger than all who stay."""
         if plan.work and not plan.preempted:
             oldest = min(self.scheduler.running, key=lambda r: r.age)
-            assert any(w.request is oldest for w in plan.work) or oldest.pending > 1 or oldest.made == oldest.max_tokens
+            runs = any(w.request is oldest for w in plan.work)
+            assert runs or oldest.pending > 1 or oldest.made == oldest.max_tokens
         for request in plan.admitted:
             queue = [r for r in self.scheduler.waiting if self.scheduler.may_enter(r)]
             assert all(request.age <= other.age for other in queue)
-            assert self.pool.can_allocate(-(-len(request.tokens) // self.pool.block_size) - len(request.blocks))
+            blocks = -(-len(request.tokens) // self.pool.block_size)
+            assert self.pool.can_allocate(blocks - len(request.blocks))
         for request in plan.preempted:
             assert not any(w.request is request for w in plan.work)
             assert all(other.age < request.age for other in self.scheduler.running)
@@ -190,10 +205,11 @@ class Traffic(RuleBasedStateMachine):
         pool.check()
         for block in range(pool.total):
             digest = pool.digest(block)
-            if digest is not None:                              # what the prefix cache knows is what was really written
+            if digest is not None:    # what the prefix cache knows is what was really written
                 text = self.cache.slots[(block + 1) * pool.block_size - 1]
                 assert text is not None and digest == self.digest_of(text)
-                assert any(tuple(r.tokens[:len(text)]) == text for r in self.requests), "a wrong guess was made known"
+                beginnings = (tuple(r.tokens[:len(text)]) for r in self.requests)
+                assert text in beginnings, "a wrong guess was made known"
 
     def digest_of(self, text: tuple[int, ...]) -> bytes:
         """Of a text of whole blocks, each computed once."""
@@ -219,5 +235,6 @@ class Traffic(RuleBasedStateMachine):
 
 TestTraffic = Traffic.TestCase
 # 2,000 random lives, and a tenth of them in `make quick`, whose profile says 10 in place of 100.
-TestTraffic.settings = settings(max_examples=20 * settings.default.max_examples, stateful_step_count=40, deadline=None,
+TestTraffic.settings = settings(max_examples=20 * settings.default.max_examples, stateful_step_count=40,
+                                deadline=None,
                                 suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
