@@ -23,7 +23,7 @@ from aiinfra.engine.scheduler import Plan
 
 
 @dataclass(eq=False)
-class Flight:
+class _Flight:
     """A step that was asked for, and whose tokens are on their way."""
 
     plan: Plan
@@ -37,7 +37,7 @@ class OneAhead:
     def __init__(self, answers: Answers, runner: Runner) -> None:
         self.answers = answers
         self.runner = runner
-        self.flight: Flight | None = None         # asked for ahead of its turn
+        self.flight: _Flight | None = None         # asked for ahead of its turn
 
     def step(self) -> StepRecord:
         """Ask for the next step; then wait for this one's tokens, commit them and hand them out."""
@@ -57,7 +57,7 @@ class OneAhead:
         clock = Clock(begun=begun, planned=planned, ran=ran, ended=time.perf_counter())
         return self.answers.hand_out(this.plan, this.drawn, made, clock)
 
-    def launch(self, after: Flight | None = None) -> Flight:
+    def launch(self, after: _Flight | None = None) -> _Flight:
         """Plan a step and ask for it. after: the one whose tokens it may need before we have them."""
         plan = self.answers.plan()
         newest = None
@@ -65,9 +65,9 @@ class OneAhead:
             row_of = {answer.request: row for row, (answer, _) in enumerate(after.drawn.takers)}
             newest = Newest(after.drawn.draws.ids, row_of)
         logits = self.runner.run(plan, newest) if plan.work else None
-        return Flight(plan, self.answers.draw(plan, logits))
+        return _Flight(plan, self.answers.draw(plan, logits))
 
-    def foresee(self, flight: Flight) -> bool:
+    def foresee(self, flight: _Flight) -> bool:
         """Let every answer of the step have its token, UNKNOWN, so that the next one can be planned. False,
         and nothing changed, if that needs to know which."""
         takers = [answer for answer, _ in flight.drawn.takers if answer.wanted]

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from aiinfra.device import synchronize
+from aiinfra.engine.record import Logprob
 from aiinfra.engine.request import check_ids
-from aiinfra.engine.sampler import Logprob, Sampler
+from aiinfra.engine.sampler import Sampler
 from aiinfra.engine.sampling_params import SamplingParams
 from aiinfra.model import KVCache, Transformer
 

@@ -24,7 +24,7 @@ from aiinfra.engine.scheduler import Work
 from aiinfra.gpu.graph import capture as capture_graph
 from aiinfra.model import Transformer
 
-Replay = Callable[[], None]
+_Replay = Callable[[], None]
 
 
 def batch_sizes(largest: int) -> list[int]:
@@ -49,7 +49,7 @@ class DecodeGraphs:
     """
 
     def __init__(self, model: Transformer, cache: PagedCache, max_batch: int, max_blocks: int,
-                 capture: Callable[[Replay], Replay]) -> None:
+                 capture: Callable[[_Replay], _Replay]) -> None:
         self.model = model
         self.cache = cache
         self.max_blocks = max_blocks
@@ -117,19 +117,19 @@ def _put(buffer: Tensor, rows: list) -> None:
     buffer[:len(rows)].copy_(to_device(rows, buffer.dtype, buffer.device))
 
 
-def _recorder(device: torch.device) -> Callable[[Replay], Replay]:
+def _recorder(device: torch.device) -> Callable[[_Replay], _Replay]:
     """A `capture` that records CUDA graphs, all in one pool of memory and on one stream: they never run at
     the same time."""
     pool = torch.cuda.graph_pool_handle()
     stream = torch.cuda.Stream(device)
 
-    def capture(work: Replay) -> Replay:
+    def capture(work: _Replay) -> _Replay:
         with torch.cuda.device(device):
             return capture_graph(work, pool, stream).replay
     return capture
 
 
-def run_again(work: Replay) -> Replay:
+def run_again(work: _Replay) -> _Replay:
     """A `capture` that records nothing: the same padded step, its operations asked for one by one."""
     work()
     return work

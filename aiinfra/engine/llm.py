@@ -20,9 +20,8 @@ from tqdm import tqdm
 
 from aiinfra.engine.engine import Engine
 from aiinfra.engine.options import EngineOptions
-from aiinfra.engine.record import Made
+from aiinfra.engine.record import Logprob, Made
 from aiinfra.engine.request import check_ids
-from aiinfra.engine.sampler import Logprob
 from aiinfra.engine.sampling_params import SamplingParams
 from aiinfra.errors import nearest
 from aiinfra.checkpoint import DEFAULT_MODEL, StreamDecoder, Tokenizer, load

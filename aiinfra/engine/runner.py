@@ -68,7 +68,7 @@ class StepKV:
 
 
 @dataclass(frozen=True)
-class GatheredKV:
+class _GatheredKV:
     """The same on a CPU, where there is no kernel: what to fetch is worked out once for all layers."""
 
     cache: PagedCache
@@ -130,14 +130,14 @@ class Runner:
         hidden = self.model.hidden(tokens, positions, self._step_kv(plan.work))                # [N, D]
         return self.model.lm_head(self._rows(hidden, rows))
 
-    def _step_kv(self, work: list[Work]) -> StepKV | GatheredKV:
+    def _step_kv(self, work: list[Work]) -> StepKV | _GatheredKV:
         slots = self._tensor(slots_of(work, self.cache.block_size))                            # [N]
         ends = [w.end for w in work]
         starts = list(accumulate((w.count for w in work), initial=0))
         if self.model.device.type == "cpu":
             tables = [w.request.blocks for w in work]
             heads = self.model.config.num_attention_heads
-            return GatheredKV(self.cache, slots, plan_fetches(tables, ends, starts, heads, self.cache.k[0]))
+            return _GatheredKV(self.cache, slots, plan_fetches(tables, ends, starts, heads, self.cache.k[0]))
         only_decodes = starts[-1] == len(work)
         return StepKV(
             cache=self.cache,
