@@ -6,27 +6,28 @@
     picture("add_constant")           the tiling
     progress()                        the board
 
-    specs/         the puzzles: puzzle.py and tensors.py say what one is, statement.py how it reads on its sheet
+    specs/         the puzzles: puzzle.py and tensors.py say what one is, statement.py how it reads
     sheets/        the notebooks where they are solved
     solutions/     one answer each      wrong/      at least four wrong answers each, and how they are caught
     judge/         what happens to a kernel
     python -m puzzles                   the same from a terminal
 
 The life of an answer, from `check("rope", kernel)` on:
- 1. checking.py finds the puzzle (catalogue.py), and source.py takes the kernel out of the notebook as a KernelText:
-    its own text, its helpers' and its constants.
- 2. grid.py asks how many programs each case launches; what cannot be judged ends here, with one clear sentence.
- 3. The text goes as a Job (judge/job.py) to a warm process that interprets kernels (judge/process.py), and that
-    process forks.
- 4. The fork (judge/child.py) makes the kernel again from its text (rebuild.py); if it crashes or never ends, only
-    the fork is lost.
- 5. judge/interpret.py runs every case, small to large, in watched memory (judge/memory.py): each load, store and
-    atomic passes judge/hooks.py, and judge/accesses.py says whether it is legal or races with another program.
- 6. judge/values.py compares the outputs with the answer in float64, as far as rounding explains (judge/tolerance.py),
-    and the Verdict (judge/verdict.py) goes back through the pipe.
+ 1. checking.py finds the puzzle (catalogue.py), and source.py takes the kernel out of the notebook as a
+    KernelText: its own text, its helpers' and its constants.
+ 2. grid.py asks how many programs each case launches; what cannot be judged ends here, with one sentence.
+ 3. The text goes as a Job (judge/job.py) to a warm process that interprets kernels (judge/process.py), and
+    that process forks.
+ 4. The fork (judge/child.py) makes the kernel again from its text (rebuild.py); if it crashes or never ends,
+    only the fork is lost.
+ 5. judge/interpret.py runs every case, small to large, in watched memory (judge/memory.py): each load, store
+    and atomic passes judge/hooks.py, and judge/accesses.py says whether it is legal or races.
+ 6. judge/values.py compares the outputs with the answer in float64, as far as rounding explains
+    (judge/tolerance.py), and the Verdict (judge/verdict.py) goes back through the pipe.
  7. If it passed, a second process, which does not interpret, compiles the same text for three GPUs
     (judge/compiled.py) and runs it on one if there is one (judge/gpu.py).
- 8. board.py records the try, and render.py shows the verdict: what is wrong, on which of your lines, where to look.
+ 8. board.py records the try, and render.py shows the verdict: what is wrong, on which of your lines,
+    where to look.
 Notebook 09 opens the door.
 """
 

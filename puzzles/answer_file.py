@@ -12,8 +12,8 @@ _KEPT = (ast.FunctionDef, ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign)
 def definitions(path: Path) -> str:
     """The definitions of a file: its functions, imports and assignments, lines kept.
 
-    Everything else (calls, loops, prints) is left out, so that judging a file runs no script. Raises BadInput,
-    naming the line, for what Python cannot read.
+    Everything else (calls, loops, prints) is left out, so that judging a file runs no script. Raises
+    BadInput, naming the line, for what Python cannot read.
     """
     text = _code(path)
     lines = text.splitlines()

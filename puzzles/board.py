@@ -1,6 +1,7 @@
 """The board: what is solved, kept in the user's own data folder, one small file for each puzzle.
 
-    <data folder>/lab/puzzles/online_softmax.json     {"status": "passed", "tries": 3, "passed_on": "2026-01-31"}
+    <data folder>/lab/puzzles/online_softmax.json
+    {"status": "passed", "tries": 3, "passed_on": "2026-01-31"}
 
 A sheet can be reset or deleted; the board stays. As each puzzle has its own file, two notebooks at
 once lose nothing. Who solved puzzles before the files stood beside those of the exercises loses
@@ -21,7 +22,9 @@ _KIND = "puzzles"
 
 @dataclass(frozen=True)
 class Entry:
-    """One puzzle on the board: "passed", "wrong" or "" for one that was not tried, and the date of the first pass."""
+    """One puzzle on the board: "passed", "wrong" or "" for one that was not tried, and the date of the
+    first pass.
+    """
 
     name: str
     status: str = ""
@@ -57,7 +60,8 @@ class SheetsBoard(Board):
 
 def _line(entry: Entry) -> str:
     puzzle = PUZZLES[entry.name]
-    line = f"  {sign(entry.status)} {entry.name:<24} {puzzle.title:<52} {puzzle.minutes:>3} min  {entry.story}"
+    what = f"{sign(entry.status)} {entry.name:<24} {puzzle.title:<52}"
+    line = f"  {what} {puzzle.minutes:>3} min  {entry.story}"
     return f"\n{line.rstrip()}"
 
 
@@ -89,7 +93,9 @@ def record(verdict: Verdict) -> str:
 
 
 def _from_before(name: str) -> dict:
-    """The record in the place and the form of before: puzzles/<name>.json with {"solved": date or null, "tries": n}."""
+    """The record in the place and the form of before: puzzles/<name>.json with {"solved": date or null,
+    "tries": n}.
+    """
     old = store.read_file(data_dir() / "puzzles" / f"{name}.json")
     if not old.get("tries"):
         return {}

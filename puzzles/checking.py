@@ -33,7 +33,8 @@ class Workers(NamedTuple):
     compiler: Worker
 
 
-def check(name: str, kernel: Any, grid: Any = None, *, seconds: float = 20.0, seed: int | None = None) -> ShownVerdict:
+def check(name: str, kernel: Any, grid: Any = None, *, seconds: float = 20.0,
+          seed: int | None = None) -> ShownVerdict:
     """Judge a @triton.jit kernel; a notebook shows the verdict if this is a cell's last line.
 
     `grid` only for the puzzles that leave it to you. `seconds` limits each stage. Inputs are fresh at
@@ -129,7 +130,8 @@ def _record(verdict: ShownVerdict) -> ShownVerdict:
 
 
 def _require_usable(kernel: Any) -> None:
-    """On a machine without a GPU, a kernel made before TRITON_INTERPRET=1 can neither run nor be tried out."""
+    """On a machine without a GPU, a kernel made before TRITON_INTERPRET=1 can neither run nor be tried out.
+    """
     if torch.cuda.is_available():
         return
     if type(kernel).__name__ == "JITFunction" or _language_compiled():
@@ -137,8 +139,9 @@ def _require_usable(kernel: Any) -> None:
         if triton_interpreted():
             now = "is set now, but was not"
         raise BadInput(
-            f"TRITON_INTERPRET=1 {now} when Triton was imported, so `{kernel.fn.__name__}` was made for a GPU "
-            "and this machine has none: set it in the first cell, before `import triton`, and restart the kernel."
+            f"TRITON_INTERPRET=1 {now} when Triton was imported, so `{kernel.fn.__name__}` was made "
+            "for a GPU and this machine has none: set it in the first cell, before `import triton`, "
+            "and restart the kernel."
         )
 
 

@@ -18,7 +18,8 @@ _OWN, _SWEEP, _REST, _INK = "#E69F00", "#56B4E9", "#E8EAED", "#444444"
 _INCHES = 0.42                           # of a tile; the lengths below are in tiles
 _GAP, _MARGIN, _LEAST_WIDTH, _TOP = 1.2, 0.7, 13.8, 1.0
 _TILE = 0.9                              # side of the drawn square
-_KEY = "orange: what one program writes or keeps    blue: what it reads, in this order    hatched: cut off by the mask"
+_KEY = ("orange: what one program writes or keeps    blue: what it reads, in this order    "
+        "hatched: cut off by the mask")
 
 
 @dataclass(frozen=True, repr=False)

@@ -30,8 +30,9 @@ def launch_grids(puzzle: Puzzle, grid: Any) -> list[Grid]:
 
 def _learners_grids(puzzle: Puzzle, grid: Any, cases: list[Case]) -> list[Grid]:
     if grid is None:
-        raise BadInput(f"Puzzle {puzzle.name} leaves the grid to you: pass grid=, a function of the sizes such as "
-                       "lambda meta: (triton.cdiv(meta['N'], meta['BLOCK']),).")
+        example = "lambda meta: (triton.cdiv(meta['N'], meta['BLOCK']),)"
+        raise BadInput(f"Puzzle {puzzle.name} leaves the grid to you: "
+                       f"pass grid=, a function of the sizes such as {example}.")
     grids = []
     for case in cases:
         wanted = grid

@@ -89,7 +89,7 @@ class Puzzle:
     reference: Callable[..., Mapping[str, Expected | torch.Tensor]]
     prepare: Callable | None                # (tensors, sizes, rng) -> tensors, to shape the inputs
     budget: Mapping[str, str]               # tensor -> most elements that may be loaded
-    flops: str                              # arithmetic of one launch, as an expression; "0" if only traffic counts
+    flops: str                              # arithmetic of one launch, an expression; "0": only bytes count
     hints: tuple[str, str, str]
     picture: tuple[Panel, ...] = field(default=(), repr=False)
     programs: str = ""                      # where the grid is the learner's: how many programs are enough
@@ -120,7 +120,8 @@ class Puzzle:
         return tuple(int(evaluate(axis, case.sizes)) for axis in self.grid)
 
     def enough_programs(self, case: Case) -> int | None:
-        """How many programs a case needs, where the grid is the learner's; None if nothing is said about it."""
+        """How many programs a case needs, where the grid is the learner's; None if nothing is said about it.
+        """
         if not self.programs:
             return None
         return int(evaluate(self.programs, case.sizes))

@@ -15,7 +15,8 @@ from puzzles.source import BadInput, KernelText, Piece, is_kernel, not_a_kernel
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """A kernel, the piece of text that each file name stands for, and everything else that its text defines."""
+    """A kernel, the piece of text that each file name stands for, and everything else that its text defines.
+    """
 
     kernel: Any
     files: dict[str, Piece]
@@ -23,7 +24,9 @@ class Rebuilt:
 
 
 def load(text: KernelText, folder: Path) -> Rebuilt:
-    """Rebuild the kernel in this process, from files in `folder`. Raises BadInput, or whatever the text raises."""
+    """Rebuild the kernel in this process, from files in `folder`. Raises BadInput, or whatever the text
+    raises.
+    """
     built: list[Any] = []
     space: dict[str, Any] = {}
     files = piece_files(text, folder)

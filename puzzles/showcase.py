@@ -54,7 +54,8 @@ def verdict_on(puzzle: str, what: str = "", full: bool = False) -> ShownVerdict:
     if what:
         wrong = {answer.what: answer for answer in all_wrong() if answer.puzzle == puzzle}
         if what not in wrong:
-            raise ValueError(f"{puzzle} has no wrong answer {what!r}; there are {', '.join(map(repr, wrong))}.")
+            names = ", ".join(map(repr, wrong))
+            raise ValueError(f"{puzzle} has no wrong answer {what!r}; there are {names}.")
         text = wrong_text(wrong[what], sheet)
     return judge_text(PUZZLES[puzzle], from_text(text, puzzle), full=full)
 

@@ -1,7 +1,7 @@
 """Take a kernel out of a notebook: its text, its helpers' text, and the constants they use.
 
     notebook process                                 worker process
-    kernel ──► KernelText(pieces) ──── pickle ────►  rebuild.load(text) ──► the same kernel, from the same text
+    kernel ──► KernelText(pieces) ──── pickle ────►  rebuild.load(text) ──► the same kernel
 
 The kernel is judged in another process, so that an endless loop or a crash cannot hurt the
 notebook. Text travels, not the object: it is the one form that both Triton's interpreter and its
@@ -30,7 +30,8 @@ class Piece:
 
     name: str
     text: str                                       # padded: line n here is line n of the reader's cell
-    names: dict[str, tuple] | None = None  # name -> ("module", m) | ("attr", m, q) | ("value", v) | ("piece", i)
+    # name -> ("module", m) | ("attr", m, q) | ("value", v) | ("piece", i)
+    names: dict[str, tuple] | None = None
 
     def line(self, number: int) -> str:
         """The code of a line, counted from 1; "" if there is no such line."""

@@ -50,7 +50,7 @@ class KnownAnswer:
 class Outcome:
     """What one launch showed. Tolerances t are the least that satisfy |z - spec| <= t + t·|spec|."""
 
-    after: float                      # the spec runs after the kernel, on the tensors that it may have changed
+    after: float                      # the spec runs after the kernel, on tensors that it may have changed
     before: float                     # the spec runs first, on copies
     unchanged: bool                   # the inputs are bit for bit what they were
 
@@ -86,7 +86,8 @@ def survey(answers: Sequence[KnownAnswer], seed: int = 0, processes: int = 2) ->
     return [parts[i % processes][i // processes] for i in range(len(answers))]
 
 
-def accepts(outcomes: Sequence[Outcome], shapes: int, tolerance: float = 1e-3, spec_first: bool = False) -> bool:
+def accepts(outcomes: Sequence[Outcome], shapes: int, tolerance: float = 1e-3,
+            spec_first: bool = False) -> bool:
     """Whether a checker with this many shapes and this tolerance lets an answer pass.
 
     `spec_first` also requires the inputs to be unchanged. `shapes` beyond those of the puzzle count as all.
@@ -126,7 +127,7 @@ def _in_fork(answer: KnownAnswer, seed: int, folder: Path) -> list[Outcome]:
 def _launch_all(answer: KnownAnswer, seed: int, folder: Path, pipe: int) -> None:
     """Launch on shape after shape; each outcome is in the pipe before the next launch can crash."""
     devnull = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(devnull, 2)                                  # tracebacks and NumPy's warnings: not this page's subject
+    os.dup2(devnull, 2)                      # tracebacks and NumPy's warnings: not this page's subject
     puzzle = PUZZLES[answer.puzzle]
     rebuilt = load(from_text(answer.text, answer.puzzle), folder)
     grids = launch_grids(puzzle, rebuilt.namespace.get(f"grid_of_{puzzle.name}"))

@@ -1,12 +1,14 @@
-"""Another process: a fresh one in which kernels are interpreted, or are not; and a copy of this one that may die.
+"""Another process: a fresh one in which kernels are interpreted, or are not; and a copy of this one that
+may die.
 
     call(function, *arguments, interpret=False)   a fresh Python ──► function(*arguments) ──► its result
-    start("module:function", interpret=True)      a fresh Python that talks through its two pipes until it is closed
-    in_fork(work, seconds)                        a copy of this process ──► what it wrote until it ended or was killed
+    start("module:function", interpret=True)      a fresh Python that talks through its two pipes
+    in_fork(work, seconds)                        a copy of this process ──► what it wrote until it ended
 
-Whether a Triton kernel is interpreted or compiled is settled when it is decorated, by TRITON_INTERPRET in the
-environment. So who has kernels of one kind and needs the other asks another process. Invariant: this is the only
-place that starts one for this reason, and the only one that forks. Notebook 08 compiles from a page that interprets.
+Whether a Triton kernel is interpreted or compiled is settled when it is decorated, by TRITON_INTERPRET in
+the environment. So who has kernels of one kind and needs the other asks another process. Invariant: this is
+the only place that starts one for this reason, and the only one that forks. Notebook 08 compiles from a
+page that interprets.
 """
 
 import os
@@ -27,7 +29,8 @@ from typing import Any, BinaryIO
 from aiinfra.environment import child_environment
 
 _ROOT = str(Path(__file__).parents[2])
-_START = "import sys; sys.path[:0] = {path!r}; from importlib import import_module; import_module({module!r}).{name}()"
+_START = ("import sys; sys.path[:0] = {path!r}; from importlib import import_module; "
+          "import_module({module!r}).{name}()")
 _MOST_SAID = 2000                        # characters of a failed process's last words
 
 
@@ -40,10 +43,11 @@ class ChildFailed(RuntimeError):
 
 
 def call(function: Callable, *arguments: Any, interpret: bool, **environment: str) -> Any:
-    """function(*arguments), computed in a fresh process; `function` stands at the top of an importable module.
+    """function(*arguments), computed in a fresh process; `function` stands at the top of an importable
+    module.
 
-    `interpret` says what kernels are there; `environment` is added to this process's own. Arguments and result
-    are pickled. Raises ChildFailed if the function raises or the process dies.
+    `interpret` says what kernels are there; `environment` is added to this process's own. Arguments and
+    result are pickled. Raises ChildFailed if the function raises or the process dies.
     """
     question = pickle.dumps((*_address(function), arguments))
     done = subprocess.run(
@@ -58,10 +62,11 @@ def call(function: Callable, *arguments: Any, interpret: bool, **environment: st
 
 
 def start(program: str, interpret: bool, path: Iterable[str] = (), **environment: str) -> subprocess.Popen:
-    """A fresh process that runs `program`, "module:function", which reads its stdin and answers through `replies()`.
+    """A fresh process that runs `program`, "module:function", which reads its stdin and answers through
+    `replies()`.
 
-    By name, because whoever starts it need not load it. The process leads a group of its own, so that it can be
-    ended with all that it started. `path` is put before the places where it looks for modules.
+    By name, because whoever starts it need not load it. The process leads a group of its own, so that it
+    can be ended with all that it started. `path` is put before the places where it looks for modules.
     """
     return subprocess.Popen(
         _command(program, path),
@@ -117,7 +122,7 @@ def in_fork(work: Callable[[int], object], seconds: float) -> Ended:
         except BaseException:
             traceback.print_exc()                        # nobody else will: this is the end of the copy
         finally:
-            os._exit(0)                                  # without the exit handlers, which belong to this process
+            os._exit(0)                      # without the exit handlers, which belong to this process
     os.close(write_end)
     output, in_time = _read_all(read_end, time.monotonic() + seconds)
     os.close(read_end)

@@ -50,7 +50,8 @@ class Exercise:
 def exercise(name: str, hints: Sequence[str], timed: bool = True) -> Callable[[Callable], Exercise]:
     """Decorator: make a judge function into an Exercise. Raises ValueError unless there are 3 hints."""
     if len(hints) != 3:
-        raise ValueError(f"{name}: {len(hints)} hints, but there are three levels: direction, idea, nearly code.")
+        raise ValueError(f"{name}: {len(hints)} hints, but there are three levels: "
+                         "direction, idea, nearly code.")
 
     def make(judge: Callable[[Any], str | None]) -> Exercise:
         return Exercise(name=name, hints=tuple(hints), judge=judge, timed=timed)

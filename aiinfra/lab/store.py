@@ -55,7 +55,8 @@ def write(kind: str, name: str, record: dict) -> str:
 
 
 def count_try(kind: str, name: str, passed: bool, before: dict | None = None) -> str:
-    """Count a try, and keep the day of the first pass; a pass is never taken back. Returns what `write` returns.
+    """Count a try, and keep the day of the first pass; a pass is never taken back. Returns what `write`
+    returns.
 
     `before` is the record until now, where it does not stand in the store yet.
     """

@@ -27,8 +27,10 @@ def _anyones(_: str) -> bool:
     return True
 
 
-def limited(work: Callable[[], Any], theirs: Callable[[str], bool] = _anyones, seconds: float | None = None) -> Any:
-    """work(); raises StillRunning if after `seconds` a function from a file for which `theirs` holds is under way.
+def limited(work: Callable[[], Any], theirs: Callable[[str], bool] = _anyones,
+            seconds: float | None = None) -> Any:
+    """work(); raises StillRunning if after `seconds` a function from a file for which `theirs` holds is
+    under way.
 
     Without `theirs` everything that `work` does is interrupted; without `seconds` the limit is SECONDS.
     """

@@ -26,7 +26,7 @@ UNSOLVED = "not solved yet"
 _TONE = {PASSED: "good", WRONG: "bad", UNSOLVED: "calm"}
 _LIBRARIES = [sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")]
 _NOT_THEIRS = tuple(str(Path(place).resolve()) for place in (aiinfra.__path__[0], folder(), *_LIBRARIES))
-_NO_WORK = ("RESUME", "NOP", "LOAD_CONST", "RETURN_VALUE", "RETURN_CONST")        # what an empty function does
+_NO_WORK = ("RESUME", "NOP", "LOAD_CONST", "RETURN_VALUE", "RETURN_CONST")   # what an empty function does
 
 
 @dataclass(frozen=True, repr=False)

@@ -55,7 +55,8 @@ class Tracer:
         self.files = files
         self.grid = grid
         self.findings: list[Finding] = []
-        self.unguarded: Counter[tuple[str, int]] = Counter()     # (file, line) -> masked lanes loaded without other=
+        # (file, line) -> masked lanes that were loaded without other=
+        self.unguarded: Counter[tuple[str, int]] = Counter()
         self.uses = {region.name: _unused(region) for region in memory.regions}
         self.used_tf32 = False
         self._reported: set[tuple] = set()
@@ -123,7 +124,8 @@ class Tracer:
             self._record(kind, region, elements[inside], data)
         return legal.reshape(mask.data.shape)
 
-    def _elements(self, kind: str, region: Region, pointers: Any, addresses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _elements(self, kind: str, region: Region, pointers: Any,
+                  addresses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The element of `region` at each address, and whether there is one."""
         width = max(1, pointers.get_element_ty().primitive_bitwidth // 8)
         positions, rest = np.divmod(addresses - region.start, region.itemsize)
@@ -173,7 +175,8 @@ class Tracer:
         clash = np.flatnonzero((elements[1:] == elements[:-1]) & (bits[1:] != bits[:-1]))
         if clash.size:
             where = region.coordinate(elements[clash[0]])
-            message = f"two lanes of one store in program {show(self.program)} write different values to {where}"
+            lanes = f"two lanes of one store in program {show(self.program)}"
+            message = f"{lanes} write different values to {where}"
             self._report("race", message, "the offsets of this store: they repeat")
 
     # --- reports ---------------------------------------------------------------------------------
@@ -184,7 +187,8 @@ class Tracer:
 
     def _report_input(self, where: str) -> None:
         message = f"program {show(self.program)} writes to {where}, an input"
-        self._report("input_changed", message, "which pointer this store starts from; inputs must stay as they are")
+        look = "which pointer this store starts from; inputs must stay as they are"
+        self._report("input_changed", message, look)
 
     def _report_outside(self, kind: str, region: Region, positions: np.ndarray, width: int) -> None:
         who = f"program {show(self.program)}"

@@ -95,4 +95,8 @@ def _run_on_gpu(task: _Task) -> Reply:
     return Reply(run, tuple(findings))
 
 
-_STAGES: dict[Stage, Callable[[_Task], Reply]] = {"interpret": _interpret, "compile": _compile, "gpu": _run_on_gpu}
+_STAGES: dict[Stage, Callable[[_Task], Reply]] = {
+    "interpret": _interpret,
+    "compile": _compile,
+    "gpu": _run_on_gpu,
+}

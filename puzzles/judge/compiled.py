@@ -32,7 +32,8 @@ _POINTERS = {
 }
 
 
-def compile_all(puzzle: Puzzle, kernel: Any, files: Mapping[str, Piece]) -> tuple[list[ResourceUsage], list[Finding]]:
+def compile_all(puzzle: Puzzle, kernel: Any,
+                files: Mapping[str, Piece]) -> tuple[list[ResourceUsage], list[Finding]]:
     """Compile for each of TARGETS with the puzzle's large blocks; the first failure ends it."""
     usages: list[ResourceUsage] = []
     for target in TARGETS:

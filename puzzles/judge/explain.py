@@ -35,7 +35,8 @@ _ADVICE = {
 }
 
 
-def explain(error: BaseException, files: Mapping[str, Piece], program: tuple[int, ...] | None = None) -> Finding:
+def explain(error: BaseException, files: Mapping[str, Piece],
+            program: tuple[int, ...] | None = None) -> Finding:
     """The finding for an exception: root cause, and the last line of the reader's text on the way to it."""
     chain = _chain(error)
     root = chain[-1]

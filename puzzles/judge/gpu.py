@@ -139,7 +139,8 @@ def _timed(launched: Launched) -> GpuRun:
 
 
 def _least_seconds(launched: Launched) -> float:
-    """The bytes that must move, or the FLOPs that must be done, at the best rate that this device shows now."""
+    """The bytes that must move, or the FLOPs that must be done, at the best rate that this device shows now.
+    """
     puzzle, sizes = launched.puzzle, launched.case.sizes
     moved = sum(values.numel() * values.element_size() for values in launched.inputs.values())
     for tensor in puzzle.outputs.values():

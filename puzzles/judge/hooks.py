@@ -26,7 +26,8 @@ _TF32_KEPT = np.uint32(0xFFFFE000)
 
 @contextmanager
 def watching(tracer: Tracer, poison: float) -> Iterator[None]:
-    """Put the hooks into Triton's interpreter, and take them out again. `poison` is what masked lanes hold."""
+    """Put the hooks into Triton's interpreter, and take them out again. `poison` is what masked lanes hold.
+    """
     from triton.runtime import interpreter
     builder = interpreter.interpreter_builder
     patch = interpreter._patch_lang_tensor
@@ -43,7 +44,9 @@ def watching(tracer: Tracer, poison: float) -> Iterator[None]:
 
 
 class _Hooks:
-    """The methods that stand in, and the real ones. `pointers`, `mask`, `values` are handles with an array in .data."""
+    """The methods that stand in, and the real ones. `pointers`, `mask`, `values` are handles with an array
+    in .data.
+    """
 
     def __init__(self, tracer: Tracer, poison: float, interpreter: ModuleType):
         self._tracer = tracer

@@ -31,7 +31,8 @@ from puzzles.tensors import evaluate
 _STORING = ("store", "atomic", "scatter")
 
 
-def judge(puzzle: Puzzle, kernel: Any, files: dict[str, Piece], seed: int, grids: Sequence[tuple[int, ...]]) -> Verdict:
+def judge(puzzle: Puzzle, kernel: Any, files: dict[str, Piece], seed: int,
+          grids: Sequence[tuple[int, ...]]) -> Verdict:
     """Run `kernel` on every case with fresh inputs; `grids` holds the launch grid of each case."""
     bad = _signature_finding(puzzle, kernel)
     if bad:
@@ -131,7 +132,7 @@ class _Launch:
         try:
             with watching(tracer, poison), np.errstate(all="ignore"):
                 self.kernel[self.grid](**arguments)
-        except Exception as raised:          # whatever the reader's kernel raises is a finding, not our failure
+        except Exception as raised:        # whatever the reader's kernel raises is a finding, not our failure
             if not isinstance(root_cause(raised), StopKernel):
                 error = explain(raised, self.files, program=tracer.program)
         return _Run(memory, tracer, error)
@@ -168,7 +169,8 @@ class _Launch:
         return any(not same_bits(again[name].tensor, memory[name].tensor) for name in self.puzzle.outputs)
 
     def _about_the_grid(self, findings: list[Finding]) -> list[Finding]:
-        """Where the grid is the learner's: too few programs explain what is missing, too many are a finding."""
+        """Where the grid is the learner's: too few programs explain what is missing, too many are a finding.
+        """
         enough = self.puzzle.enough_programs(self.case)
         if enough is None:
             return findings

@@ -3,7 +3,8 @@
     notebook ──Job──► process.py ──fork──► child.py
              ◄─Reply─            ◄─pipe──
 
-Both are plain data. A stage that ends with findings has found the kernel wrong; what it had until then comes along.
+Both are plain data. A stage that ends with findings has found the kernel wrong; what it had until then
+comes along.
 """
 
 from dataclasses import dataclass
@@ -36,7 +37,9 @@ class Job:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a stage says: its result (a Verdict, a list of ResourceUsage, a GpuRun or None), or what it found wrong."""
+    """What a stage says: its result (a Verdict, a list of ResourceUsage, a GpuRun or None), or what it
+    found wrong.
+    """
 
     result: Any = None
     findings: tuple[Finding, ...] = ()

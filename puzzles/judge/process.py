@@ -30,7 +30,8 @@ from puzzles.judge.job import Job, Rejected, Reply, Stage, out_of_time
 from puzzles.judge.verdict import Finding, GpuRun, ResourceUsage, Verdict, rejected
 from puzzles.source import KernelText
 
-_CHILD = "puzzles.judge.child:main"      # by name: whoever imports it loads Triton, and this file is the notebook's, too
+# By name: whoever imports it loads Triton, and this file is imported in the notebook, too.
+_CHILD = "puzzles.judge.child:main"
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 _GRACE_SECONDS = 2.0
 
@@ -40,7 +41,8 @@ _GRACE_SECONDS = 2.0
 class Worker:
     """A warm process that judges kernels, interpreted or compiled. Close it, or leave that to the exit.
 
-    Each call does one stage of a job. Raises RuntimeError if the worker itself breaks, which no kernel can bring about.
+    Each call does one stage of a job. Raises RuntimeError if the worker itself breaks, which no kernel can
+    bring about.
     """
 
     def __init__(self, interpret: bool, path: tuple[str, ...] = ()):
@@ -51,7 +53,8 @@ class Worker:
         self._process: subprocess.Popen | None = None
 
     def interpret(self, job: Job) -> Verdict:
-        """Run the kernel on all cases, watched. A kernel that crashed or ran out of time is a Verdict, too."""
+        """Run the kernel on all cases, watched. A kernel that crashed or ran out of time is a Verdict, too.
+        """
         reply = self._ask("interpret", job)
         if reply.findings:
             return rejected(job.name, reply.findings, seed=job.seed)
@@ -65,7 +68,8 @@ class Worker:
         return reply.result
 
     def run_on_gpu(self, job: Job) -> GpuRun | None:
-        """Run and time the kernel on a GPU; None where there is none. Raises Rejected if it is wrong there."""
+        """Run and time the kernel on a GPU; None where there is none. Raises Rejected if it is wrong there.
+        """
         reply = self._ask("gpu", job)
         if reply.findings:
             raise Rejected(reply.findings)
@@ -103,7 +107,8 @@ class Worker:
                 raise
             if reply is None:
                 self.close()
-                raise RuntimeError("the judge's own process ended without an answer; its last words are above")
+                raise RuntimeError("the judge's own process ended without an answer; "
+                                   "its last words are above")
             return reply
 
 

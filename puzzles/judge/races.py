@@ -49,7 +49,8 @@ class RaceDetector:
         self._seen = {kind: _Seen(elements) for kind in _CONFLICTS}
 
     def access(self, kind: str, at: np.ndarray, program: int) -> tuple[int, int, str] | None:
-        """Record an access to elements `at` (no duplicates). Returns (element, other program, how) or None."""
+        """Record an access to elements `at` (no duplicates). Returns (element, other program, how) or None.
+        """
         conflict = None
         for other_kind in _CONFLICTS[kind]:
             others = self._seen[other_kind].other(at, program)

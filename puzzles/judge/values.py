@@ -80,8 +80,8 @@ class _Output:
         """The puzzle states which program writes what; right values from another program are not enough."""
         for element, owner in enumerate(owners.flatten().tolist()):
             if self.use.races.writer(element) != owner:
-                message = (f"{self.region.coordinate(element)} was written by program {self._writer(element)}; "
-                           f"it belongs to program {owner}")
+                written = f"{self.region.coordinate(element)} was written by program {self._writer(element)}"
+                message = f"{written}; it belongs to program {owner}"
                 line = self._store_line(element)
                 return [Finding("wrong_program", message, "how the program id becomes a tile", **line)]
         return []
@@ -132,7 +132,9 @@ class _Output:
         return self._python_on_blocks() or "the formula, one step at a time, for the element named above"
 
     def _python_on_blocks(self) -> str:
-        """Python's max, if, and, or see one truth value where a block has many; the interpreter lets them pass."""
+        """Python's max, if, and, or see one truth value where a block has many; the interpreter lets them
+        pass.
+        """
         for piece in self.tracer.files.values():
             for node in ast.walk(ast.parse(piece.text)):
                 word = _single_number_word(node)

@@ -50,7 +50,7 @@ class Traffic:
     loaded: int
     distinct: int
     stored: int
-    written: int                            # different elements stored; for a right answer, all that it must write
+    written: int                            # different elements stored; of a right answer, all that it must
     itemsize: int
     budget: int | None = None               # most loads
     store_budget: int | None = None         # most stores; None where atomics meet
@@ -130,7 +130,9 @@ class Verdict:
 
     @property
     def traffic_score(self) -> float:
-        """Bytes moved over the least: every element once, however often it moved. 1.0 is best; 0.0 if unknown."""
+        """Bytes moved over the least: every element once, however often it moved. 1.0 is best; 0.0 if
+        unknown.
+        """
         moved = sum((t.loaded + t.stored) * t.itemsize for t in self.traffic)
         least = sum((t.distinct + t.written) * t.itemsize for t in self.traffic)
         if not least:
@@ -144,7 +146,9 @@ class Verdict:
 
 
 def rejected(puzzle: str, findings: Sequence[Finding], **figures) -> Verdict:
-    """A failed (or not yet solved) verdict with its findings in order of cause; `figures` are Verdict's other fields."""
+    """A failed (or not yet solved) verdict with its findings in order of cause; `figures` are Verdict's
+    other fields.
+    """
     ordered = sorted(findings, key=lambda finding: KINDS.index(finding.kind))
     status = "failed"
     if ordered[0].kind == "not_solved":

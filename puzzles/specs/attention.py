@@ -1,4 +1,4 @@
-"""What the attention puzzles compute, in plain torch, and how rounding errors grow on the way. Notebook 10."""
+"""What the attention puzzles compute, in plain torch, and how rounding errors grow. Notebook 10."""
 
 import torch
 

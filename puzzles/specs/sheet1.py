@@ -23,9 +23,10 @@ _NOTEBOOK = "08_gpu_programming"
         panel("z", 1, 1, own=[(0, 0)], labels=("", "BLOCK")),
     ),
     hints=(
-        "A kernel is handed addresses, not arrays. x_ptr is the address of x[0]; x_ptr + 3 is the address of x[3].",
-        "Make all offsets at once with tl.arange(0, BLOCK). Adding them to a pointer gives BLOCK addresses. "
-        "tl.load turns addresses into values, and tl.store takes addresses and values.",
+        "A kernel is handed addresses, not arrays. x_ptr is the address of x[0]; x_ptr + 3 is the "
+        "address of x[3].",
+        "Make all offsets at once with tl.arange(0, BLOCK). Adding them to a pointer gives BLOCK "
+        "addresses. tl.load turns addresses into values, and tl.store takes addresses and values.",
         "offsets = tl.arange(0, BLOCK); x = tl.load(x_ptr + offsets); then store x + c at z_ptr + offsets.",
     ),
 )
@@ -57,17 +58,17 @@ def add_constant(x: f32("BLOCK"), c: Number, BLOCK: BlockSize):
     ),
     hints=(
         "Program p owns the elements from p * BLOCK up to (p + 1) * BLOCK. Which of these exist?",
-        "tl.program_id(0) is p. A mask is a block of booleans, such as offsets < N; tl.load and tl.store take it as "
-        "mask=.",
-        "offsets = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK); mask = offsets < N; use mask=mask in the load and "
-        "in the store.",
+        "tl.program_id(0) is p. A mask is a block of booleans, such as offsets < N; tl.load and tl.store "
+        "take it as mask=.",
+        "offsets = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK); mask = offsets < N; use mask=mask in "
+        "the load and in the store.",
     ),
 )
 def add_blocks(x: f32("N"), N: Size, c: Number, BLOCK: BlockSize):
     """z[i] = x[i] + c for N elements, where N is anything.
 
-    Program p on axis 0 owns elements p * BLOCK to (p + 1) * BLOCK - 1. The last program's block may reach past
-    N: those lanes must be masked in the load and in the store.
+    Program p on axis 0 owns elements p * BLOCK to (p + 1) * BLOCK - 1. The last program's block may reach
+    past N: those lanes must be masked in the load and in the store.
     """
     return dict(z=x + c)
 
@@ -93,11 +94,11 @@ def add_blocks(x: f32("N"), N: Size, c: Number, BLOCK: BlockSize):
     ),
     hints=(
         "In NumPy this is x[:, None] + y[None, :]. Triton's blocks take the same two indices.",
-        "z is stored row after row, so z[n, m] is at z_ptr + n * M + m. With n as a column and m as a row, that is a "
-        "whole matrix of addresses.",
-        "n = tl.arange(0, BLOCK_N); m = tl.arange(0, BLOCK_M); load x at n with mask n < N and y at m with mask m < "
-        "M; store at "
-        "z_ptr + n[:, None] * M + m[None, :] with mask (n[:, None] < N) & (m[None, :] < M).",
+        "z is stored row after row, so z[n, m] is at z_ptr + n * M + m. With n as a column and m as a "
+        "row, that is a whole matrix of addresses.",
+        "n = tl.arange(0, BLOCK_N); m = tl.arange(0, BLOCK_M); load x at n with mask n < N and y at m "
+        "with mask m < M; store at z_ptr + n[:, None] * M + m[None, :] with mask (n[:, None] < N) & "
+        "(m[None, :] < M).",
     ),
 )
 def outer_sum(x: f32("N"), y: f32("M"), N: Size, M: Size, BLOCK_N: BlockSize, BLOCK_M: BlockSize):
@@ -131,17 +132,17 @@ def outer_sum(x: f32("N"), y: f32("M"), N: Size, M: Size, BLOCK_N: BlockSize, BL
         "A program is one tile of z. How many tiles are there along N, and how many along M?",
         "The grid is a tuple: (tiles along N, tiles along M). tl.program_id(0) counts along the first, "
         "tl.program_id(1) along the second.",
-        "grid = lambda meta: (triton.cdiv(meta['N'], meta['BLOCK_N']), triton.cdiv(meta['M'], meta['BLOCK_M'])); in "
-        "the kernel, "
-        "n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N), and m likewise on axis 1.",
+        "grid = lambda meta: (triton.cdiv(meta['N'], meta['BLOCK_N']), triton.cdiv(meta['M'], "
+        "meta['BLOCK_M'])); in the kernel, n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N), and m "
+        "likewise on axis 1.",
     ),
 )
 def outer_sum_2d(x: f32("N"), y: f32("M"), N: Size, M: Size, BLOCK_N: BlockSize, BLOCK_M: BlockSize):
     """z[n, m] = x[n] + y[m] for any N and M; z is contiguous.
 
-    You choose the grid, as a function of the sizes. Let axis 0 count tiles of BLOCK_N rows and axis 1 tiles of
-    BLOCK_M columns: program (i, j) owns rows i * BLOCK_N and on, columns j * BLOCK_M and on. Rows past N and
-    columns past M are masked.
+    You choose the grid, as a function of the sizes. Let axis 0 count tiles of BLOCK_N rows and axis 1 tiles
+    of BLOCK_M columns: program (i, j) owns rows i * BLOCK_N and on, columns j * BLOCK_M and on. Rows past N
+    and columns past M are masked.
     """
     return dict(z=x[:, None] + y[None, :])
 
@@ -173,19 +174,21 @@ def _with_zeros(tensors, sizes, rng):
         panel("z", 3, 4, own=[(1, 2)], ragged="rc", labels=("N", "M")),
     ),
     hints=(
-        "Fused means: x travels to the processor once, the product never travels at all, and z travels back once.",
-        "x[n, m] is at x_ptr + n * stride_xn + m * stride_xm. Never assume that a stride is 1 or M. tl.maximum(a, "
-        "0.0) is ReLU.",
-        "As in the outer sum, make n, m and the 2-D mask; load x with its strides, y at m with mask m < M; "
-        "z = tl.maximum(x * y[None, :], 0.0); store with z's own strides.",
+        "Fused means: x travels to the processor once, the product never travels at all, and z travels "
+        "back once.",
+        "x[n, m] is at x_ptr + n * stride_xn + m * stride_xm. Never assume that a stride is 1 or M. "
+        "tl.maximum(a, 0.0) is ReLU.",
+        "As in the outer sum, make n, m and the 2-D mask; load x with its strides, y at m with mask m < "
+        "M; z = tl.maximum(x * y[None, :], 0.0); store with z's own strides.",
     ),
 )
-def mul_relu(x: f32("N", "M", strides=True), y: f32("M"), N: Size, M: Size, BLOCK_N: BlockSize, BLOCK_M: BlockSize):
+def mul_relu(x: f32("N", "M", strides=True), y: f32("M"), N: Size, M: Size, BLOCK_N: BlockSize,
+             BLOCK_M: BlockSize):
     """z[n, m] = max(x[n, m] * y[m], 0)
 
     x and z come with strides, in elements: x[n, m] is at x_ptr + n * stride_xn + m * stride_xm. Rows may be
-    padded or the matrix may be stored by columns; what lies between the rows is not yours. Program (i, j) owns
-    rows i * BLOCK_N and on, and columns j * BLOCK_M and on; past N and M is masked.
+    padded or the matrix may be stored by columns; what lies between the rows is not yours. Program (i, j)
+    owns rows i * BLOCK_N and on, and columns j * BLOCK_M and on; past N and M is masked.
     """
     return dict(z=torch.relu(x * y[None, :]))
 
@@ -212,7 +215,8 @@ def mul_relu(x: f32("N", "M", strides=True), y: f32("M"), N: Size, M: Size, BLOC
     ),
     hints=(
         "The chain rule: dx = dz * (slope of ReLU at x * y) * (slope of x * y in x).",
-        "ReLU's slope is 1 where its input is positive and 0 elsewhere, at zero too. The slope of x * y in x is y.",
+        "ReLU's slope is 1 where its input is positive and 0 elsewhere, at zero too. The slope of x * y "
+        "in x is y.",
         "dx = tl.where(x * y[None, :] > 0, dz * y[None, :], 0.0).",
     ),
 )
@@ -227,8 +231,8 @@ def mul_relu_backward(
 ):
     """dx[n, m] = dz[n, m] * y[m] where x[n, m] * y[m] > 0, else 0
 
-    The gradient of a loss with respect to x, if dz is its gradient with respect to z = max(x * y, 0). At x * y
-    = 0 the gradient is 0. x and dz come with strides; dx is contiguous. Program (i, j) owns rows i * BLOCK_N
-    and on, and columns j * BLOCK_M and on; past N and M is masked.
+    The gradient of a loss with respect to x, if dz is its gradient with respect to z = max(x * y, 0). At x *
+    y = 0 the gradient is 0. x and dz come with strides; dx is contiguous. Program (i, j) owns rows i *
+    BLOCK_N and on, and columns j * BLOCK_M and on; past N and M is masked.
     """
     return dict(dx=torch.where(x * y > 0, dz * y, 0.0))

@@ -1,4 +1,4 @@
-"""Sheet 2, loops and reductions: rows that are longer than a block, kept in a few running values. Notebook 10."""
+"""Sheet 2, loops and reductions: rows longer than a block, kept in a few running values. Notebook 10."""
 
 import torch
 
@@ -6,7 +6,8 @@ from puzzles.puzzle import Expected, case, puzzle
 from puzzles.tensors import BlockSize, Number, Size, f16, f32, i32
 from puzzles.tiling import panel
 
-_ROW = (panel("x", 4, 4, sweep=[(1, 0), (1, 1), (1, 2), (1, 3)], ragged="c", labels=("N", "M, in blocks of BLOCK")),)
+_ROW = (panel("x", 4, 4, sweep=[(1, 0), (1, 1), (1, 2), (1, 3)],
+              ragged="c", labels=("N", "M, in blocks of BLOCK")),)
 _EXP = 200  # exp(x - m) for |x - m| < 88 is off by up to 88 units, and so is each rescaling
 
 
@@ -16,17 +17,18 @@ _EXP = 200  # exp(x - m) for |x - m| < 88 is off by up to 88 units, and so is ea
     notebook="08_gpu_programming",
     grid="N",
     outputs=dict(z=f32("N")),
-    cases=[case(N=2, M=16, BLOCK=16), case(N=4, M=200, BLOCK=32), case(N=1, M=1, BLOCK=8), case(N=3, M=65, BLOCK=16)],
+    cases=[case(N=2, M=16, BLOCK=16), case(N=4, M=200, BLOCK=32), case(N=1, M=1, BLOCK=8),
+           case(N=3, M=65, BLOCK=16)],
     big=case(N=4096, M=16384, BLOCK=1024),
     budget=dict(x="N * M"),
     picture=(*_ROW, panel("z", 4, 1, own=[(1, 0)], labels=("N", ""))),
     hints=(
-        "A block is too short for a row, so walk: keep a block of running sums, add the next block to it, and sum it "
-        "up once at the end.",
-        "for start in range(0, M, BLOCK): is an ordinary loop. Masked lanes must add nothing: what value of other= "
-        "adds nothing?",
-        "acc = tl.zeros([BLOCK], dtype=tl.float32); in the loop, acc += tl.load(x_ptr + row * M + start + offsets, "
-        "mask=start + offsets < M, other=0.0); then tl.store(z_ptr + row, tl.sum(acc, 0)).",
+        "A block is too short for a row, so walk: keep a block of running sums, add the next block to "
+        "it, and sum it up once at the end.",
+        "for start in range(0, M, BLOCK): is an ordinary loop. Masked lanes must add nothing: what value "
+        "of other= adds nothing?",
+        "acc = tl.zeros([BLOCK], dtype=tl.float32); in the loop, acc += tl.load(x_ptr + row * M + start "
+        "+ offsets, mask=start + offsets < M, other=0.0); then tl.store(z_ptr + row, tl.sum(acc, 0)).",
     ),
 )
 def long_sum(x: f32("N", "M"), N: Size, M: Size, BLOCK: BlockSize):
@@ -55,13 +57,13 @@ def long_sum(x: f32("N", "M"), N: Size, M: Size, BLOCK: BlockSize):
     budget=dict(x="2 * N * M"),
     picture=(*_ROW, panel("z", 4, 4, own=[(1, 0), (1, 1), (1, 2), (1, 3)], ragged="c", labels=("N", "M"))),
     hints=(
-        "A softmax needs the row's maximum m and the sum s of exp(x - m). Both can be carried along in one walk; a "
-        "second walk writes.",
-        "When a block raises the maximum from m to m_new, the sum so far was measured against the old m: multiply it "
-        "by exp(m - m_new).",
-        "m_new = tl.maximum(m, tl.max(x, 0)); s = s * tl.exp(m - m_new) + tl.sum(tl.exp(x - m_new), 0); m = m_new; "
-        "start with "
-        "m = -inf and s = 0, and load with other=-float('inf'), which adds exp(-inf) = 0.",
+        "A softmax needs the row's maximum m and the sum s of exp(x - m). Both can be carried along in "
+        "one walk; a second walk writes.",
+        "When a block raises the maximum from m to m_new, the sum so far was measured against the old m: "
+        "multiply it by exp(m - m_new).",
+        "m_new = tl.maximum(m, tl.max(x, 0)); s = s * tl.exp(m - m_new) + tl.sum(tl.exp(x - m_new), 0); "
+        "m = m_new; start with m = -inf and s = 0, and load with other=-float('inf'), which adds "
+        "exp(-inf) = 0.",
     ),
 )
 def online_softmax(x: f32("N", "M"), N: Size, M: Size, BLOCK: BlockSize):
@@ -100,12 +102,12 @@ def _plain_weight(tensors, sizes, rng):
         panel("y", 4, 1, own=[(1, 0)], ragged="c", labels=("N", "D")),
     ),
     hints=(
-        "The row fits into one block, so there is no loop. But float16 ends at 65,504: which step cannot be done in "
-        "float16?",
-        "Convert after the load: x.to(tl.float32). The mean divides by D, not by BLOCK. The store rounds to float16 "
-        "by itself, once.",
-        "scale = 1 / tl.sqrt(tl.sum(x * x, 0) / D + eps); y = x * scale * weight, all float32; load x and weight "
-        "with other=0.0.",
+        "The row fits into one block, so there is no loop. But float16 ends at 65,504: which step cannot "
+        "be done in float16?",
+        "Convert after the load: x.to(tl.float32). The mean divides by D, not by BLOCK. The store rounds "
+        "to float16 by itself, once.",
+        "scale = 1 / tl.sqrt(tl.sum(x * x, 0) / D + eps); y = x * scale * weight, all float32; load x "
+        "and weight with other=0.0.",
     ),
 )
 def rms_norm(x: f16("N", "D"), weight: f16("D"), N: Size, D: Size, eps: Number, BLOCK: BlockSize):
@@ -139,24 +141,24 @@ def _ties(tensors, sizes, rng):
     big=case(N=256, V=131072, BLOCK=1024),
     budget=dict(x="N * V"),
     picture=(
-        panel("x", 4, 4, sweep=[(1, 0), (1, 1), (1, 2), (1, 3)], ragged="c", labels=("N", "V, in blocks of BLOCK")),
+        panel("x", 4, 4, sweep=[(1, 0), (1, 1), (1, 2), (1, 3)],
+              ragged="c", labels=("N", "V, in blocks of BLOCK")),
         panel("token", 4, 1, own=[(1, 0)], labels=("N", "")),
     ),
     hints=(
         "Carry two numbers along the row: the best value so far, and where it was.",
-        "tl.max(x, 0) is a block's best value and tl.argmax(x, 0) its index within the block, the first if there are "
-        "several. "
-        "A later block takes over only if it is strictly better.",
-        "better = tl.max(x, 0) > best; at = tl.where(better, start + tl.argmax(x, 0), at); best = tl.maximum(best, "
-        "tl.max(x, 0)); "
-        "load with other=-float('inf').",
+        "tl.max(x, 0) is a block's best value and tl.argmax(x, 0) its index within the block, the first "
+        "if there are several. A later block takes over only if it is strictly better.",
+        "better = tl.max(x, 0) > best; at = tl.where(better, start + tl.argmax(x, 0), at); best = "
+        "tl.maximum(best, tl.max(x, 0)); load with other=-float('inf').",
     ),
 )
 def argmax(x: f32("N", "V"), N: Size, V: Size, BLOCK: BlockSize):
     """token[n] = the smallest v for which x[n, v] is the largest of row n
 
-    Program n on axis 0 owns row n and walks along it in blocks of BLOCK, loading each element once. All values
-    of a row may be far below zero. On a tie the smallest index wins: greedy decoding must be reproducible.
+    Program n on axis 0 owns row n and walks along it in blocks of BLOCK, loading each element once. All
+    values of a row may be far below zero. On a tie the smallest index wins: greedy decoding must be
+    reproducible.
     """
     return dict(token=Expected((x == x.amax(1, keepdim=True)).int().argmax(1)))
 
@@ -177,14 +179,15 @@ def argmax(x: f32("N", "V"), N: Size, V: Size, BLOCK: BlockSize):
     big=case(N=4096, V=49152, BLOCK=1024),
     budget=dict(x="N * V + N"),
     picture=(
-        panel("x", 4, 4, sweep=[(1, 0), (1, 1), (1, 2), (1, 3)], ragged="c", labels=("N", "V, in blocks of BLOCK")),
+        panel("x", 4, 4, sweep=[(1, 0), (1, 1), (1, 2), (1, 3)],
+              ragged="c", labels=("N", "V, in blocks of BLOCK")),
         panel("target", 4, 1, sweep=[(1, 0)]),
         panel("loss", 4, 1, own=[(1, 0)]),
     ),
     hints=(
         "-log(softmax(x)[t]) = log(sum of exp(x)) - x[t]. Neither the softmax nor its row is ever needed.",
-        "The log-sum-exp is m + log(s), with the m and s of the online softmax. The target's logit is a single load "
-        "at a computed address.",
+        "The log-sum-exp is m + log(s), with the m and s of the online softmax. The target's logit is a "
+        "single load at a computed address.",
         "After the walk: t = tl.load(target_ptr + row); loss = m + tl.log(s) - tl.load(x_ptr + row * V + t).",
     ),
 )
@@ -196,7 +199,8 @@ def cross_entropy(x: f32("N", "V"), target: i32("N", high="V"), N: Size, V: Size
     """
     lse, hit = torch.logsumexp(x, 1), x.gather(1, target.long()[:, None])[:, 0]
     # The log takes the sum's relative error as it is; the large parts are rounded a few times only.
-    return dict(loss=Expected(lse - hit, terms=V, amplified=_EXP, size=lambda: 1 + (x.abs().amax(1) + hit.abs()) / 16))
+    return dict(loss=Expected(lse - hit, terms=V, amplified=_EXP,
+                              size=lambda: 1 + (x.abs().amax(1) + hit.abs()) / 16))
 
 
 def _convolve(x: torch.Tensor, k: torch.Tensor, KH: int, KW: int) -> torch.Tensor:
@@ -224,13 +228,12 @@ def _convolve(x: torch.Tensor, k: torch.Tensor, KH: int, KW: int) -> torch.Tenso
         panel("z", 3, 4, own=[(1, 1)], ragged="rc", labels=("H", "W")),
     ),
     hints=(
-        "Every weight of k shifts the whole tile by (di, dj) and adds it, scaled. So loop over the weights, not over "
-        "the pixels.",
-        "In the loop over di and dj: rows h + di, columns w + dj of image b. Which of these exist? The others count "
-        "as zero.",
-        "acc += tl.load(k_ptr + di * KW + dj) * tl.load(x_ptr + b * H * W + (h + di)[:, None] * W + (w + dj)[None, "
-        ":], "
-        "mask=((h + di)[:, None] < H) & ((w + dj)[None, :] < W), other=0.0).",
+        "Every weight of k shifts the whole tile by (di, dj) and adds it, scaled. So loop over the "
+        "weights, not over the pixels.",
+        "In the loop over di and dj: rows h + di, columns w + dj of image b. Which of these exist? The "
+        "others count as zero.",
+        "acc += tl.load(k_ptr + di * KW + dj) * tl.load(x_ptr + b * H * W + (h + di)[:, None] * W + (w + "
+        "dj)[None, :], mask=((h + di)[:, None] < H) & ((w + dj)[None, :] < W), other=0.0).",
     ),
 )
 def conv2d(
@@ -249,4 +252,5 @@ def conv2d(
     Program (b, i, j) owns the tile of image b that begins at row i * BLOCK_H, column j * BLOCK_W. Row H of
     image b is not row 0 of image b + 1. Everything is contiguous; rows past H and columns past W are masked.
     """
-    return dict(z=Expected(_convolve(x, k, KH, KW), terms=KH * KW, size=lambda: _convolve(x.abs(), k.abs(), KH, KW)))
+    return dict(z=Expected(_convolve(x, k, KH, KW), terms=KH * KW,
+                           size=lambda: _convolve(x.abs(), k.abs(), KH, KW)))

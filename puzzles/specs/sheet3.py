@@ -35,15 +35,14 @@ def _product(a: torch.Tensor, b: torch.Tensor, **more) -> Expected:
     budget=dict(a="M * K * cdiv(N, BLOCK_N)", b="K * N * cdiv(M, BLOCK_M)"),
     picture=(*_AB, panel("c", 3, 4, own=[(1, 2)], ragged="rc", labels=("M", "N"))),
     hints=(
-        "A tile of c needs a band of rows of a and a band of columns of b. Walk along K with one tile of each, and "
-        "add up their products.",
-        "tl.dot(x, y, acc) multiplies two tiles and adds to acc. For float32 it drops 13 bits (TF32) unless "
-        "input_precision='ieee'. "
-        "Past M, N and K the tiles must be zero, so that they add nothing.",
-        "for start in range(0, K, BLOCK_K): k = start + tl.arange(0, BLOCK_K); x = tl.load(a_ptr + m[:, None] * "
-        "stride_am + k[None, :] * stride_ak, "
-        "mask=(m[:, None] < M) & (k[None, :] < K), other=0.0); y likewise from b; acc = tl.dot(x, y, acc, "
-        "input_precision='ieee').",
+        "A tile of c needs a band of rows of a and a band of columns of b. Walk along K with one tile of "
+        "each, and add up their products.",
+        "tl.dot(x, y, acc) multiplies two tiles and adds to acc. For float32 it drops 13 bits (TF32) "
+        "unless input_precision='ieee'. Past M, N and K the tiles must be zero, so that they add "
+        "nothing.",
+        "for start in range(0, K, BLOCK_K): k = start + tl.arange(0, BLOCK_K); x = tl.load(a_ptr + m[:, "
+        "None] * stride_am + k[None, :] * stride_ak, mask=(m[:, None] < M) & (k[None, :] < K), "
+        "other=0.0); y likewise from b; acc = tl.dot(x, y, acc, input_precision='ieee').",
     ),
 )
 def matmul(
@@ -112,14 +111,12 @@ def _grouped_owner(M: int, N: int, BLOCK_M: int, BLOCK_N: int, GROUP: int) -> to
         ),
     ),
     hints=(
-        "Programs that run together should share rows of a and columns of b, so that the cache serves both. A square "
-        "of tiles shares more than a long row.",
-        "A group is GROUP tile rows and all tile columns, so it holds GROUP * columns programs. Within a group, "
-        "count down a column first. "
-        "The last group may have fewer rows: min(rows - first, GROUP).",
-        "group = pid // (GROUP * columns); first = group * GROUP; height = tl.minimum(rows - first, GROUP); inside = "
-        "pid % (GROUP * columns); "
-        "i = first + inside % height; j = inside // height.",
+        "Programs that run together should share rows of a and columns of b, so that the cache serves "
+        "both. A square of tiles shares more than a long row.",
+        "A group is GROUP tile rows and all tile columns, so it holds GROUP * columns programs. Within a "
+        "group, count down a column first. The last group may have fewer rows: min(rows - first, GROUP).",
+        "group = pid // (GROUP * columns); first = group * GROUP; height = tl.minimum(rows - first, "
+        "GROUP); inside = pid % (GROUP * columns); i = first + inside % height; j = inside // height.",
     ),
 )
 def matmul_grouped(
@@ -165,12 +162,12 @@ def matmul_grouped(
         panel("y", 2, 4, own=[(0, 2)], ragged="rc", labels=("M", "N")),
     ),
     hints=(
-        "The scale belongs to a whole row of w, so to a column of y: it can leave the sum. Where is it cheapest?",
-        "w lies as [N, K]. Load its tile as [BLOCK_N, BLOCK_K], convert to float32, and hand tl.trans of it to "
-        "tl.dot.",
-        "acc = tl.dot(x, tl.trans(w.to(tl.float32)), acc, input_precision='ieee') in the loop; after it, acc * "
-        "scale[None, :], "
-        "with scale loaded once at n with mask n < N.",
+        "The scale belongs to a whole row of w, so to a column of y: it can leave the sum. Where is it "
+        "cheapest?",
+        "w lies as [N, K]. Load its tile as [BLOCK_N, BLOCK_K], convert to float32, and hand tl.trans of "
+        "it to tl.dot.",
+        "acc = tl.dot(x, tl.trans(w.to(tl.float32)), acc, input_precision='ieee') in the loop; after it, "
+        "acc * scale[None, :], with scale loaded once at n with mask n < N.",
     ),
 )
 def int8_matmul(
@@ -186,9 +183,9 @@ def int8_matmul(
 ):
     """y[m, n] = sum over k of x[m, k] * w[n, k] * scale[n]
 
-    w holds one byte a weight, and one scale a row. Program (i, j) owns the tile of y at row i * BLOCK_M, column
-    j * BLOCK_N. Each program loads its scales once. Everything is contiguous; past M, N and K is masked; full
-    float32.
+    w holds one byte a weight, and one scale a row. Program (i, j) owns the tile of y at row i * BLOCK_M,
+    column j * BLOCK_N. Each program loads its scales once. Everything is contiguous; past M, N and K is
+    masked; full float32.
     """
     weight = w.to(scale.dtype) * scale[:, None]
     return dict(y=_product(x, weight.T))
@@ -223,14 +220,12 @@ def _q4_1(q: torch.Tensor, d: torch.Tensor, m: torch.Tensor) -> torch.Tensor:
         panel("y", 2, 4, own=[(0, 2)], ragged="rc", labels=("M", "N")),
     ),
     hints=(
-        "One byte holds two weights that are 16 apart, not neighbours. So a block of 32 is two half-blocks, and so "
-        "is its piece of x.",
-        "low = q & 15, high = q >> 4, both to float32. The weights are low * d + m and high * d + m. Two tl.dot a "
-        "block: x's first 16 columns with the "
-        "low weights, the next 16 with the high ones.",
-        "for block in range(0, K // 32): j = tl.arange(0, 16); q at n * (K // 2) + block * 16 + j; d and m at n * (K "
-        "// 32) + block; "
-        "x_low at m * K + block * 32 + j, x_high 16 further.",
+        "One byte holds two weights that are 16 apart, not neighbours. So a block of 32 is two "
+        "half-blocks, and so is its piece of x.",
+        "low = q & 15, high = q >> 4, both to float32. The weights are low * d + m and high * d + m. Two "
+        "tl.dot a block: x's first 16 columns with the low weights, the next 16 with the high ones.",
+        "for block in range(0, K // 32): j = tl.arange(0, 16); q at n * (K // 2) + block * 16 + j; d and "
+        "m at n * (K // 32) + block; x_low at m * K + block * 32 + j, x_high 16 further.",
     ),
 )
 def int4_matmul(
@@ -253,7 +248,8 @@ def int4_matmul(
     """
     weight = _q4_1(q, d, m)
     size = _q4_1(q, d.abs(), m.abs())
-    return dict(y=Expected(x.to(weight.dtype) @ weight.T, terms=K, size=lambda: x.abs().to(size.dtype) @ size.T))
+    return dict(y=Expected(x.to(weight.dtype) @ weight.T, terms=K,
+                           size=lambda: x.abs().to(size.dtype) @ size.T))
 
 
 @puzzle(
@@ -277,11 +273,11 @@ def int4_matmul(
         panel("h", 3, 4, own=[(1, 2)], ragged="rc", labels=("M", "F")),
     ),
     hints=(
-        "Two matrix products share x. If one program does both for the same tile, neither product is ever stored.",
+        "Two matrix products share x. If one program does both for the same tile, neither product is "
+        "ever stored.",
         "Keep two accumulators. Load the tile of x once in each step and use it for both.",
-        "gate = tl.dot(x, wg, gate, input_precision='ieee'); up = tl.dot(x, wu, up, input_precision='ieee'); at the "
-        "end, "
-        "h = gate * tl.sigmoid(gate) * up.",
+        "gate = tl.dot(x, wg, gate, input_precision='ieee'); up = tl.dot(x, wu, up, "
+        "input_precision='ieee'); at the end, h = gate * tl.sigmoid(gate) * up.",
     ),
 )
 def swiglu(

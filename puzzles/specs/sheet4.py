@@ -26,23 +26,24 @@ from puzzles.tiling import panel
     picture=(
         panel("q", 4, 1, sweep=[(1, 0)], ragged="r", labels=("N", "")),
         panel(
-            "scores, never stored", 4, 4, own=[(1, 0)], sweep=[(1, 1), (1, 2), (1, 3)], ragged="rc", labels=("N", "S")
+            "scores, never stored", 4, 4, own=[(1, 0)], sweep=[(1, 1), (1, 2), (1, 3)],
+            ragged="rc", labels=("N", "S")
         ),
         panel("k and v", 1, 4, sweep=[(0, 0), (0, 1), (0, 2), (0, 3)], ragged="c"),
         panel("z", 4, 1, own=[(1, 0)], ragged="r"),
     ),
     hints=(
-        "This is the online softmax with one more running value: the sum of exp(score) * v. The scores are never "
-        "stored.",
-        "A program keeps three blocks of BLOCK_N values: maximum, sum, and weighted sum. A new maximum rescales both "
-        "sums by the same factor.",
-        "s = q[:, None] * k[None, :], with tl.where(j[None, :] < S, s, -float('inf')); m_new = tl.maximum(m, "
-        "tl.max(s, 1)); "
-        "p = tl.exp(s - m_new[:, None]); fix = tl.exp(m - m_new); total = total * fix + tl.sum(p, 1); acc = acc * "
-        "fix + tl.sum(p * v[None, :], 1).",
+        "This is the online softmax with one more running value: the sum of exp(score) * v. The scores "
+        "are never stored.",
+        "A program keeps three blocks of BLOCK_N values: maximum, sum, and weighted sum. A new maximum "
+        "rescales both sums by the same factor.",
+        "s = q[:, None] * k[None, :], with tl.where(j[None, :] < S, s, -float('inf')); m_new = "
+        "tl.maximum(m, tl.max(s, 1)); p = tl.exp(s - m_new[:, None]); fix = tl.exp(m - m_new); total = "
+        "total * fix + tl.sum(p, 1); acc = acc * fix + tl.sum(p * v[None, :], 1).",
     ),
 )
-def scalar_flash(q: f32("N"), k: f32("S"), v: f32("S"), N: Size, S: Size, BLOCK_N: BlockSize, BLOCK_S: BlockSize):
+def scalar_flash(q: f32("N"), k: f32("S"), v: f32("S"), N: Size, S: Size, BLOCK_N: BlockSize,
+                 BLOCK_S: BlockSize):
     """z[n] = sum over s of softmax over s of (q[n] * k[s]) * v[s]
 
     Program i on axis 0 owns queries i * BLOCK_N and on, and walks once over k and v in blocks of BLOCK_S,
@@ -71,20 +72,20 @@ def scalar_flash(q: f32("N"), k: f32("S"), v: f32("S"), N: Size, S: Size, BLOCK_
     picture=(
         panel("q", 4, 1, sweep=[(2, 0)], ragged="r", labels=("T", "D")),
         panel(
-            "scores, never stored", 4, 4, sweep=[(2, 0), (2, 1), (2, 2)], ragged="rc", labels=("T queries", "T keys")
+            "scores, never stored", 4, 4, sweep=[(2, 0), (2, 1), (2, 2)],
+            ragged="rc", labels=("T queries", "T keys")
         ),
         panel("k, v", 4, 1, sweep=[(0, 0), (1, 0), (2, 0)], ragged="r", labels=("T", "D")),
         panel("o", 4, 1, own=[(2, 0)], ragged="r", labels=("T", "D")),
     ),
     hints=(
-        "As in the scalar puzzle, with tl.dot for the scores and for the weighted sum. A query block needs no key "
-        "block to its right.",
-        "Head h reads key head h // (H // K). The walk ends with the block on the diagonal, and only there do query "
-        "and key positions have to be compared.",
-        "for start in range(0, (i + 1) * BLOCK, BLOCK), with i = tl.program_id(1); s = tl.dot(q, tl.trans(k), "
-        "input_precision='ieee') * sm_scale; "
-        "s = tl.where((t[:, None] >= j[None, :]) & (j[None, :] < T), s, -float('inf')); end with lse = m + "
-        "tl.log(total).",
+        "As in the scalar puzzle, with tl.dot for the scores and for the weighted sum. A query block "
+        "needs no key block to its right.",
+        "Head h reads key head h // (H // K). The walk ends with the block on the diagonal, and only "
+        "there do query and key positions have to be compared.",
+        "for start in range(0, (i + 1) * BLOCK, BLOCK), with i = tl.program_id(1); s = tl.dot(q, "
+        "tl.trans(k), input_precision='ieee') * sm_scale; s = tl.where((t[:, None] >= j[None, :]) & "
+        "(j[None, :] < T), s, -float('inf')); end with lse = m + tl.log(total).",
     ),
 )
 def flash_attention(
@@ -98,12 +99,13 @@ def flash_attention(
     D: BlockSize,
     BLOCK: BlockSize,
 ):
-    """o[h, t] = sum over j <= t of softmax over j <= t of (q[h, t] . k[g, j] * sm_scale) * v[g, j], with g = h // (H // K)
+    """o[h, t] = sum over j <= t of softmax over j <= t of (q[h, t] . k[g, j] * sm_scale) * v[g, j],
+        with g = h // (H // K)
 
-    and lse[h, t] = log(sum over j <= t of exp(q[h, t] . k[g, j] * sm_scale)), which the backward needs. K key
-    heads serve H query heads. Program (h, i) owns queries i * BLOCK and on of head h, walks over key blocks of
-    BLOCK, and loads none that lies wholly after its last query. D is a power of two. Everything is contiguous;
-    past T is masked; full float32.
+    and lse[h, t] = log(sum over j <= t of exp(q[h, t] . k[g, j] * sm_scale)), which the backward needs. K
+    key heads serve H query heads. Program (h, i) owns queries i * BLOCK and on of head h, walks over key
+    blocks of BLOCK, and loads none that lies wholly after its last query. D is a power of two. Everything is
+    contiguous; past T is masked; full float32.
     """
     o, lse, p, size = attend(q, k.repeat_interleave(H // K, 0), v.repeat_interleave(H // K, 0), sm_scale)
     amplified = amplified_by(D, size)
@@ -141,13 +143,12 @@ def flash_attention(
         panel("y", 3, 2, own=[(i, j) for i in range(3) for j in range(2)], ragged="r"),
     ),
     hints=(
-        "Each pair (x[i], x[i + D/2]) is a point in the plane, turned by an angle that depends on the token's "
-        "position.",
-        "All heads of a token turn by the same angles: one row of cos and sin, loaded once, serves them all. Load "
-        "the two halves of x as two blocks.",
-        "i = tl.arange(0, D // 2); c = tl.load(cos_ptr + tl.load(position_ptr + n) * (D // 2) + i)[None, :]; y_low = "
-        "low * c - high * s; "
-        "y_high = high * c + low * s.",
+        "Each pair (x[i], x[i + D/2]) is a point in the plane, turned by an angle that depends on the "
+        "token's position.",
+        "All heads of a token turn by the same angles: one row of cos and sin, loaded once, serves them "
+        "all. Load the two halves of x as two blocks.",
+        "i = tl.arange(0, D // 2); c = tl.load(cos_ptr + tl.load(position_ptr + n) * (D // 2) + i)[None, "
+        ":]; y_low = low * c - high * s; y_high = high * c + low * s.",
     ),
 )
 def rope(
@@ -174,7 +175,8 @@ def rope(
         y=Expected(
             y,
             terms=4,
-            size=lambda: torch.cat([(low * c).abs() + (high * s).abs(), (high * c).abs() + (low * s).abs()], -1),
+            size=lambda: torch.cat([(low * c).abs() + (high * s).abs(),
+                                (high * c).abs() + (low * s).abs()], -1),
         )
     )
 
@@ -201,18 +203,19 @@ _BACKWARD_BIG = case(H=32, T=2047, sm_scale=0.125, D=64, BLOCK=16)
     budget=dict(q="H * T * D", do="H * T * D"),
     picture=(
         panel("q, do, lse, delta", 4, 1, sweep=[(2, 0)], ragged="r", labels=("T", "D")),
-        panel("p, never stored", 4, 4, sweep=[(2, 0), (2, 1), (2, 2)], ragged="rc", labels=("queries", "keys")),
+        panel("p, never stored", 4, 4, sweep=[(2, 0), (2, 1), (2, 2)],
+              ragged="rc", labels=("queries", "keys")),
         panel("k, v", 4, 1, sweep=[(0, 0), (1, 0), (2, 0)], ragged="r"),
         panel("dq", 4, 1, own=[(2, 0)], ragged="r", labels=("T", "D")),
     ),
     hints=(
-        "Nothing of size T x T was saved, and nothing has to be: p = exp(score - lse) brings a tile of probabilities "
-        "back, already normalised.",
-        "The gradient of a softmax row is ds = p * (dp - delta), with dp = do . v. Then dq is the sum of ds * k over "
-        "the keys, times sm_scale.",
+        "Nothing of size T x T was saved, and nothing has to be: p = exp(score - lse) brings a tile of "
+        "probabilities back, already normalised.",
+        "The gradient of a softmax row is ds = p * (dp - delta), with dp = do . v. Then dq is the sum of "
+        "ds * k over the keys, times sm_scale.",
         "In the walk: p = tl.where(seen, tl.exp(s - lse[:, None]), 0.0); dp = tl.dot(do, tl.trans(v), "
-        "input_precision='ieee'); "
-        "ds = p * (dp - delta[:, None]); dq = tl.dot(ds, k, dq, input_precision='ieee'); store dq * sm_scale.",
+        "input_precision='ieee'); ds = p * (dp - delta[:, None]); dq = tl.dot(ds, k, dq, "
+        "input_precision='ieee'); store dq * sm_scale.",
     ),
 )
 def flash_dq(
@@ -231,11 +234,12 @@ def flash_dq(
     """dq[h, t] = sm_scale * sum over j <= t of p[t, j] * (do[h, t] . v[h, j] - delta[h, t]) * k[h, j]
 
     with p[t, j] = exp(q[h, t] . k[h, j] * sm_scale - lse[h, t]). do is the gradient of the output, lse was
-    saved by the forward, and delta[h, t] = do[h, t] . o[h, t]. Program (h, i) owns queries i * BLOCK and on of
-    head h and walks over the keys they see. Contiguous; past T is masked; full float32.
+    saved by the forward, and delta[h, t] = do[h, t] . o[h, t]. Program (h, i) owns queries i * BLOCK and on
+    of head h and walks over the keys they see. Contiguous; past T is masked; full float32.
     """
     _, ds, ds_size, amplified = backward(q, k, v, do, lse, delta, sm_scale)
-    return dict(dq=Expected(ds @ k * sm_scale, terms=T, amplified=amplified, size=lambda: ds_size @ k.abs() * sm_scale))
+    return dict(dq=Expected(ds @ k * sm_scale, terms=T, amplified=amplified,
+                            size=lambda: ds_size @ k.abs() * sm_scale))
 
 
 @puzzle(
@@ -251,18 +255,19 @@ def flash_dq(
     budget=dict(k="H * T * D", v="H * T * D"),
     picture=(
         panel("k, v", 4, 1, sweep=[(1, 0)], ragged="r", labels=("T", "D")),
-        panel("p, never stored", 4, 4, sweep=[(1, 1), (2, 1), (3, 1)], ragged="rc", labels=("queries", "keys")),
+        panel("p, never stored", 4, 4, sweep=[(1, 1), (2, 1), (3, 1)],
+              ragged="rc", labels=("queries", "keys")),
         panel("q, do, lse, delta", 4, 1, sweep=[(1, 0), (2, 0), (3, 0)], ragged="r"),
         panel("dk, dv", 4, 1, own=[(1, 0)], ragged="r", labels=("T", "D")),
     ),
     hints=(
-        "If programs owned queries, many would add into one dk. So turn the walk around: a program owns keys and "
-        "walks over queries. No atomics are needed.",
-        "Keys from j on are seen by queries from j on: the walk begins on the diagonal. dv is the sum of p * do, dk "
-        "that of ds * q, over the queries.",
-        "for start in range(i * BLOCK, T, BLOCK): recompute p as [queries, keys]; dv = tl.dot(tl.trans(p), do, dv, "
-        "input_precision='ieee'); "
-        "dk = tl.dot(tl.trans(ds), q, dk, input_precision='ieee'). p must be 0 for masked queries.",
+        "If programs owned queries, many would add into one dk. So turn the walk around: a program owns "
+        "keys and walks over queries. No atomics are needed.",
+        "Keys from j on are seen by queries from j on: the walk begins on the diagonal. dv is the sum of "
+        "p * do, dk that of ds * q, over the queries.",
+        "for start in range(i * BLOCK, T, BLOCK): recompute p as [queries, keys]; dv = "
+        "tl.dot(tl.trans(p), do, dv, input_precision='ieee'); dk = tl.dot(tl.trans(ds), q, dk, "
+        "input_precision='ieee'). p must be 0 for masked queries.",
     ),
 )
 def flash_dkdv(
@@ -288,7 +293,8 @@ def flash_dkdv(
     p, ds, ds_size, amplified = backward(q, k, v, do, lse, delta, sm_scale)
     turned = ds.transpose(1, 2)
     return dict(
-        dv=Expected(p.transpose(1, 2) @ do, terms=T, amplified=amplified, size=lambda: p.transpose(1, 2) @ do.abs()),
+        dv=Expected(p.transpose(1, 2) @ do, terms=T, amplified=amplified,
+                    size=lambda: p.transpose(1, 2) @ do.abs()),
         dk=Expected(
             turned @ q * sm_scale,
             terms=T,
@@ -333,15 +339,14 @@ def _silu_size(score_size: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         panel("o", 3, 1, own=[(1, 0)], ragged="r", labels=("", "D")),
     ),
     hints=(
-        "There is no softmax here: SiLU works on each score by itself, so the walk needs no maximum, no sum and no "
-        "rescaling.",
-        "Sequence b lies in rows offset[b] to offset[b + 1] - 1. A program whose block begins past the sequence's "
-        "end has nothing to do. "
-        "Both biases are gathers: loads at computed indices.",
-        "s = tl.dot(q, tl.trans(k), input_precision='ieee') + tl.load(position_bias_ptr + (i - j), mask=seen, "
-        "other=0.0) + tl.load(time_bias_ptr + "
-        "tl.minimum((time_i - time_j) // WIDTH, M - 1), mask=seen, other=0.0); a = tl.where(seen, s * tl.sigmoid(s), "
-        "0.0) / N; acc = tl.dot(a, v, acc, ...).",
+        "There is no softmax here: SiLU works on each score by itself, so the walk needs no maximum, no "
+        "sum and no rescaling.",
+        "Sequence b lies in rows offset[b] to offset[b + 1] - 1. A program whose block begins past the "
+        "sequence's end has nothing to do. Both biases are gathers: loads at computed indices.",
+        "s = tl.dot(q, tl.trans(k), input_precision='ieee') + tl.load(position_bias_ptr + (i - j), "
+        "mask=seen, other=0.0) + tl.load(time_bias_ptr + tl.minimum((time_i - time_j) // WIDTH, M - 1), "
+        "mask=seen, other=0.0); a = tl.where(seen, s * tl.sigmoid(s), 0.0) / N; acc = tl.dot(a, v, acc, "
+        "...).",
     ),
 )
 def hstu_attention(
@@ -361,13 +366,14 @@ def hstu_attention(
     D: BlockSize,
     BLOCK: BlockSize,
 ):
-    """o[i] = sum over j <= i of silu(q[i] . k[j] + position_bias[i - j] + time_bias[bucket]) / N * v[j], for each head
+    """o[i] = sum over j <= i of silu(q[i] . k[j] + position_bias[i - j] + time_bias[bucket]) / N * v[j],
+        for each head
 
     within each sequence: items of sequence b are rows offset[b] to offset[b + 1] - 1 of q, k, v, time and o,
     and i and j count from its first. No sequence is longer than N; some are empty; the division is by N,
     whatever the sequence's length. bucket = min((time[i] - time[j]) // WIDTH, M - 1); times grow within a
-    sequence. Program (b, h, n) owns items n * BLOCK and on of sequence b, head h. silu(s) = s / (1 + exp(-s)).
-    Contiguous; D is a power of two; full float32.
+    sequence. Program (b, h, n) owns items n * BLOCK and on of sequence b, head h. silu(s) = s / (1 +
+    exp(-s)). Contiguous; D is a power of two; full float32.
     """
     o, size = torch.zeros_like(q), torch.zeros_like(q)
     for first, end in zip(offset.tolist(), offset.tolist()[1:]):
@@ -377,7 +383,8 @@ def hstu_attention(
         bucket = ((time[rows, None] - time[None, rows]).clamp(min=0) // WIDTH).clamp(max=M - 1).long()
         bias = position_bias[(i[:, None] - i[None, :]).clamp(min=0)] + time_bias[bucket]
         for h in range(H):
-            scores, absolute = q[rows, h] @ k[rows, h].T + bias, q[rows, h].abs() @ k[rows, h].abs().T + bias.abs()
+            scores = q[rows, h] @ k[rows, h].T + bias
+            absolute = q[rows, h].abs() @ k[rows, h].abs().T + bias.abs()
             weights = torch.where(seen, torch.nn.functional.silu(scores), 0.0) / N
             o[rows, h] = weights @ v[rows, h]
             size[rows, h] = torch.where(seen, _silu_size(absolute, scores), 0.0) / N @ v[rows, h].abs()

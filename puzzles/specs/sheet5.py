@@ -1,4 +1,4 @@
-"""Sheet 5, serving: caches in blocks, decoding one token for many requests, and experts. Notebooks 13 and 17."""
+"""Sheet 5, serving: caches in blocks, one token for many requests, and experts. Notebooks 13 and 17."""
 
 import torch
 
@@ -11,7 +11,7 @@ _GARBAGE = 1_000_000_000  # what lies behind the used part of a block table or s
 
 
 def _slots(tensors, sizes, rng):
-    """Different slots for different tokens, the cache's first and last rows left free; every fourth is padding."""
+    """Different slots for different tokens, the cache's first and last rows free; every fourth is padding."""
     rows = torch.arange(sizes["S"])[1:-1] if sizes["S"] > 2 else torch.zeros(1)
     slots = rows[torch.randperm(len(rows), generator=rng)[: sizes["N"]]].int()
     slots[3::4] = -1
@@ -40,12 +40,14 @@ def _slots(tensors, sizes, rng):
     ),
     hints=(
         "The slot is data: load it, then compute the address to store to from it.",
-        "slot * W is where the row begins. Slot -1 means that the token is padding: nothing may be stored for it.",
-        "slot = tl.load(slot_ptr + n); w = tl.arange(0, BLOCK); row = tl.load(new_ptr + n * W + w, mask=w < W); "
-        "tl.store(cache_ptr + slot * W + w, row, mask=(w < W) & (slot >= 0)).",
+        "slot * W is where the row begins. Slot -1 means that the token is padding: nothing may be "
+        "stored for it.",
+        "slot = tl.load(slot_ptr + n); w = tl.arange(0, BLOCK); row = tl.load(new_ptr + n * W + w, "
+        "mask=w < W); tl.store(cache_ptr + slot * W + w, row, mask=(w < W) & (slot >= 0)).",
     ),
 )
-def kv_write(new: f32("N", "W"), slot: i32("N"), cache: f32("S", "W"), N: Size, S: Size, W: Size, BLOCK: BlockSize):
+def kv_write(new: f32("N", "W"), slot: i32("N"), cache: f32("S", "W"), N: Size, S: Size, W: Size,
+             BLOCK: BlockSize):
     """cache[slot[n], w] = new[n, w] for every token n whose slot is not -1
 
     cache is changed in place; all other rows keep their bits. No two tokens have the same slot. Program n on
@@ -59,7 +61,7 @@ def kv_write(new: f32("N", "W"), slot: i32("N"), cache: f32("S", "W"), N: Size, 
 
 
 def _paged(tensors, sizes, rng):
-    """Block tables over a shuffled pool: all entries used, two, or any number; garbage behind the used ones."""
+    """Block tables over a shuffled pool: all entries used, two, or any number; garbage behind them."""
     B, P, NB, T = sizes["B"], sizes["P"], sizes["NB"], sizes["T"]
     table = torch.full((B, T), _GARBAGE, dtype=torch.int32)
     pool, length = torch.randperm(NB, generator=rng).int(), torch.empty(B, dtype=torch.int32)
@@ -110,14 +112,13 @@ _POOL = (
     budget=dict(q="B * H * D", table="B * K * T"),
     picture=(*_POOL, panel("o", 2, 1, own=[(0, 0)], labels=("H / K heads", "D"))),
     hints=(
-        "The block table is a page table: position s of a request lies in block table[b, s // P], at row s % P. Walk "
-        "over the entries.",
-        "All H // K heads of a key head form the rows of one tile, so that each key is read once for all of them. "
-        "Entries past the length are garbage: never load through them.",
-        "for block in range(0, tl.cdiv(length, P)): page = tl.load(table_ptr + b * T + block); s = block * P + "
-        "tl.arange(0, P); "
-        "k at ((page * P + tl.arange(0, P))[:, None] * K + kv) * D + d, mask s < length; then one step of the online "
-        "softmax.",
+        "The block table is a page table: position s of a request lies in block table[b, s // P], at row "
+        "s % P. Walk over the entries.",
+        "All H // K heads of a key head form the rows of one tile, so that each key is read once for all "
+        "of them. Entries past the length are garbage: never load through them.",
+        "for block in range(0, tl.cdiv(length, P)): page = tl.load(table_ptr + b * T + block); s = block "
+        "* P + tl.arange(0, P); k at ((page * P + tl.arange(0, P))[:, None] * K + kv) * D + d, mask s < "
+        "length; then one step of the online softmax.",
     ),
 )
 def paged_decode(
@@ -136,13 +137,15 @@ def paged_decode(
     D: BlockSize,
     GROUP: BlockSize,
 ):
-    """o[b, h] = sum over s < length[b] of softmax over s of (q[b, h] . k[s, g] * sm_scale) * v[s, g], g = h // (H // K)
+    """o[b, h] = sum over s < length[b] of softmax over s of (q[b, h] . k[s, g] * sm_scale) * v[s, g],
+        g = h // (H // K)
 
-    where k[s, g] = k_cache[table[b, s // P], s % P, g], and v likewise. Program (b, g) owns the H // K heads of
-    key head g of request b (H // K <= GROUP, masked past it). Only the first ceil(length[b] / P) entries of a
-    row of the table are valid, and the last block may be part full. Contiguous; full float32.
+    where k[s, g] = k_cache[table[b, s // P], s % P, g], and v likewise. Program (b, g) owns the H // K heads
+    of key head g of request b (H // K <= GROUP, masked past it). Only the first ceil(length[b] / P) entries
+    of a row of the table are valid, and the last block may be part full. Contiguous; full float32.
     """
-    parts = [_decode(q[b], *_request(k_cache, v_cache, table, length, b, P), sm_scale, H // K) for b in range(B)]
+    requests = [_request(k_cache, v_cache, table, length, b, P) for b in range(B)]
+    parts = [_decode(q[b], *request, sm_scale, H // K) for b, request in enumerate(requests)]
     return dict(
         o=Expected(
             torch.stack([o for o, *_ in parts]),
@@ -174,13 +177,13 @@ def paged_decode(
         panel("o and lse", 2, 2, own=[(0, 1)], labels=("heads", "SPLITS")),
     ),
     hints=(
-        "One request and few heads give few programs, and most of the GPU idles. So several programs share a "
-        "request: each walks over a part of its blocks.",
-        "Each part is an attention of its own, complete with its log-sum-exp. A part without keys must not divide by "
-        "zero: it stores o = 0 and lse = -inf.",
-        "each = tl.cdiv(tl.cdiv(length, P), SPLITS); for block in range(split * each, tl.minimum((split + 1) * each, "
-        "tl.cdiv(length, P))); at the end "
-        "o = acc / tl.where(total > 0, total, 1.0), lse = m + tl.log(total).",
+        "One request and few heads give few programs, and most of the GPU idles. So several programs "
+        "share a request: each walks over a part of its blocks.",
+        "Each part is an attention of its own, complete with its log-sum-exp. A part without keys must "
+        "not divide by zero: it stores o = 0 and lse = -inf.",
+        "each = tl.cdiv(tl.cdiv(length, P), SPLITS); for block in range(split * each, tl.minimum((split "
+        "+ 1) * each, tl.cdiv(length, P))); at the end o = acc / tl.where(total > 0, total, 1.0), lse = "
+        "m + tl.log(total).",
     ),
 )
 def split_k_decode(
@@ -203,8 +206,9 @@ def split_k_decode(
     """o[b, h, i], lse[b, h, i]: paged decode attention over the i-th part of request b's blocks only
 
     With n = ceil(length[b] / P) blocks and e = ceil(n / SPLITS), part i is the blocks from i * e up to, but
-    without, min((i + 1) * e, n). lse is the log of the sum of exp(score) over the part. A part may be empty: then o = 0 and lse = -inf.
-    Program (b, g, i) owns part i of the H // K heads of key head g. Layouts as in paged decode.
+    without, min((i + 1) * e, n). lse is the log of the sum of exp(score) over the part. A part may be empty:
+    then o = 0 and lse = -inf. Program (b, g, i) owns part i of the H // K heads of key head g. Layouts as in
+    paged decode.
     """
     o, size, lse = (torch.zeros(B, H, SPLITS, D, dtype=q.dtype, device=q.device) for _ in range(3))
     lse, grown = lse[..., 0] - torch.inf, 0
@@ -241,27 +245,28 @@ def _empty_parts(tensors, sizes, rng):
         case(B=4, H=3, D=16, BLOCK_S=8, S=5),
         case(B=2, H=1, D=8, BLOCK_S=2, S=1),
         case(B=3, H=2, D=16, BLOCK_S=4, S=3, scale=100.0),
-        case(B=2, H=2, D=8, BLOCK_S=4, S=3, shift=500.0),  # overflows whatever is drawn; the one above in 19 of 20
+        case(B=2, H=2, D=8, BLOCK_S=4, S=3, shift=500.0),  # overflows whatever is drawn; the one above mostly
     ],
     big=case(B=256, H=32, D=128, BLOCK_S=16, S=16),
     budget=dict(part="B * H * S * D", lse="B * H * S"),
     picture=(
-        panel("part", 5, 1, sweep=[(0, 0), (1, 0), (2, 0), (3, 0), (4, 0)], ragged="r", labels=("S parts", "D")),
+        panel("part", 5, 1, sweep=[(0, 0), (1, 0), (2, 0), (3, 0), (4, 0)],
+              ragged="r", labels=("S parts", "D")),
         panel("lse", 5, 1, sweep=[(0, 0), (1, 0), (2, 0), (3, 0), (4, 0)], ragged="r"),
         panel("o", 1, 1, own=[(0, 0)], labels=("", "D")),
     ),
     hints=(
-        "Part s stands for exp(lse[s]) worth of probability. The answer is the average of the parts with those "
-        "weights.",
-        "exp(lse) may overflow: subtract the largest lse first. An empty part has lse = -inf, so weight 0, and so "
-        "must lanes past S.",
-        "lse = tl.load(..., mask=s < S, other=-float('inf')); w = tl.exp(lse - tl.max(lse, 0)); w = w / tl.sum(w, "
-        "0); "
-        "o = tl.sum(w[:, None] * part, 0).",
+        "Part s stands for exp(lse[s]) worth of probability. The answer is the average of the parts with "
+        "those weights.",
+        "exp(lse) may overflow: subtract the largest lse first. An empty part has lse = -inf, so weight "
+        "0, and so must lanes past S.",
+        "lse = tl.load(..., mask=s < S, other=-float('inf')); w = tl.exp(lse - tl.max(lse, 0)); w = w / "
+        "tl.sum(w, 0); o = tl.sum(w[:, None] * part, 0).",
     ),
 )
 def merge_splits(
-    part: f32("B", "H", "S", "D"), lse: f32("B", "H", "S"), B: Size, H: Size, S: Size, D: BlockSize, BLOCK_S: BlockSize
+    part: f32("B", "H", "S", "D"), lse: f32("B", "H", "S"), B: Size, H: Size, S: Size,
+    D: BlockSize, BLOCK_S: BlockSize
 ):
     """o[b, h] = sum over s of w[s] * part[b, h, s], with w = softmax over s of lse[b, h, s]
 
@@ -271,7 +276,8 @@ def merge_splits(
     """
     w = torch.softmax(lse, 2)
     return dict(
-        o=Expected((w[..., None] * part).sum(2), terms=S, amplified=_EXP, size=lambda: (w[..., None] * part.abs()).sum(2))
+        o=Expected((w[..., None] * part).sum(2), terms=S, amplified=_EXP,
+                   size=lambda: (w[..., None] * part.abs()).sum(2))
     )
 
 
@@ -301,14 +307,13 @@ def _route(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor
         panel("weight, expert", 4, 1, own=[(1, 0)], labels=("N", "TOP")),
     ),
     hints=(
-        "Find the largest, take it out, and find the largest again: TOP times. The row stays in registers all the "
-        "while.",
-        "tl.argmax gives the first of equals. Taking out means tl.where(e == at, -inf, x). The weights are a softmax "
-        "over the chosen ones: subtract the first, which is the largest.",
-        "for i in range(0, TOP): top = tl.max(x, 0); at = tl.argmax(x, 0); store at; keep exp(top - first) in slot i "
-        "of a small block with "
-        "tl.where(tl.arange(0, BLOCK) == i, ..., kept); at the end store kept / tl.sum(kept, 0) for the first TOP "
-        "lanes.",
+        "Find the largest, take it out, and find the largest again: TOP times. The row stays in "
+        "registers all the while.",
+        "tl.argmax gives the first of equals. Taking out means tl.where(e == at, -inf, x). The weights "
+        "are a softmax over the chosen ones: subtract the first, which is the largest.",
+        "for i in range(0, TOP): top = tl.max(x, 0); at = tl.argmax(x, 0); store at; keep exp(top - "
+        "first) in slot i of a small block with tl.where(tl.arange(0, BLOCK) == i, ..., kept); at the "
+        "end store kept / tl.sum(kept, 0) for the first TOP lanes.",
     ),
 )
 def topk_route(logits: f32("N", "E"), N: Size, E: Size, TOP: Size, BLOCK: BlockSize):
@@ -355,17 +360,19 @@ def _each_expert(x: torch.Tensor, w: torch.Tensor, offset: torch.Tensor) -> torc
     flops="2 * N * D * F",
     budget=dict(x="N * D * cdiv(F, BLOCK_F)"),
     picture=(
-        panel("x, sorted by expert", 4, 3, sweep=[(2, 0), (2, 1), (2, 2)], ragged="rc", labels=("N tokens", "D")),
+        panel("x, sorted by expert", 4, 3, sweep=[(2, 0), (2, 1), (2, 2)],
+              ragged="rc", labels=("N tokens", "D")),
         panel("w[e]", 3, 3, sweep=[(0, 1), (1, 1), (2, 1)], ragged="rc", labels=("D", "F")),
         panel("y", 4, 3, own=[(2, 1)], ragged="rc", labels=("N", "F")),
     ),
     hints=(
-        "It is the matmul puzzle with one more axis: the expert says which w, and which rows of x are its own.",
-        "Rows of expert e begin at offset[e], so tiles are counted from there. A tile that begins at or past "
-        "offset[e + 1] has no rows: its program does nothing.",
-        "first = tl.load(offset_ptr + e); end = tl.load(offset_ptr + e + 1); n = first + tl.program_id(1) * BLOCK_N "
-        "+ tl.arange(0, BLOCK_N); "
-        "everything about rows is masked with n < end; if first + tl.program_id(1) * BLOCK_N < end: ...",
+        "It is the matmul puzzle with one more axis: the expert says which w, and which rows of x are "
+        "its own.",
+        "Rows of expert e begin at offset[e], so tiles are counted from there. A tile that begins at or "
+        "past offset[e + 1] has no rows: its program does nothing.",
+        "first = tl.load(offset_ptr + e); end = tl.load(offset_ptr + e + 1); n = first + "
+        "tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N); everything about rows is masked with n < "
+        "end; if first + tl.program_id(1) * BLOCK_N < end: ...",
     ),
 )
 def grouped_matmul(
@@ -386,4 +393,5 @@ def grouped_matmul(
     offset[e] + i * BLOCK_N and on of expert e, columns j * BLOCK_F and on. A program without rows must load
     nothing of x. Contiguous; past the expert's end, past D and past F is masked; full float32.
     """
-    return dict(y=Expected(_each_expert(x, w, offset), terms=D, size=lambda: _each_expert(x.abs(), w.abs(), offset)))
+    return dict(y=Expected(_each_expert(x, w, offset), terms=D,
+                           size=lambda: _each_expert(x.abs(), w.abs(), offset)))

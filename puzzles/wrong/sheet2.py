@@ -6,9 +6,11 @@ _RESCALE = "s = s * tl.exp(m - m_new) + tl.sum"
 _OTHER = ', other=-float("inf")'
 
 ANSWERS = [
-    wrong("long_sum", "masked lanes without other=", "masked_lanes", "mask=offsets < M, other=0.0", "mask=offsets < M"),
+    wrong("long_sum", "masked lanes without other=", "masked_lanes",
+          "mask=offsets < M, other=0.0", "mask=offsets < M"),
     wrong("long_sum", "no mask", "out_of_bounds_read", ", mask=offsets < M, other=0.0", ""),
-    wrong("long_sum", "the tail is left out", "wrong_value", "range(0, M, BLOCK)", "range(0, M - BLOCK + 1, BLOCK)"),
+    wrong("long_sum", "the tail is left out", "wrong_value",
+          "range(0, M, BLOCK)", "range(0, M - BLOCK + 1, BLOCK)"),
     wrong(
         "long_sum",
         "running sum in float16",
@@ -41,7 +43,8 @@ ANSWERS = [
         "online_softmax",
         "masked lanes count as 0",
         "wrong_value",
-        'other=-float("inf"))\n        m_new',
+        'other=-float("inf"))\n'
+        '        m_new',
         "other=0.0)\n        m_new",
     ),
     wrong("online_softmax", "masked lanes without other=", "masked_lanes", _OTHER, ""),
@@ -50,14 +53,20 @@ ANSWERS = [
         "online_softmax",
         "three walks",
         "traffic",
-        "    for start in range(0, M, BLOCK):\n        offsets = start + tl.arange(0, BLOCK)\n        x = tl.load"
-        '(x_ptr + row * M + offsets, mask=offsets < M, other=-float("inf"))\n        m_new = tl.maximum(m, tl.max(x, '
+        "    for start in range(0, M, BLOCK):\n        offsets = start + tl.arange(0, BLOCK)\n        x "
+        "= tl.load"
+        '(x_ptr + row * M + offsets, mask=offsets < M, other=-float("inf"))\n'
+        '        m_new = tl.maximum(m, tl.max(x, '
         '0))\n',
-        "    for start in range(0, M, BLOCK):\n        offsets = start + tl.arange(0, BLOCK)\n        x = tl.load"
-        '(x_ptr + row * M + offsets, mask=offsets < M, other=-float("inf"))\n        m = tl.maximum(m, tl.max(x, '
+        "    for start in range(0, M, BLOCK):\n        offsets = start + tl.arange(0, BLOCK)\n        x "
+        "= tl.load"
+        '(x_ptr + row * M + offsets, mask=offsets < M, other=-float("inf"))\n'
+        '        m = tl.maximum(m, tl.max(x, '
         '0))\n'
-        "    for start in range(0, M, BLOCK):\n        offsets = start + tl.arange(0, BLOCK)\n        x = tl.load"
-        '(x_ptr + row * M + offsets, mask=offsets < M, other=-float("inf"))\n        m_new = m\n',
+        "    for start in range(0, M, BLOCK):\n        offsets = start + tl.arange(0, BLOCK)\n        x "
+        "= tl.load"
+        '(x_ptr + row * M + offsets, mask=offsets < M, other=-float("inf"))\n'
+        '        m_new = m\n',
     ),
     wrong(
         "online_softmax",
@@ -140,7 +149,8 @@ ANSWERS = [
         "(h[:, None] < H)",
     ),
     wrong("conv2d", "no mask in the load", "out_of_bounds_read", ", mask=inside, other=0.0", ""),
-    wrong("conv2d", "masked lanes without other=", "masked_lanes", ", mask=inside, other=0.0", ", mask=inside"),
+    wrong("conv2d", "masked lanes without other=", "masked_lanes",
+          ", mask=inside, other=0.0", ", mask=inside"),
     wrong("conv2d", "weights transposed", "wrong_value", "di * KW + dj", "dj * KH + di"),
     wrong("conv2d", "always the first image", "race", "tl.program_id(0) * H * W", "0"),
     wrong("conv2d", "hard-coded 2 x 2 weights", "wrong_value", "range(0, KH)", "range(0, 2)"),

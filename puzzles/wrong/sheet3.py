@@ -6,7 +6,8 @@ _STORE = "acc, mask=(m[:, None] < M) & (n[None, :] < N)"
 
 ANSWERS = [
     wrong("matmul", "TF32", "wrong_value", ', input_precision="ieee"', ""),
-    wrong("matmul", "no mask along K", "out_of_bounds_read", "(m[:, None] < M) & (k[None, :] < K)", "(m[:, None] < M)"),
+    wrong("matmul", "no mask along K", "out_of_bounds_read",
+          "(m[:, None] < M) & (k[None, :] < K)", "(m[:, None] < M)"),
     wrong("matmul", "masked lanes without other=", "masked_lanes", ", other=0.0", ""),
     wrong(
         "matmul",
@@ -15,7 +16,8 @@ ANSWERS = [
         "m[:, None] * stride_am + k[None, :] * stride_ak",
         "m[:, None] * stride_ak + k[None, :] * stride_am",
     ),
-    wrong("matmul", "only the first step along K", "wrong_value", "range(0, K, BLOCK_K)", "range(0, BLOCK_K, BLOCK_K)"),
+    wrong("matmul", "only the first step along K", "wrong_value",
+          "range(0, K, BLOCK_K)", "range(0, BLOCK_K, BLOCK_K)"),
     wrong(
         "matmul",
         "accumulates in float16",
@@ -50,7 +52,8 @@ ANSWERS = [
         "(m[:, None] < M) & (k[None, :] < K)",
         "(k[None, :] < K)",
     ),
-    wrong("matmul_grouped", "a lower last group is skipped", "not_written", "tl.minimum(rows - first, GROUP)", "GROUP"),
+    wrong("matmul_grouped", "a lower last group is skipped", "not_written",
+          "tl.minimum(rows - first, GROUP)", "GROUP"),
     wrong(
         "matmul_grouped",
         "across the group instead of down",
@@ -61,7 +64,8 @@ ANSWERS = [
         "inside % columns",
     ),
     wrong(
-        "matmul_grouped", "all groups begin at the top", "race", "first = pid // (GROUP * columns) * GROUP", "first = 0"
+        "matmul_grouped", "all groups begin at the top", "race",
+        "first = pid // (GROUP * columns) * GROUP", "first = 0"
     ),
     wrong("matmul_grouped", "TF32", "wrong_value", ', input_precision="ieee"', ""),
     wrong(
@@ -123,18 +127,21 @@ ANSWERS = [
         "block * 32 + 16 + j",
         "block * 32 + 1 + 2 * j",
     ),
-    wrong("int4_matmul", "nibbles exchanged", "wrong_value", "(q & 15)", "(q >> 4 & 15)", "(q >> 4)", "(q & 15 | 0)"),
+    wrong("int4_matmul", "nibbles exchanged", "wrong_value",
+          "(q & 15)", "(q >> 4 & 15)", "(q >> 4)", "(q & 15 | 0)"),
     wrong("int4_matmul", "the minimum forgotten", "wrong_value", "* d + lowest", "* d"),
     wrong("int4_matmul", "hard-coded 3 blocks", "out_of_bounds_read", "range(0, K // 32)", "range(0, 3)"),
     wrong(
-        "int4_matmul", "no mask along N", "out_of_bounds_read", "block * 16 + j, mask=n < N, other=0", "block * 16 + j"
+        "int4_matmul", "no mask along N", "out_of_bounds_read",
+        "block * 16 + j, mask=n < N, other=0", "block * 16 + j"
     ),
     wrong(
         "int4_matmul",
         "bytes loaded twice",
         "traffic",
         "        w_high = (q >> 4)",
-        "        q = tl.load(q_ptr + n * (K // 2) + block * 16 + j, mask=n < N, other=0)\n        w_high = (q >> 4)",
+        "        q = tl.load(q_ptr + n * (K // 2) + block * 16 + j, mask=n < N, other=0)\n        w_high "
+        "= (q >> 4)",
     ),
     wrong(
         "int4_matmul",
@@ -146,7 +153,8 @@ ANSWERS = [
     wrong("int4_matmul", "TF32", "wrong_value", ', input_precision="ieee"', ""),
     wrong("swiglu", "no sigmoid", "wrong_value", "gate * tl.sigmoid(gate) * up", "gate * up"),
     wrong(
-        "swiglu", "gate and up exchanged", "wrong_value", "gate * tl.sigmoid(gate) * up", "up * tl.sigmoid(up) * gate"
+        "swiglu", "gate and up exchanged", "wrong_value",
+        "gate * tl.sigmoid(gate) * up", "up * tl.sigmoid(up) * gate"
     ),
     wrong(
         "swiglu",
@@ -172,7 +180,9 @@ ANSWERS = [
         "& (d[None, :] < D), other=0.0",
         "& (d[None, :] < D)",
     ),
-    wrong("swiglu", "no mask along D", "out_of_bounds_read", "(m[:, None] < M) & (d[None, :] < D)", "(m[:, None] < M)"),
-    wrong("swiglu", "accumulates in the output", "race", "tl.program_id(1) * BLOCK_F", "tl.program_id(1) * 0"),
+    wrong("swiglu", "no mask along D", "out_of_bounds_read",
+          "(m[:, None] < M) & (d[None, :] < D)", "(m[:, None] < M)"),
+    wrong("swiglu", "accumulates in the output", "race",
+          "tl.program_id(1) * BLOCK_F", "tl.program_id(1) * 0"),
     wrong("swiglu", "exp overflows", "not_finite", "tl.sigmoid(gate)", "(tl.exp(gate) / (1 + tl.exp(gate)))"),
 ]

@@ -13,7 +13,8 @@ ANSWERS = [
         "q[:, None] * k[None, :]",
     ),
     wrong(
-        "scalar_flash", "the average of v", "wrong_value", "q[:, None] * k[None, :]", "0.0 * q[:, None] * k[None, :]"
+        "scalar_flash", "the average of v", "wrong_value",
+        "q[:, None] * k[None, :]", "0.0 * q[:, None] * k[None, :]"
     ),
     wrong(
         "scalar_flash",
@@ -24,7 +25,8 @@ ANSWERS = [
         'tl.full([BLOCK_N], -float("inf"), dtype=tl.float32)',
         "tl.zeros([BLOCK_N], dtype=tl.float32)",
     ),
-    wrong("scalar_flash", "the weighted sum is not rescaled", "wrong_value", "acc = acc * fix +", "acc = acc +"),
+    wrong("scalar_flash", "the weighted sum is not rescaled", "wrong_value",
+          "acc = acc * fix +", "acc = acc +"),
     wrong(
         "scalar_flash",
         "v's masked lanes without other=",
@@ -39,7 +41,8 @@ ANSWERS = [
         "        m_new = tl.max",
         "        k = tl.load(k_ptr + j, mask=j < S, other=0.0)\n        m_new = tl.max",
     ),
-    wrong("scalar_flash", "no mask along S", "out_of_bounds_read", "k_ptr + j, mask=j < S, other=0.0", "k_ptr + j"),
+    wrong("scalar_flash", "no mask along S", "out_of_bounds_read",
+          "k_ptr + j, mask=j < S, other=0.0", "k_ptr + j"),
     wrong("flash_attention", "not causal", "wrong_value", "(t[:, None] >= j[None, :]) & ", ""),
     wrong(
         "flash_attention",
@@ -48,10 +51,12 @@ ANSWERS = [
         "t[:, None] >= j[None, :]",
         "t[:, None] > j[None, :]",
     ),
-    wrong("flash_attention", "key head modulo instead of group", "wrong_value", "h // (H // K) * T", "h % K * T"),
+    wrong("flash_attention", "key head modulo instead of group", "wrong_value",
+          "h // (H // K) * T", "h % K * T"),
     wrong("flash_attention", "one key head a query head", "out_of_bounds_read", "h // (H // K) * T", "h * T"),
     wrong(
-        "flash_attention", "walks over all keys", "traffic", "range(0, (i + 1) * BLOCK, BLOCK)", "range(0, T, BLOCK)"
+        "flash_attention", "walks over all keys", "traffic",
+        "range(0, (i + 1) * BLOCK, BLOCK)", "range(0, T, BLOCK)"
     ),
     wrong("flash_attention", "lse without the maximum", "wrong_value", "m + tl.log(total)", "tl.log(total)"),
     wrong(
@@ -83,7 +88,8 @@ ANSWERS = [
         "high * c + low * s",
         "high * c - low * s",
     ),
-    wrong("rope", "position is the row", "wrong_value", "tl.load(position_ptr + n) * (D // 2)", "(n % P) * (D // 2)"),
+    wrong("rope", "position is the row", "wrong_value",
+          "tl.load(position_ptr + n) * (D // 2)", "(n % P) * (D // 2)"),
     wrong("rope", "assumes contiguous heads", "out_of_bounds_read", "h * stride_xh", "h * D"),
     wrong("rope", "no mask along H", "out_of_bounds_read", "* stride_xd, mask=h < H)", "* stride_xd)"),
     wrong(
@@ -205,7 +211,8 @@ ANSWERS = [
         "reads into the next sequence",
         "wrong_value",
         "(i[:, None] >= j[None, :]) & (i[:, None] < length)",
-        "(i[:, None] >= 0) & (i[:, None] < length) & (j[None, :] <= i[:, None] + 1) " "& (first + j[None, :] < L)",
+        "(i[:, None] >= 0) & (i[:, None] < length) & (j[None, :] <= i[:, None] + 1) "
+        "& (first + j[None, :] < L)",
         "(i[:, None] - j[None, :])",
         "tl.maximum(i[:, None] - j[None, :], 0)",
         "mask=j[:, None] < length",

@@ -60,7 +60,8 @@ ANSWERS = [
         "mask=s[:, None] < length",
         "mask=s[:, None] < T * P",
     ),
-    wrong("paged_decode", "last block counted in full", "wrong_value", "s[None, :] < length", "s[None, :] < T * P"),
+    wrong("paged_decode", "last block counted in full", "wrong_value",
+          "s[None, :] < length", "s[None, :] < T * P"),
     wrong(
         "paged_decode",
         "masked keys without other=",
@@ -99,7 +100,8 @@ ANSWERS = [
         "range(0, tl.maximum(length // P, 1))",
     ),
     wrong("paged_decode", "always the first row of the table", "wrong_value", "b * T + block", "block"),
-    wrong("split_k_decode", "an empty part divides by zero", "not_finite", "tl.where(total > 0, total, 1.0)", "total"),
+    wrong("split_k_decode", "an empty part divides by zero", "not_finite",
+          "tl.where(total > 0, total, 1.0)", "total"),
     wrong(
         "split_k_decode",
         "every part is the whole",
@@ -137,7 +139,8 @@ ANSWERS = [
     wrong("merge_splits", "lanes past S count as lse = 0", "wrong_value", 'other=-float("inf")', "other=0.0"),
     wrong("merge_splits", "masked lanes without other=", "masked_lanes", ', other=-float("inf")', ""),
     wrong("merge_splits", "no mask along S", "out_of_bounds_read", ", mask=s[:, None] < S, other=0.0", ""),
-    wrong("merge_splits", "every head into head 0", "race", "o_ptr + row * D", "o_ptr + tl.program_id(0) * H * D"),
+    wrong("merge_splits", "every head into head 0", "race",
+          "o_ptr + row * D", "o_ptr + tl.program_id(0) * H * D"),
     wrong("merge_splits", "weights do not sum to 1", "wrong_value", "    w = w / tl.sum(w, 0)\n", ""),
     wrong(
         "topk_route",

@@ -54,7 +54,8 @@ def test_a_stub_is_not_solved_yet_and_not_a_try():
 
 def test_what_only_the_interpreter_accepts_fails_to_compile():
     verdict = check("add_constant", answers.with_plain_constant)
-    assert verdict.kinds == ("does_not_compile",) and "FACTOR" in verdict.findings[0].message + verdict.findings[0].code
+    finding = verdict.findings[0]
+    assert verdict.kinds == ("does_not_compile",) and "FACTOR" in finding.message + finding.code
 
 
 def test_an_endless_loop_is_stopped_and_its_line_named():
@@ -62,7 +63,8 @@ def test_an_endless_loop_is_stopped_and_its_line_named():
     verdict = check("add_constant", answers.endless, seconds=2.0)
     assert time.monotonic() - begin < 12
     assert verdict.kinds == ("time_limit",) and verdict.findings[0].line
-    assert verdict.findings[0].code in ("while i < 1:", "x = tl.load(x_ptr + tl.arange(0, BLOCK))", "i = i * 2")
+    loop = ("while i < 1:", "x = tl.load(x_ptr + tl.arange(0, BLOCK))", "i = i * 2")
+    assert verdict.findings[0].code in loop
     assert check("add_constant", answers.add_constant).passed, "the next check works"
 
 
@@ -89,7 +91,8 @@ def test_the_same_seed_gives_the_same_inputs():
         check("outer_sum", answers.tiled_outer_sum, seed=3),
     )
     assert first.kinds == ("bad_input",) and second.passed and second.seed == 3
-    assert check("outer_sum", answers.tiled_outer_sum).seed != check("outer_sum", answers.tiled_outer_sum).seed
+    one, other = check("outer_sum", answers.tiled_outer_sum), check("outer_sum", answers.tiled_outer_sum)
+    assert one.seed != other.seed
 
 
 @pytest.mark.parametrize(
@@ -118,10 +121,12 @@ def test_an_unknown_name_offers_the_nearest():
 def test_grids():
     assert "pass grid=" in _sentence(check("outer_sum_2d", answers.tiled_outer_sum))
     assert "leave out grid=" in _sentence(check("outer_sum", answers.tiled_outer_sum, grid=(1,)))
-    assert "positive integers" in _sentence(check("outer_sum_2d", answers.tiled_outer_sum, grid=lambda meta: (1.5,)))
+    broken = check("outer_sum_2d", answers.tiled_outer_sum, grid=lambda meta: (1.5,))
+    assert "positive integers" in _sentence(broken)
     few = check("outer_sum_2d", answers.tiled_outer_sum, grid=(1, 1))
     assert "not_written" in few.kinds
-    assert "grid (1, 1) for N=10, M=45, BLOCK_N=4, BLOCK_M=16: 1 program, and 9 would do" in few.findings[0].look_at
+    said = "grid (1, 1) for N=10, M=45, BLOCK_N=4, BLOCK_M=16: 1 program, and 9 would do"
+    assert said in few.findings[0].look_at
     many = check("outer_sum_2d", answers.tiled_outer_sum, grid=lambda meta: (meta["N"], meta["M"]))
     assert many.kinds == ("too_many_programs",) and "128 programs, and 1 would do" in many.findings[0].message
     down = check("outer_sum_2d", answers.tiled_outer_sum, grid=lambda meta: (meta["N"] // meta["BLOCK_N"], 5))
@@ -149,7 +154,8 @@ def test_triton_interpret_set_too_late():
             "from puzzles import check\n"
             "os.environ['TRITON_INTERPRET'] = '1'\n"
             "print(check('add_constant', answers.add_constant))")
-    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60).stdout
+    command = [sys.executable, "-c", code]
+    out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60).stdout
     assert "before `import triton`" in out and "restart the kernel" in out
 
 
@@ -179,9 +185,8 @@ def test_an_interrupted_or_killed_worker_is_replaced():
 
 def test_command_line(tmp_path, capsys):
     wrong = tmp_path / "mine.py"
-    wrong.write_text(
-        Path(answers.__file__).read_text().replace(") + c)\n", ") - c)\n") + "\nraise SystemExit('never run')\n"
-    )
+    text = Path(answers.__file__).read_text().replace(") + c)\n", ") - c)\n")
+    wrong.write_text(text + "\nraise SystemExit('never run')\n")
     assert main([]) == 0 and "add_constant" in capsys.readouterr().out
     assert main(["check", answers.__file__, "add_constant"]) == 0 and "passed" in capsys.readouterr().out
     assert main(["check", str(wrong)]) == 1 and "wrong value" in capsys.readouterr().out

@@ -1,7 +1,8 @@
-"""The proof that the judge can be trusted: solutions pass, stubs do not, wrong answers fail for the right reason.
+"""The proof that the judge can be trusted: solutions pass, stubs do not, wrong answers fail for the right
+reason.
 
-This is where every solution and every known-wrong answer of the sheets is judged, once each. Whoever tests the sheets
-themselves, or the boards, needs to judge none of them again.
+This is where every solution and every known-wrong answer of the sheets is judged, once each. Whoever tests
+the sheets themselves, or the boards, needs to judge none of them again.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -77,5 +78,6 @@ def test_there_are_enough_puzzles_and_wrong_answers_of_different_kinds():
 
 def test_every_puzzle_is_complete():
     for puzzle in PUZZLES.values():
-        assert puzzle.minutes > 0 and puzzle.picture and len(puzzle.hints) == 3 and all(puzzle.hints), puzzle.name
+        assert puzzle.minutes > 0 and puzzle.picture, puzzle.name
+        assert len(puzzle.hints) == 3 and all(puzzle.hints), puzzle.name
         assert len({str(c) for c in puzzle.cases}) >= 3, puzzle.name

@@ -14,15 +14,16 @@ def test_a_wild_index_is_caught_wherever_it_lands(workers):
 
 
 def test_a_pointer_of_another_type_is_caught(workers):
-    body = OFFSETS + "p = x_ptr.to(tl.pointer_type(tl.int8))\ntl.store(z_ptr + i, tl.load(p + i).to(tl.float32))"
-    assert probe(workers, body).kinds[0] == "out_of_bounds_read"
+    body = "p = x_ptr.to(tl.pointer_type(tl.int8))\ntl.store(z_ptr + i, tl.load(p + i).to(tl.float32))"
+    assert probe(workers, OFFSETS + body).kinds[0] == "out_of_bounds_read"
 
 
 def test_two_lanes_of_one_store_must_agree(workers):
     load = OFFSETS + "x = tl.load(x_ptr + i)\n"
     differ = probe(workers, load + "tl.store(z_ptr + i * 0, x)\ntl.store(z_ptr + i, x)")
     assert differ.kinds[0] == "race"
-    assert probe(workers, load + "tl.store(z_ptr + i, x)\ntl.store(z_ptr + i * 0, tl.load(x_ptr) + 0.0 * i)").passed
+    same = probe(workers, load + "tl.store(z_ptr + i, x)\ntl.store(z_ptr + i * 0, tl.load(x_ptr) + 0.0 * i)")
+    assert same.passed
 
 
 def test_atomics_may_meet_and_plain_stores_may_not(workers):

@@ -10,9 +10,14 @@ from puzzles.source import from_text
 from puzzles.wrong import solution_text
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="kernels are compiled here; `check` itself runs them on the GPU")
-@pytest.mark.parametrize("name", ["add_blocks", "rms_norm", "matmul_grouped", "rope", "kv_write", "split_k_decode"])
-def test_what_runs_on_a_gpu_runs_here_interpreted(name, tmp_path):
+interpreted_only = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="kernels are compiled here; `check` itself runs them on the GPU")
+NAMES = ["add_blocks", "rms_norm", "matmul_grouped", "rope", "kv_write", "split_k_decode"]
+
+
+@interpreted_only
+@pytest.mark.parametrize("name", NAMES)
+def test_what_runs_interpreted_only_runs_here_interpreted(name, tmp_path):
     puzzle = PUZZLES[name]
     kernel = load(from_text(solution_text(puzzle.sheet), name), tmp_path).kernel
     case = puzzle.cases[1]

@@ -16,7 +16,8 @@ def test_each_tensor_lies_in_a_range_of_its_own_between_guards():
 
 
 def test_gaps_between_rows_are_nobodys():
-    padded, turned = odd_strides(torch.arange(6.0).view(2, 3), 1), odd_strides(torch.arange(6.0).view(2, 3), 2)
+    values = torch.arange(6.0).view(2, 3)
+    padded, turned = odd_strides(values, 1), odd_strides(values, 2)
     assert padded.stride() == (6, 1) and turned.stride() == (1, 2) and torch.equal(padded, turned)
     assert owners(padded).tolist() == [0, 1, 2, -1, -1, -1, 3, 4, 5]
     assert owners(turned).tolist() == [0, 3, 1, 4, 2, 5]

@@ -18,9 +18,8 @@ def test_the_allowed_error_covers_float32_and_little_more():
         half += x[:, i].half()
     assert (error_ratio(half.float(), answer) > 1).double().mean() > 0.7
     assert allowed_error(answer, torch.float32).max() < 1e-3 * answer.size().max()
-    assert torch.equal(
-        error_ratio(torch.tensor([3, 4]), Expected(torch.tensor([3, 5]))), torch.tensor([0.0, torch.inf]).double()
-    )
+    ratio = error_ratio(torch.tensor([3, 4]), Expected(torch.tensor([3, 5])))
+    assert torch.equal(ratio, torch.tensor([0.0, torch.inf]).double())
 
 
 def test_float16_gets_one_rounding():
@@ -30,5 +29,6 @@ def test_float16_gets_one_rounding():
 
 
 def test_nan_is_wrong_unless_it_is_the_answer():
-    got, value = torch.tensor([torch.nan, torch.inf, -torch.inf]), torch.tensor([torch.nan, 1.0, -torch.inf]).double()
+    got = torch.tensor([torch.nan, torch.inf, -torch.inf])
+    value = torch.tensor([torch.nan, 1.0, -torch.inf]).double()
     assert error_ratio(got, Expected(value)).tolist() == [0.0, torch.inf, 0.0]

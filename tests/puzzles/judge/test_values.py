@@ -11,7 +11,8 @@ from puzzles.wrong import solution_text
 
 def test_integers_start_as_garbage_and_are_compared_exactly(workers):
     assert probe(workers, OFFSETS + "tl.store(z_ptr + i, i)", count, out=i32("N")).passed
-    off_by_one = probe(workers, OFFSETS + "tl.store(z_ptr + i, i + (i == 3).to(tl.int32))", count, out=i32("N"))
+    wrong = OFFSETS + "tl.store(z_ptr + i, i + (i == 3).to(tl.int32))"
+    off_by_one = probe(workers, wrong, count, out=i32("N"))
     assert off_by_one.kinds == ("wrong_value",)
     left_out = probe(workers, OFFSETS + "tl.store(z_ptr + i, i, mask=i != 3)", count, out=i32("N"))
     assert left_out.kinds == ("not_written",)
@@ -27,11 +28,13 @@ def test_advice_for_python_words_zero_answers_and_padding(workers):
     def advice(value):
         body = OFFSETS + f"x = tl.load(x_ptr + i)\ntl.store(z_ptr + i, {value})"
         return probe(workers, body, relu).findings[0].look_at
-    for value, word in (("max(x, 0.0)", "`max()`"), ("x if x > 0 else 0.0", "`if`"), ("x * (x > 0 and N > 0)", "`and`")):
+    python = {"max(x, 0.0)": "`max()`", "x if x > 0 else 0.0": "`if`", "x * (x > 0 and N > 0)": "`and`"}
+    for value, word in python.items():
         assert word in advice(value) and "tl.where" in advice(value) and "line 9" in advice(value)
     assert "one step at a time" in advice("tl.maximum(x, 0.0) + 1.0")
     zeros = probe(workers, OFFSETS + "tl.store(z_ptr + i, 1.0)", zero)
     assert "off by 1" in zeros.findings[0].message and "times the answer" not in zeros.findings[0].message
     text = solution_text(1).replace("x_ptr + n[:, None] * stride_xn", "x_ptr + n[:, None] * M")
-    finding = judge_text(PUZZLES["mul_relu"], from_text(text, "mul_relu"), full=False, workers=workers).findings[0]
+    kernel = from_text(text, "mul_relu")
+    finding = judge_text(PUZZLES["mul_relu"], kernel, full=False, workers=workers).findings[0]
     assert "in the padding of x" in finding.message and "own strides" in finding.look_at
