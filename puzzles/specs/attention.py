@@ -1,5 +1,7 @@
 """What the attention puzzles compute, in plain torch, and how rounding errors grow. Notebook 10."""
 
+from collections.abc import Mapping
+
 import torch
 
 EXP = 200  # roundings of exp(s - m) over float32's range, and of rescaling
@@ -10,7 +12,7 @@ def amplified_by(width: int, score_size: torch.Tensor) -> int:
     return EXP + int(2 * width * score_size.max())
 
 
-def attend(q, k, v, scale):
+def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> tuple[torch.Tensor, ...]:
     """Causal attention of [H, T, D] with as many key heads as query heads: o, lse, p, sizes of the scores."""
     scores = q @ k.transpose(1, 2) * scale
     hidden = torch.ones(q.shape[1], q.shape[1]).triu(1).bool()
@@ -20,14 +22,16 @@ def attend(q, k, v, scale):
     return p @ v, lse, p, (q.abs() @ k.abs().transpose(1, 2) * scale)
 
 
-def saved_by_forward(tensors, sizes, rng):
+def saved_by_forward(tensors: dict[str, torch.Tensor], sizes: Mapping[str, float],
+                     rng: torch.Generator) -> dict[str, torch.Tensor]:
     """What the forward pass leaves for the backward: lse, and delta = the row sums of do * o."""
     q, k, v, do = (tensors[name].double() for name in ("q", "k", "v", "do"))
     o, lse, _, _ = attend(q, k, v, sizes["sm_scale"])
     return tensors | dict(lse=lse.float(), delta=(do * o).sum(2).float())
 
 
-def backward(q, k, v, do, lse, delta, scale):
+def backward(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, do: torch.Tensor, lse: torch.Tensor,
+             delta: torch.Tensor, scale: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
     """p, ds, the size of ds, and by how much errors grow on the way to ds."""
     scores = q @ k.transpose(1, 2) * scale
     size = q.abs() @ k.abs().transpose(1, 2) * scale

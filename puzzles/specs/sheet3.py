@@ -309,6 +309,7 @@ def swiglu(
 
 def _swiglu_size(x, w_gate, w_up, gate, up):
     """An error in gate grows by silu's slope there, times up; one in up by silu(gate)."""
-    gate_size, up_size, sigmoid = x.abs() @ w_gate.abs(), x.abs() @ w_up.abs(), torch.sigmoid(gate)
+    gate_size, up_size = x.abs() @ w_gate.abs(), x.abs() @ w_up.abs()
+    sigmoid = torch.sigmoid(gate)
     slope = (sigmoid * (1 + gate * (1 - sigmoid))).abs() + 0.001
     return slope * gate_size * up.abs() + (gate * sigmoid).abs() * (up_size + up.abs())
