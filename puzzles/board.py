@@ -8,13 +8,14 @@ once lose nothing. Who solved puzzles before the files stood beside those of the
 nothing either: the old file counts until there is a new one.
 """
 
+import os
 from dataclasses import dataclass
 
 from aiinfra.environment import data_dir
 from aiinfra.errors import plural
 from aiinfra.lab import store
-from aiinfra.lab.board import Board, sign
-from puzzles.catalogue import PUZZLES, SHEETS
+from aiinfra.lab.course import Course, Part, sign
+from puzzles.catalogue import PUZZLES, SHEETS, sheet_path
 from puzzles.judge.verdict import Verdict
 
 _KIND = "puzzles"
@@ -43,10 +44,15 @@ class Entry:
 
 
 @dataclass(frozen=True, repr=False)
-class SheetsBoard(Board):
-    """All puzzles in order; as text it is also the list of them, with their titles and times."""
+class SheetsBoard(Course):
+    """The sheets, in order; as text it is also the list of all puzzles, with their titles and times."""
 
     entries: tuple[Entry, ...] = ()
+
+    @property
+    def solved(self) -> int:
+        """How many puzzles are solved."""
+        return sum(part.solved for part in self.parts)
 
     @property
     def body(self) -> str:
@@ -68,11 +74,13 @@ def _line(entry: Entry) -> str:
 def progress() -> SheetsBoard:
     """The board as it stands."""
     entries = tuple(read(name) for name in PUZZLES)
-    rows = []
-    for sheet, title in SHEETS.items():
-        row = {entry.name: entry.status for entry in entries if PUZZLES[entry.name].sheet == sheet}
-        rows.append((f"{sheet} {title}", row))
-    return SheetsBoard(tuple(rows), entries)
+    return SheetsBoard(tuple(_part(sheet, entries) for sheet in SHEETS), entries)
+
+
+def _part(sheet: int, entries: tuple[Entry, ...]) -> Part:
+    """A sheet as a part of the course; its link leads there from the notebook that is open."""
+    marks = {entry.name: entry.status for entry in entries if PUZZLES[entry.name].sheet == sheet}
+    return Part(number=str(sheet), title=SHEETS[sheet], file=os.path.relpath(sheet_path(sheet)), marks=marks)
 
 
 def read(name: str) -> Entry:

@@ -15,14 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aiinfra.lab import store
-from aiinfra.lab.markup import TONES, Rich
+from aiinfra.lab.markup import SIGNS, TONES, Rich
 from aiinfra.lab.source import ROOT
+from aiinfra.lab.store import PASSED, WRONG
 
 NOTEBOOKS = ROOT / "notebooks"
-PASSED = "passed"
 _TAG = "exercise:"
-_SIGNS = {PASSED: "✓", "wrong": "✗", "": "○"}
-_COLOURS = {PASSED: TONES["good"], "wrong": TONES["bad"], "": TONES["calm"]}
+_TONES = {PASSED: "good", WRONG: "bad", "": "calm"}
 _CELL = '<td style="text-align:left">'
 
 
@@ -59,17 +58,22 @@ class Part:
         """A sign and a short name for each exercise."""
         signs = []
         for exercise, mark in self.marks.items():
-            signs.append(f"{_SIGNS[mark]} {_short(exercise)}")
+            signs.append(f"{sign(mark)} {_short(exercise)}")
         return "  ".join(signs)
 
     def html(self) -> str:
         """A row of a table: the link, and the signs in colour."""
         signs = []
         for exercise, mark in self.marks.items():
-            sign = f'<span style="color:{_COLOURS[mark]}">{_SIGNS[mark]}</span>'
-            signs.append(f"{sign} {_short(exercise)}")
+            colour = TONES[_TONES[mark]]
+            signs.append(f'<span style="color:{colour}">{sign(mark)}</span> {_short(exercise)}')
         link = f'<a href="{self.file}">{self.name}</a>'
         return f"<tr>{_CELL}{link}</td>{_CELL}{' &emsp; '.join(signs)}</td></tr>"
+
+
+def sign(mark: str) -> str:
+    """✓ solved, ✗ tried, ○ open."""
+    return SIGNS[_TONES[mark]]
 
 
 def _score(solved: int, of: int) -> str:

@@ -61,7 +61,7 @@ def recorded(name: str) -> Recorded | None:
 
 
 @dataclass(frozen=True, repr=False)
-class Source:
+class Excerpt:
     """A piece of a real file: its text, relative path and first line number."""
 
     text: str
@@ -89,7 +89,7 @@ class Source:
         return f"# {self.title}\n{self.text}"
 
 
-def show_source(thing: Any, around: str | None = None, context: int | tuple[int, int] = 3) -> Source:
+def show_source(thing: Any, around: str | None = None, context: int | tuple[int, int] = 3) -> Excerpt:
     """The source of a function, class, module or "path/in/this/project.py"; last line of a cell.
 
     `around` keeps only the first line that contains it and `context` lines on both sides
@@ -102,7 +102,7 @@ def show_source(thing: Any, around: str | None = None, context: int | tuple[int,
         lines, first = _window(lines, first, around, context)
     name, ours = _relative(path.resolve())
     text = "\n".join(_dedent(lines))
-    return Source(text=text, path=name, first=first, ours=ours)
+    return Excerpt(text=text, path=name, first=first, ours=ours)
 
 
 def _open(thing: Any) -> tuple[Path, list[str], int]:

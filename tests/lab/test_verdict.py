@@ -10,7 +10,7 @@ import torch
 
 from aiinfra.lab import store, time_limit
 from aiinfra.lab import verdict as v
-from aiinfra.lab.board import progress
+from aiinfra.lab.course import progress
 from aiinfra.lab.exercise import Exercise, Unsolved, Wrong, close, exercise, find, load, require
 from aiinfra.lab.hints import hint
 from aiinfra.lab.verdict import PASSED, UNSOLVED, WRONG, check, is_stub

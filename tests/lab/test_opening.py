@@ -10,7 +10,7 @@ from aiinfra.device import default_device
 from aiinfra.environment import child_environment
 from aiinfra.lab import start as start_page
 from aiinfra.lab import store
-from aiinfra.lab.start import Opening
+from aiinfra.lab.opening import Opening
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +23,7 @@ def with_gradients():
 @pytest.fixture
 def shown(monkeypatch):
     log = []
-    monkeypatch.setattr(sys.modules["aiinfra.lab.start"], "display", log.append)
+    monkeypatch.setattr(sys.modules["aiinfra.lab.opening"], "display", log.append)
     return log
 
 
