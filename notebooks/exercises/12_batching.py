@@ -17,7 +17,8 @@ from aiinfra.plan.simulate import SimulatedStep, simulate
 
 Trace = list[tuple[int, int]]                # (arrival, length), in order of arrival
 
-_TWELVE: Trace = [(0, 5), (0, 22), (0, 8), (0, 4), (1, 24), (2, 6), (3, 10), (5, 4), (8, 18), (12, 6), (16, 20), (18, 9)]
+_TWELVE: Trace = [(0, 5), (0, 22), (0, 8), (0, 4), (1, 24), (2, 6),
+                  (3, 10), (5, 4), (8, 18), (12, 6), (16, 20), (18, 9)]
 _IDLE = StepRecord(
     ran=(), made=(), admitted=(), preempted=(), waiting=0, free_blocks=0, cached_blocks=0, used_blocks=0,
     plan_seconds=0.0, model_seconds=0.0, sample_seconds=0.0)
@@ -270,7 +271,8 @@ def _crowd(trace: Trace, seats: int, start: int) -> int:
     return start + -(-tokens // seats)
 
 
-def _records(rng: random.Random) -> tuple[list[StepRecord], list[float], dict[str, int], dict[str, tuple[int, int, int]]]:
+def _records(rng: random.Random) -> tuple[list[StepRecord], list[float], dict[str, int],
+                                          dict[str, tuple[int, int, int]]]:
     """A run of the scheduler with prompts in pieces; id -> (step of admission, of the first token, of the last)."""
     scheduler = Scheduler(BlockPool(200, 16, prefix_caching=False), token_budget=8, max_running=3)
     arrivals = {f"r{i}": rng.randint(0, 12) for i in range(6)}
@@ -284,7 +286,8 @@ def _records(rng: random.Random) -> tuple[list[StepRecord], list[float], dict[st
             if first < 0 and name in served:
                 first = at
             when[name] = (begun, first, at)
-    return records, [rng.choice((0.02, 0.03, 0.05, 0.08)) for _ in records], arrivals, when
+    step_seconds = [rng.choice((0.02, 0.03, 0.05, 0.08)) for _ in records]
+    return records, step_seconds, arrivals, when
 
 
 @exercise("12.first_token", hints=(
