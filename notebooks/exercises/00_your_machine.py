@@ -181,7 +181,8 @@ class _Step(NamedTuple):
 _STEPS = (
     _Step("one user of an 8B model", 6.1e-3, nbytes=16e9, flops=16e9, operations=600, limit="memory"),
     _Step("a prompt of 4,096 tokens", 0.125, nbytes=17e9, flops=66e12, operations=600, limit=("compute")),
-    _Step("one user of a 135M model", 9.2e-3, nbytes=0.27e9, flops=0.27e9, operations=1554, limit=("dispatch")),
+    _Step("one user of a 135M model", 9.2e-3, nbytes=0.27e9, flops=0.27e9, operations=1554,
+          limit="dispatch"),
     _Step("256 users of a 1B model", 5e-3, nbytes=9e9, flops=0.6e12, operations=400, limit="memory"),
 )
 _SHEET = Hardware("a GPU", 80e9, 3.0e12, 60e12, 700e12, dispatch_seconds=5e-6)
@@ -251,7 +252,13 @@ def _judge_share(step: _Step, floors: dict[str, float], share) -> None:
     "`touched = experts * (1 - (1 - chosen / experts) ** batch)`; return touched * expert_bytes / batch.",
 ))
 def experts(answer):
-    cases = ((1, 256, 8, 44e6), (3, 8, 2, 176e6), (32, 256, 8, 44e6), (5, 16, 1, 10e6), (128, 64, 6, 17e6))
+    cases = (
+        (1, 256, 8, 44e6),
+        (3, 8, 2, 176e6),
+        (32, 256, 8, 44e6),
+        (5, 16, 1, 10e6),
+        (128, 64, 6, 17e6),
+    )
     for batch, total, chosen, size in cases:
         name = f"{plural(batch, 'token')}, {chosen} of {total} experts"
         per_token = size / batch

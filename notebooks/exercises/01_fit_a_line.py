@@ -79,7 +79,12 @@ def weighted_fit(fit):
     "Build the 2×2 tensor `h` above from x and return `2 / torch.linalg.eigvalsh(h).max()`.",
 ))
 def largest_rate(largest):
-    for seed, low, high in ((3, 2, 12), (4, -1, 1), (5, 10, 80)):
+    cases = (
+        (3, 2, 12),
+        (4, -1, 1),
+        (5, 10, 80),
+    )
+    for seed, low, high in cases:
         x, _ = _data(seed, low=low, high=high)
         smallest, biggest = _curvatures(x).tolist()
         got, want = largest(x), 2 / biggest
@@ -153,7 +158,12 @@ def _gradient(theta: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Te
 def shards(combine):
     x, y = _data(6, n=30)
     right = _gradient(_THETA, x, y)
-    for cuts in ((10, 10, 10), (2, 7, 21), (1, 29)):
+    cases = (
+        (10, 10, 10),
+        (2, 7, 21),
+        (1, 29),
+    )
+    for cuts in cases:
         order = torch.arange(30)
         if cuts[0] != 10:
             order = torch.argsort(x)                       # sorted: the shards really differ

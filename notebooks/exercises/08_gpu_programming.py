@@ -65,7 +65,12 @@ def _explain_order(trips: list[int], cost: float, best: float) -> None:
     "places, and a row of y has `rows` values: (32·tile_col + warp)·rows + 32·tile_row + lane.",
 ))
 def tile_transpose(addresses: Callable) -> str:
-    for rows, cols, tile_row, tile_col in ((64, 96, 0, 0), (64, 96, 1, 2), (128, 32, 3, 0)):
+    cases = (
+        (64, 96, 0, 0),
+        (64, 96, 1, 2),
+        (128, 32, 3, 0),
+    )
+    for rows, cols, tile_row, tile_col in cases:
         reads, writes = [], []                               # [warp][lane]
         for warp in range(WARP):
             pairs = [addresses(tile_row, tile_col, warp, lane, rows, cols) for lane in range(WARP)]
@@ -120,12 +125,19 @@ def leaky(kernel: Any) -> str:
     require(device.type == "cuda" or interpreted,
             "this kernel was compiled for a GPU, and there is none: restart the notebook's kernel and run "
             "the first cell before all others.")
-    for n, slope in ((1000, 0.1), (1024, 0.1), (1, 0.5), (129, 2.0)):
+    cases = (
+        (1000, 0.1),
+        (1024, 0.1),
+        (1, 0.5),
+        (129, 2.0),
+    )
+    for n, slope in cases:
         _run_leaky(kernel, n, slope, device)
     return "No branch, no diverging warp, and not one byte written past the end."
 
 
-def _run_leaky(kernel: Any, n: int, slope: float, device: torch.device, block: int = 128, guard: int = 256) -> None:
+def _run_leaky(kernel: Any, n: int, slope: float, device: torch.device) -> None:
+    block, guard = 128, 256
     values = torch.randn(n, generator=torch.Generator().manual_seed(n))
     room = torch.full((n + guard,), 7.0)
     room[:n] = values
@@ -157,7 +169,16 @@ def _run_leaky(kernel: Any, n: int, slope: float, device: torch.device, block: i
     "min(255, per_thread)",
 ))
 def register_budget(budget: Callable) -> str:
-    for warps_wanted, num_warps in ((16, 4), (24, 4), (20, 8), (48, 8), (8, 8), (30, 1), (50, 4)):
+    cases = (
+        (16, 4),
+        (24, 4),
+        (20, 8),
+        (48, 8),
+        (8, 8),
+        (30, 1),
+        (50, 4),
+    )
+    for warps_wanted, num_warps in cases:
         got = budget(warps_wanted, num_warps)
         want = _most_registers(warps_wanted, num_warps)
         require(got is not None, "your function returned None. Is a `return` missing?")
@@ -189,7 +210,12 @@ def _most_registers(warps_wanted: int, num_warps: int) -> int:
     "Equal savings: L = 2 · n · itemsize / bandwidth. Solve for n.",
 ))
 def break_even(size: Callable) -> str:
-    for launch, bandwidth, itemsize in ((1.3e-6, 3.35e12, 4), (5e-6, 2.039e12, 2), (1e-6, 30e9, 4)):
+    cases = (
+        (1.3e-6, 3.35e12, 4),
+        (5e-6, 2.039e12, 2),
+        (1e-6, 30e9, 4),
+    )
+    for launch, bandwidth, itemsize in cases:
         got = float(size(launch, bandwidth, itemsize))
         want = launch * bandwidth / (2 * itemsize)
         known = {

@@ -66,7 +66,13 @@ def _blocks(n: int, block: int) -> int:
     "cut = lanes - math.prod(shape).",
 ))
 def launch(answer):
-    cases = (((10,), (4,)), ((64,), (16,)), ((10, 45), (4, 16)), ((1, 1), (16, 16)), ((3, 100, 7), (1, 64, 8)))
+    cases = (
+        ((10,), (4,)),
+        ((64,), (16,)),
+        ((10, 45), (4, 16)),
+        ((1, 1), (16, 16)),
+        ((3, 100, 7), (1, 64, 8)),
+    )
     for shape, block in cases:
         got = answer(shape, block)
         two = isinstance(got, tuple) and len(got) == 2
@@ -98,7 +104,13 @@ def launch(answer):
     "loaded = 4 * (N * cdiv(M, BLOCK_M) + M * cdiv(N, BLOCK_N)); stored = 4 * N * M.",
 ))
 def bytes_(answer):
-    for N, M, BN, BM in ((10, 45, 4, 16), (64, 64, 16, 16), (1, 33, 4, 8), (1000, 3, 32, 2)):
+    cases = (
+        (10, 45, 4, 16),
+        (64, 64, 16, 16),
+        (1, 33, 4, 8),
+        (1000, 3, 32, 2),
+    )
+    for N, M, BN, BM in cases:
         got = answer(N, M, BN, BM)
         pair(got, "return two numbers: bytes loaded, bytes stored.")
         down, across = _blocks(N, BN), _blocks(M, BM)

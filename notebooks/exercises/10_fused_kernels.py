@@ -40,7 +40,12 @@ def merge(merge):
     scores = _randn(12, seed=1, scale=40.0) + 700.0              # exp(700 + 40) is beyond float64
     values = _randn(12, 3, seed=2)
     whole = _partial(scores, values)
-    for cut, case in ((5, "5 keys and 7 keys"), (1, "1 key and 11 keys"), (12, "12 keys and none")):
+    cases = (
+        (5, "5 keys and 7 keys"),
+        (1, "1 key and 11 keys"),
+        (12, "12 keys and none"),
+    )
+    for cut, case in cases:
         a = _partial(scores[:cut], values[:cut])
         b = _partial(scores[cut:], values[cut:])
         for first, second in ((a, b), (b, a)):
@@ -121,7 +126,14 @@ def _count_tiles(tokens: int, rows: int, keys: int) -> tuple[int, int]:
     "keys): it is whole if min(j + keys, tokens) − 1 <= i, else diagonal. Count both.",
 ))
 def tiles(count):
-    for tokens, rows, keys in ((256, 64, 64), (1000, 128, 64), (300, 32, 128), (65, 64, 16), (1, 16, 16)):
+    cases = (
+        (256, 64, 64),
+        (1000, 128, 64),
+        (300, 32, 128),
+        (65, 64, 16),
+        (1, 16, 16),
+    )
+    for tokens, rows, keys in cases:
         case = f"{tokens} tokens in tiles of {rows} × {keys}"
         got = count(tokens, rows, keys)
         pair(got, "return two numbers: (whole, diagonal).")

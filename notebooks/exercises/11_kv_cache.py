@@ -142,7 +142,12 @@ def second_turn(turn):
     model = _Watched().eval()
     cache = KVCache(model.config, 60)
     conversation: list[int] = []
-    turns = (([5, 17, 3, 88, 41, 2, 60], 6), ([33, 12, 9], 5), ([70], 4), ([8, 8], 1))
+    turns = (
+        ([5, 17, 3, 88, 41, 2, 60], 6),
+        ([33, 12, 9], 5),
+        ([70], 4),
+        ([8, 8], 1),
+    )
     with torch.inference_mode():
         for message, count in turns:
             conversation += message
@@ -212,7 +217,12 @@ def _judge_places(positions: list[int], right: list[int]) -> None:
 ))
 def longest_context(longest):
     gpu, weights, token = 80_000_000_000, 16_060_000_000, 131_072
-    for users, limit, want in ((4, 1_000_000, 121_955), (64, 131_072, 7_622), (1, 8_192, 8_192)):
+    cases = (
+        (4, 1_000_000, 121_955),
+        (64, 131_072, 7_622),
+        (1, 8_192, 8_192),
+    )
+    for users, limit, want in cases:
         got = longest(gpu, weights, token, users, limit)
         if users > 1:
             without_weights = gpu // (users * token)
@@ -234,14 +244,14 @@ def longest_context(longest):
 
 
 class _Made(TorchDispatchMode):
-    """Watches for keys and values: one large tensor, a matrix of `tokens` rows of `size`, or many vectors of `size`."""
+    """Watches for keys and values: one large tensor, a matrix of `tokens` rows of `size`, many rows."""
 
     def __init__(self, tokens: int, size: int, latent: int) -> None:
         super().__init__()
         self.tokens, self.size, self.latent = tokens, size, latent
         self.values, self.shape = 0, []          # the largest tensor that stood in memory
         self.matrix: list[int] = []              # the shape of a head's keys or values, if they were made
-        self.small = 0                           # values in all vectors of a key's length, views of weights left out
+        self.small = 0                           # values in all vectors of a key's length, but not in weights
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
@@ -276,7 +286,8 @@ def attend_latent(attend):
     def drawn(*shape: int) -> Tensor:
         return torch.randn(shape, generator=random, dtype=torch.float64)
 
-    for H, Dh, R, S in ((8, 16, 12, 300), (3, 8, 24, 200)):          # all different: a size tells what it counts
+    # The sizes are all different, so that a size tells what it counts.
+    for H, Dh, R, S in ((8, 16, 12, 300), (3, 8, 24, 200)):
         q, c = drawn(H, Dh), drawn(S, R)
         w_k, w_v = drawn(H, Dh, R) / R**0.5, drawn(H, Dh, R)
         made = _Made(S, Dh, R)
@@ -364,12 +375,14 @@ def turning_point(turn):
 ))
 def tokens_to_run(count):
     system, question = [7, 7, 30, 12, 9], [55, 21, 21]
-    cases = (("a follow-up after the same start", system + question, system + question + [4, 80], 2),
-             ("one early token edited", system + question, [7, 8, 30, 12, 9] + question, 7),
-             ("a line put in front", system + question, [1] + system + question, 9),
-             ("an empty cache", [], question, 3),
-             ("a prompt that is cached whole", system + question, system + question, 1),
-             ("a prompt shorter than the cache", system + question, system, 1))
+    cases = (
+        ("a follow-up after the same start", system + question, system + question + [4, 80], 2),
+        ("one early token edited", system + question, [7, 8, 30, 12, 9] + question, 7),
+        ("a line put in front", system + question, [1] + system + question, 9),
+        ("an empty cache", [], question, 3),
+        ("a prompt that is cached whole", system + question, system + question, 1),
+        ("a prompt shorter than the cache", system + question, system, 1),
+    )
     for name, cached, prompt, want in cases:
         got = count(list(cached), list(prompt))
         same_place = sum(a == b for a, b in zip(cached, prompt))

@@ -273,7 +273,7 @@ def _crowd(trace: Trace, seats: int, start: int) -> int:
 
 def _records(rng: random.Random) -> tuple[list[StepRecord], list[float], dict[str, int],
                                           dict[str, tuple[int, int, int]]]:
-    """A run of the scheduler with prompts in pieces; id -> (step of admission, of the first token, of the last)."""
+    """A run of the scheduler with prompts in pieces; id -> (step of admission, of first and last token)."""
     scheduler = Scheduler(BlockPool(200, 16, prefix_caching=False), token_budget=8, max_running=3)
     arrivals = {f"r{i}": rng.randint(0, 12) for i in range(6)}
     requests = [Request(name, [0] * rng.choice((2, 5, 20)), rng.randint(1, 6)) for name in arrivals]
@@ -362,7 +362,8 @@ def _tiles(rows: int) -> float:
     return 0.02 * -(-rows // 8)                     # the ninth row costs as much as the first eight
 
 
-_SERVICES = (                                  # seconds of a step, requests a second, tokens each, most rows, rows
+# Seconds of a step, requests a second, tokens each, most rows, rows that are needed.
+_SERVICES = (
     (_gpu, 4, 200, 64, 4),
     (_gpu, 20, 200, 64, 22),
     (_gpu, 20, 200, 16, None),

@@ -1,4 +1,4 @@
-"""Judges and hints of notebook 13, the paged cache. Integers for the landlord's work, small tensors for attention."""
+"""Judges and hints of notebook 13, the paged cache: integers for the landlord, tensors for attention."""
 
 import math
 
@@ -34,7 +34,13 @@ def _is_whole(value) -> bool:
     "return [table[i // block_size] * block_size + i % block_size for i in range(start, start + count)].",
 ))
 def slots(answer):
-    cases = (([4, 9, 2], 0, 8, 8), ([4, 9, 2], 6, 5, 8), ([7, 3], 15, 2, 16), ([5], 2, 1, 4), ([3, 0, 1], 2, 4, 2))
+    cases = (
+        ([4, 9, 2], 0, 8, 8),
+        ([4, 9, 2], 6, 5, 8),
+        ([7, 3], 15, 2, 16),
+        ([5], 2, 1, 4),
+        ([3, 0, 1], 2, 4, 2),
+    )
     for table, start, count, size in cases:
         got = _ints(answer(list(table), start, count, size), "slots")
         tokens = range(start, start + count)
@@ -102,7 +108,11 @@ def attend_paged(attend):
     def drawn(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=random, dtype=torch.float64)
 
-    cases = (([6, 1, 4, 9, 0, 7], 16, 3, 24, 90), ([2, 5, 3, 8], 8, 2, 16, 32), ([11, 3, 9], 4, 2, 8, 9))
+    cases = (
+        ([6, 1, 4, 9, 0, 7], 16, 3, 24, 90),
+        ([2, 5, 3, 8], 8, 2, 16, 32),
+        ([11, 3, 9], 4, 2, 8, 9),
+    )
     for table, P, H, Dh, length in cases:
         keys, values = drawn(length, H, Dh), drawn(length, H, Dh)
         k, v = _paged(keys, table, P), _paged(values, table, P)
@@ -292,8 +302,8 @@ def share_step(share):
             "long an answer pauses.")
 
 
-# Tokens, bytes of each, bytes/s of the link, tokens found in the cache, tokens/s of a prefill. PCIe 5.0 × 16; 13,000
-# and 2,000 tokens a second are round figures for a fast and a slow prefill.
+# Tokens, bytes of each, bytes/s of the link, tokens found in the cache, tokens/s of a prefill. PCIe 5.0 × 16;
+# 13,000 and 2,000 tokens a second are round figures for a fast and a slow prefill.
 _VICTIMS = (
     (1000, 131_072, 63e9, 0, 13_000.0),
     (1000, 131_072, 63e9, 960, 13_000.0),

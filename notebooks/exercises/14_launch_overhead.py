@@ -1,5 +1,5 @@
-"""Judges and hints of notebook 14, launch overhead. No GPU is needed: clocks are simulated, and tensors without
-numbers stand in for tensors that must not be looked at."""
+"""Judges and hints of notebook 14, launch overhead. No GPU is needed: clocks are simulated, and tensors
+without numbers stand in for tensors that must not be looked at."""
 
 import random
 from collections.abc import Iterable
@@ -54,7 +54,12 @@ def idle_gaps(answer):
     "return kernels * ask_seconds * bandwidth / bytes_per_weight",
 ))
 def layer_size(answer):
-    cases = ((12, 5e-6, 3.35e12, 2), (12, 1.3e-6, 3.35e12, 2), (20, 5e-6, 4.0e12, 1), (10, 8e-6, 2.0e12, 0.5))
+    cases = (
+        (12, 5e-6, 3.35e12, 2),
+        (12, 1.3e-6, 3.35e12, 2),
+        (20, 5e-6, 4.0e12, 1),
+        (10, 8e-6, 2.0e12, 0.5),
+    )
     for kernels, ask, bandwidth, size in cases:
         want = kernels * ask * bandwidth / size
         got = answer(kernels, ask, bandwidth, size)
@@ -120,7 +125,7 @@ def _judge_padding(buffers: dict[str, Tensor], rows: int) -> None:
 
 
 class _NoMask(TorchDispatchMode):
-    """Writing through a boolean mask makes a GPU count it, and the CPU wait for the count; a meta tensor lets it pass."""
+    """A boolean mask makes a GPU count it, and the CPU wait for the count; a meta tensor lets it pass."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if "index_put" in func._schema.name and any(map(_is_mask, args[1])):
@@ -224,7 +229,13 @@ class _Step:
     "gpu.read(step); append; leave at stop or limit; step = following. What was in flight is never read.",
 ))
 def one_ahead(answer):
-    stories = (([5, 6, 8, 9, 0], 50), ([4] * 30, 20), ([0], 50), ([3, 0], 2), ([3, 4, 5], 1))
+    stories = (
+        ([5, 6, 8, 9, 0], 50),
+        ([4] * 30, 20),
+        ([0], 50),
+        ([3, 0], 2),
+        ([3, 4, 5], 1),
+    )
     for tokens, limit in stories:
         gpu = _Device(tokens)
         got = answered(answer(gpu, 0, limit))
@@ -259,7 +270,8 @@ def _padding(counts: dict[int, int], buckets: Iterable[int]) -> int:
     return padded
 
 
-_LOADS = (                                     # batch size -> steps of it, and how many graphs may be recorded
+# Batch size -> steps of it, and how many graphs may be recorded.
+_LOADS = (
     ({1: 10, 2: 10, 3: 10, 4: 10, 8: 1}, 3),
     ({1: 500, 5: 40, 6: 45, 7: 30, 30: 100, 32: 3}, 3),
     ({3: 5}, 1),

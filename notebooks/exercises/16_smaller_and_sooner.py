@@ -25,7 +25,12 @@ def _is(got, want) -> bool:
 ))
 def quantise_groups(quantise):
     generator = torch.Generator().manual_seed(16)
-    for rows, columns, bits, group in ((4, 64, 4, 32), (3, 96, 8, 96), (2, 48, 2, 16)):
+    cases = (
+        (4, 64, 4, 32),
+        (3, 96, 8, 96),
+        (2, 48, 2, 16),
+    )
+    for rows, columns, bits, group in cases:
         w = torch.randn(rows, columns, generator=generator) * 0.1
         w[1, :group] = -0.25                                             # a constant group
         w[0, group - 1] += 1.5                                           # an outlier
@@ -267,7 +272,8 @@ def _distributions() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     }
 
 
-def _judge_rule(p: torch.Tensor, q: torch.Tensor, keep: torch.Tensor, redraw: torch.Tensor, name: str) -> None:
+def _judge_rule(p: torch.Tensor, q: torch.Tensor, keep: torch.Tensor, redraw: torch.Tensor,
+                name: str) -> None:
     """Raise Wrong unless the rule makes exactly p, and keeps as much as any rule can."""
     kept = float((q * keep).sum())
     refused = 1 - kept
