@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from aiinfra.bench import launches
-from aiinfra.gpu import graph as graphs
 
 
 def test_on_a_cpu_only_the_calls_are_timed():
@@ -24,12 +23,6 @@ def test_saves_a_row_with_its_settings(tmp_path, capsys):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_on_a_gpu_graph_and_streams_are_timed_and_a_replay_repeats_the_work():
+def test_on_a_gpu_graph_and_streams_are_timed():
     seen = launches.measure_launches("cuda", kernels=20, budget_seconds=0.05)
     assert min(seen.graph_seconds, seen.serial_seconds, seen.overlapped_seconds) > 0
-    x = torch.zeros(4, device="cuda")
-    graph = graphs.capture(lambda: x.add_(1))
-    before = x.clone()
-    graph.replay()
-    torch.cuda.synchronize()
-    assert torch.equal(x, before + 1)
