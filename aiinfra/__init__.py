@@ -11,7 +11,7 @@
     engine/       MANY REQUESTS, ONE MODEL  request, blocks, scheduler, runner, sampler, engine, llm
     plan/         HOW MANY MACHINES?        the real scheduler, with a cost in place of a GPU
     bench/        OURS AGAINST OTHERS       load, decode, throughput, steps, gpu, kernels, peers
-    lab/          AT THE BENCH              predict, check, hint, figures; only notebooks and puzzles import it
+    lab/          AT THE BENCH              predict, check, hint, figures; for notebooks and puzzles only
 
 Imports go one way: a package knows only those above it. Importing this one runs nothing: names are looked up
 when they are asked for.

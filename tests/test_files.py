@@ -103,7 +103,8 @@ def test_rights_are_those_of_any_new_file(mask: int, tmp_path) -> None:
 def test_json_is_read_as_it_was_written(tmp_path) -> None:
     content = {"name": "é", "sizes": [1, 2], "none": None}
     write_json(tmp_path / "x.json", content)
-    assert read_json(tmp_path / "x.json") == content and "é" in (tmp_path / "x.json").read_text(encoding="utf-8")
+    assert read_json(tmp_path / "x.json") == content
+    assert "é" in (tmp_path / "x.json").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("content, message", [

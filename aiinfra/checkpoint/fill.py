@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from aiinfra.checkpoint.names import NO_WEIGHTS, part_rows
-from aiinfra.compress.place import Place, Values
+from aiinfra.compress.place import Values, WeightPlace
 from aiinfra.errors import LoadError, plural
 from aiinfra.kernels.quant_matmul import PackedWeight
 from aiinfra.model.config import ModelConfig
@@ -59,11 +59,11 @@ class PlacePlain:
     takes_blocks: Collection[str] = ()
 
     def __call__(self, model: Transformer, layer: str, values: Values) -> None:
-        """See Place."""
+        """See WeightPlace."""
         set_parameters(model.get_submodule(layer), values)
 
 
-def fill(model: Transformer, source: WeightFile, place: Place, dtype: torch.dtype = torch.float32,
+def fill(model: Transformer, source: WeightFile, place: WeightPlace, dtype: torch.dtype = torch.float32,
          device: torch.device | str = "cpu") -> None:
     """Give every parameter of `model` (which may be on the meta device) its values from `source`.
 

@@ -144,7 +144,7 @@ class GGUFFile:
             raise LoadError(f"{self.path.name}: tensor {name} has rows of {shape[-1]} values; "
                             f"{kind.name} stores blocks of {block}.")
         nbytes = count // block * block_bytes
-        return TensorInfo(name, shape, kind, start, nbytes)
+        return TensorInfo(name=name, shape=shape, kind=kind, start=start, nbytes=nbytes)
 
     def _take(self, f: BinaryIO, n: int) -> bytes:
         left = self.size - f.tell()

@@ -89,9 +89,12 @@ def config_from_gguf(meta: dict[str, Any], tensor_names: set[str], source: str) 
     heads = need("attention.head_count")
     width = need("embedding_length")
     eos = meta.get("tokenizer.ggml.eos_token_id")
-    vocabulary = meta.get("tokenizer.ggml.tokens")
+    if "tokenizer.ggml.tokens" in meta:
+        vocab_size = len(meta["tokenizer.ggml.tokens"])
+    else:
+        vocab_size = need("vocab_size")
     return ModelConfig(
-        vocab_size=need("vocab_size") if vocabulary is None else len(vocabulary),
+        vocab_size=vocab_size,
         hidden_size=width,
         num_hidden_layers=need("block_count"),
         num_attention_heads=heads,

@@ -10,7 +10,7 @@ from aiinfra.checkpoint.hub import DEFAULT_MODEL, resolve
 from aiinfra.checkpoint.huggingface import HuggingFaceFolder
 from aiinfra.checkpoint.tokenizer import Tokenizer
 from aiinfra.compress.packed import PlacePacked, can_pack
-from aiinfra.compress.place import Place
+from aiinfra.compress.place import WeightPlace
 from aiinfra.compress.quantized import PlaceQuantized, check_scheme
 from aiinfra.device import as_device, as_dtype
 from aiinfra.errors import LoadError
@@ -39,7 +39,7 @@ def load(name_or_path: str | Path = DEFAULT_MODEL, dtype: str | torch.dtype | No
     with torch.device("meta"):                    # shapes only: no random numbers, no memory
         model = Transformer(source.config)
     model.rotary.to(device)
-    place: Place = PlacePlain()
+    place: WeightPlace = PlacePlain()
     if packed and can_pack(dtype, device):
         place = PlacePacked(model)
     if quantize is not None:

@@ -85,7 +85,7 @@ class Tokenizer:
         bos = meta.get("tokenizer.ggml.bos_token_id")
         eos = meta.get("tokenizer.ggml.eos_token_id")
         if bos is not None and meta.get("tokenizer.ggml.add_bos_token", kind == "llama"):
-            first = tokens[bos]
+            first = _text_of(bos, tokens)
             backend.post_processor = processors.TemplateProcessing(
                 single=f"{first} $A",
                 pair=f"{first} $A {first} $B",
@@ -93,8 +93,8 @@ class Tokenizer:
         return cls(
             backend,
             template=meta.get("tokenizer.chat_template"),
-            bos_token="" if bos is None else tokens[bos],
-            eos_token="" if eos is None else tokens[eos],
+            bos_token=_text_of(bos, tokens),
+            eos_token=_text_of(eos, tokens),
             eos_ids=_ids(eos))
 
     def save(self, folder: str | Path) -> None:
@@ -179,6 +179,10 @@ class StreamDecoder:
 def _content(token: Any) -> str:
     """tokenizer_config.json writes a token as a string or as an object with its content."""
     return token.get("content", "") if isinstance(token, dict) else token or ""
+
+
+def _text_of(token_id: int | None, tokens: list[str]) -> str:
+    return "" if token_id is None else tokens[token_id]
 
 
 def _ids(token_id: int | None) -> tuple[int, ...]:

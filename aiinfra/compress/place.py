@@ -15,7 +15,7 @@ from aiinfra.model.transformer import Transformer
 Values = dict[str, Tensor | PackedWeight]      # a layer's parameters by name: weight, bias
 
 
-class Place(Protocol):
+class WeightPlace(Protocol):
     """Puts a layer's values into a model; it may replace the layer by another kind."""
 
     passing: Collection[str]                   # layers that do not keep their plain weight

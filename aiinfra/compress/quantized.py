@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from aiinfra.compress.packed import BAGS, PANEL, PackedLinear, bags, frozen, join, repeat_row
-from aiinfra.compress.place import Place, Values
+from aiinfra.compress.place import Values, WeightPlace
 from aiinfra.errors import nearest
 from aiinfra.kernels.quant_matmul import (
     BLOCK, PackedWeight, dequantize, quant_matmul, quantize_int4, quantize_int8, unpack)
@@ -236,7 +236,7 @@ class PlaceQuantized:
     otherwise: the place of layers that the scheme does not take. Raises ValueError if it takes none.
     """
 
-    def __init__(self, model: Transformer, scheme: str, otherwise: Place) -> None:
+    def __init__(self, model: Transformer, scheme: str, otherwise: WeightPlace) -> None:
         self._bits = _bits_of(model, scheme)
         self._otherwise = otherwise
         self.passing = {*self._bits, *otherwise.passing}          # their plain weight does not stay

@@ -170,7 +170,8 @@ def compile_cases(arch: int) -> list[dict]:
     for kind, value_bytes, size in (("bf16", 2, 64), ("bf16", 2, 128), ("fp32", 4, 128)):
         tiling = _tiling(size, value_bytes, arch)
         types = {f"{name}_ptr": f"*{kind}" for name in ("q", "k", "v", "o", "do", "dq", "dk", "dv")}
-        types |= {f"{x}_{axis}": "i32:16" for x in ("q", "k", "v", "o", "do", "dq", "dk") for axis in ("row", "head")}
+        types |= {f"{x}_{axis}": "i32:16" for x in ("q", "k", "v", "o", "do", "dq", "dk")
+                  for axis in ("row", "head")}
         types |= {"lse_ptr": "*fp32", "delta_ptr": "*fp32", "cu_q_ptr": "*i32", "cu_k_ptr": "*i32",
                   "scale_log2": "fp32", "scale": "fp32"}
         sizes = {"GROUP": 4, "CAUSAL": True, "DH": size, "DP": size}

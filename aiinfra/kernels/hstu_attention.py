@@ -72,7 +72,8 @@ def naive_hstu(q: Tensor, k: Tensor, v: Tensor, seq_offsets: Tensor, timestamps:
 
 
 @triton.jit
-def _attend(acc, q, k_ptr, v_ptr, time_ptr, position_ptr, time_table_ptr, k_row, v_row, lo, hi, length, origin,
+def _attend(acc, q, k_ptr, v_ptr, time_ptr, position_ptr, time_table_ptr, k_row, v_row, lo, hi, length,
+            origin,
             row, row_high, row_low, alpha, center, MASKED: tl.constexpr, POSITION: tl.constexpr,
             TIME: tl.constexpr, DH: tl.constexpr, DP: tl.constexpr, DV: tl.constexpr, VP: tl.constexpr,
             BN: tl.constexpr):
@@ -120,7 +121,8 @@ def _forward_kernel(q_ptr, k_ptr, v_ptr, y_ptr, offset_ptr, time_ptr, position_p
     full, end = row0 // BN * BN, tl.minimum(row0 + BM, length)        # keys below `full`: seen by all rows
     acc = _attend(acc, q, k_ptr, v_ptr, time_ptr, position_ptr, time_table_ptr, k_row, v_row, 0, full, length,
                   origin, row, row_high, row_low, alpha, center, False, POSITION, TIME, DH, DP, DV, VP, BN)
-    acc = _attend(acc, q, k_ptr, v_ptr, time_ptr, position_ptr, time_table_ptr, k_row, v_row, full, end, length,
+    acc = _attend(acc, q, k_ptr, v_ptr, time_ptr, position_ptr, time_table_ptr, k_row, v_row, full, end,
+                  length,
                   origin, row, row_high, row_low, alpha, center, True, POSITION, TIME, DH, DP, DV, VP, BN)
     store_tile(y_ptr + first * y_row + head * y_head, y_row, index, length - row0, acc * inverse_n, DV, VP)
 
@@ -189,11 +191,11 @@ def hstu_attention(q: Tensor, k: Tensor, v: Tensor, seq_offsets: Tensor, timesta
 
 def _check(q, k, v, timestamps, position_table, time_table, max_len, backend) -> None:
     if q.shape != k.shape or q.shape[:2] != v.shape[:2]:
-        raise ValueError(f"q is {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}; pass q and k [L, H, Dh] "
-                         "and v [L, H, Dv].")
+        raise ValueError(f"q is {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}; pass q and k "
+                         "[L, H, Dh] and v [L, H, Dv].")
     if time_table is not None and (timestamps is None or timestamps.shape != q.shape[:1]):
-        raise ValueError(f"timestamps is {None if timestamps is None else tuple(timestamps.shape)}; a time table "
-                         f"needs one int64 for each of {len(q)} items.")
+        raise ValueError(f"timestamps is {None if timestamps is None else tuple(timestamps.shape)}; a time "
+                         f"table needs one int64 for each of {len(q)} items.")
     if max_len < 1:
         raise ValueError(f"max_len is {max_len}; it divides the scores and must be at least 1.")
     for name, table, least in (("position_table", position_table, 2 * max_len - 1),
@@ -201,9 +203,10 @@ def _check(q, k, v, timestamps, position_table, time_table, max_len, backend) ->
         if table is None:
             continue
         entries, odd = table.shape[-1], table.shape[-1] % 2 == 1
-        if table.dim() not in (1, 2) or (table.dim() == 2 and len(table) != q.shape[1]) or entries < least or not odd:
-            raise ValueError(f"{name} is {tuple(table.shape)}; for max_len={max_len} it needs an odd number of at "
-                             f"least {least} entries, [entries] or [{q.shape[1]}, entries].")
+        one_a_head = table.dim() == 2 and len(table) == q.shape[1]
+        if not (table.dim() == 1 or one_a_head) or entries < least or not odd:
+            raise ValueError(f"{name} is {tuple(table.shape)}; for max_len={max_len} it needs an odd number "
+                             f"of at least {least} entries, [entries] or [{q.shape[1]}, entries].")
     if time_table is not None and time_table.shape[-1] != BUCKETS:
         raise ValueError(f"time_table has {time_table.shape[-1]} entries; there are {BUCKETS} buckets.")
     if backend == "triton" and max(q.shape[-1], v.shape[-1]) > _MAX_HEAD_SIZE:

@@ -35,8 +35,10 @@ def _silu_gradient(s):
 
 
 @triton.jit
-def _column_kernel(q_ptr, k_ptr, v_ptr, dy_ptr, dk_ptr, dv_ptr, offset_ptr, time_ptr, position_ptr, time_table_ptr,
-                   q_row, q_head, k_row, k_head, v_row, v_head, dy_row, dy_head, dk_row, dk_head, dv_row, dv_head,
+def _column_kernel(q_ptr, k_ptr, v_ptr, dy_ptr, dk_ptr, dv_ptr, offset_ptr, time_ptr, position_ptr,
+                   time_table_ptr,
+                   q_row, q_head, k_row, k_head, v_row, v_head, dy_row, dy_head, dk_row, dk_head, dv_row,
+                   dv_head,
                    position_head, time_head, center, alpha, inverse_n,
                    POSITION: tl.constexpr, TIME: tl.constexpr, DH: tl.constexpr, DP: tl.constexpr,
                    DV: tl.constexpr, VP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):
@@ -64,7 +66,8 @@ def _column_kernel(q_ptr, k_ptr, v_ptr, dy_ptr, dk_ptr, dv_ptr, offset_ptr, time
         row = start + index
         row_high, row_low = load_times(time_ptr, row + 1, length, origin)
         s = tl.dot(k, tl.trans(q), input_precision="ieee") * alpha                         # [BN, BM]
-        s += bias_tile(row[None, :], (col0 + col)[:, None], row_high[None, :], row_low[None, :], key_high[:, None],
+        s += bias_tile(row[None, :], (col0 + col)[:, None], row_high[None, :], row_low[None, :],
+                       key_high[:, None],
                        key_low[:, None], position_ptr, time_table_ptr, center, POSITION, TIME)
         # Rows past the end need no mask: their dy is 0, and with it all that they add.
         visible = (col0 + col)[:, None] <= row[None, :]
@@ -73,7 +76,8 @@ def _column_kernel(q_ptr, k_ptr, v_ptr, dy_ptr, dk_ptr, dv_ptr, offset_ptr, time
         da = tl.dot(v, tl.trans(dy), input_precision="ieee")                               # [BN, BM]
         ds = tl.where(visible, da * _silu_gradient(s), 0.0)
         dk = tl.dot(ds.to(q.dtype), q, dk, input_precision="ieee")
-    store_tile(dk_ptr + first * dk_row + head * dk_head, dk_row, col, length - col0, dk * (alpha * inverse_n), DH, DP)
+    store_tile(dk_ptr + first * dk_row + head * dk_head, dk_row, col, length - col0, dk * (alpha * inverse_n),
+               DH, DP)
     store_tile(dv_ptr + first * dv_row + head * dv_head, dv_row, col, length - col0, dv * inverse_n, DV, VP)
 
 
@@ -112,7 +116,8 @@ def _row_kernel(q_ptr, k_ptr, v_ptr, dy_ptr, dq_ptr, offset_ptr, time_ptr, posit
         da = tl.dot(dy, tl.trans(v), input_precision="ieee")
         ds = tl.where(key <= row[:, None], da * _silu_gradient(s), 0.0)
         dq = tl.dot(ds.to(k.dtype), k, dq, input_precision="ieee")
-    store_tile(dq_ptr + first * dq_row + head * dq_head, dq_row, index, length - row0, dq * (alpha * inverse_n), DH, DP)
+    store_tile(dq_ptr + first * dq_row + head * dq_head, dq_row, index, length - row0,
+               dq * (alpha * inverse_n), DH, DP)
 
 
 @triton.jit
@@ -197,18 +202,21 @@ def _tiling(size: int, value_bytes: int, arch: int) -> dict[str, dict]:
 
 
 def hstu_backward(dy: Tensor, q: Tensor, k: Tensor, v: Tensor, position_table: Tensor | None,
-                  time_table: Tensor | None, seq_offsets: Tensor, timestamps: Tensor, max_len: int, alpha: float,
+                  time_table: Tensor | None, seq_offsets: Tensor, timestamps: Tensor, max_len: int,
+                  alpha: float,
                   wanted: tuple[bool, bool]) -> tuple[Tensor | None, ...]:
     """dq, dk, dv, d_position_table and d_time_table; `wanted` says which of the tables' are needed."""
     dy = dy if dy.stride(-1) == 1 else dy.contiguous()
     heads, requests = q.shape[1], len(seq_offsets) - 1
-    tables, sizes = table_arguments(position_table, time_table, q), hstu_sizes(q, v, position_table, time_table)
+    tables = table_arguments(position_table, time_table, q)
+    sizes = hstu_sizes(q, v, position_table, time_table)
     tiling = _tiling(max(sizes["DP"], sizes["VP"]), q.element_size(), arch_of(q))
     dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
     shared, scales = (seq_offsets, timestamps, *tables[:2]), (*tables[2:], alpha, 1.0 / max_len)
     strides = row_head_strides(q, k, v, dy)
     _column_kernel[(triton.cdiv(max_len, tiling["column"]["BN"]), heads, requests)](
-        q, k, v, dy, dk, dv, *shared, *strides, *row_head_strides(dk, dv), *scales, **sizes, **tiling["column"])
+        q, k, v, dy, dk, dv, *shared, *strides, *row_head_strides(dk, dv), *scales, **sizes,
+        **tiling["column"])
     _row_kernel[(triton.cdiv(max_len, tiling["row"]["BM"]), heads, requests)](
         q, k, v, dy, dq, *shared, *strides, *row_head_strides(dq), *scales, **sizes, **tiling["row"])
     if not any(wanted):
@@ -217,7 +225,8 @@ def hstu_backward(dy: Tensor, q: Tensor, k: Tensor, v: Tensor, position_table: T
     position_part = torch.zeros(requests, heads, bands, 2 * B, dtype=torch.float32, device=q.device)
     time_part = torch.zeros(requests, heads, bands, 256, dtype=torch.float32, device=q.device)
     _bias_kernel[(bands, heads, requests)](
-        q, k, v, dy, position_part, time_part, *shared, *strides, *scales, **sizes, **tiling["bias"], BUCKETS_P=256)
+        q, k, v, dy, position_part, time_part, *shared, *strides, *scales, **sizes, **tiling["bias"],
+        BUCKETS_P=256)
     return (dq, dk, dv, _position_gradient(position_part, position_table, max_len) if wanted[0] else None,
             _time_gradient(time_part, time_table) if wanted[1] else None)
 
@@ -225,9 +234,9 @@ def hstu_backward(dy: Tensor, q: Tensor, k: Tensor, v: Tensor, position_table: T
 def _position_gradient(part: Tensor, table: Tensor, max_len: int) -> Tensor:
     """Partial sums [requests, H, bands, 2B], entry d of a band for distance band * B + d - (B - 1)."""
     B, center = part.shape[-1] // 2, table.shape[-1] // 2
-    part = part.sum(0) if table.dim() == 2 else part.sum((0, 1))[None]                    # [H or 1, bands, 2B]
+    part = part.sum(0) if table.dim() == 2 else part.sum((0, 1))[None]                   # [H or 1, bands, 2B]
     by_block = F.pad(part[..., :B], (0, 0, 0, 1)) + F.pad(part[..., B:], (0, 0, 1, 0))
-    by_distance = by_block.flatten(1)[:, B - 1:B - 1 + max_len]                            # neighbours overlap by B
+    by_distance = by_block.flatten(1)[:, B - 1:B - 1 + max_len]                      # neighbours overlap by B
     grad = torch.zeros(len(part), table.shape[-1], dtype=torch.float32, device=part.device)
     grad[:, center - max_len + 1:center + 1] = by_distance.flip(-1)
     return grad.view(table.shape).to(table.dtype)
@@ -241,7 +250,8 @@ def _time_gradient(part: Tensor, table: Tensor) -> Tensor:
 def compile_types(kind: str) -> dict[str, str]:
     """Parameter types of every HSTU kernel for tensors of `kind`, with float32 tables."""
     types = {f"{x}_ptr": f"*{kind}" for x in ("q", "k", "v", "y", "dy", "dq", "dk", "dv")}
-    types |= {f"{x}_{axis}": "i32:16" for x in ("q", "k", "v", "y", "dy", "dq", "dk", "dv") for axis in ("row", "head")}
+    types |= {f"{x}_{axis}": "i32:16" for x in ("q", "k", "v", "y", "dy", "dq", "dk", "dv")
+              for axis in ("row", "head")}
     types |= {f"{x}_ptr": "*fp32" for x in ("position", "time_table", "position_part", "time_part")}
     return types | {"offset_ptr": "*i32", "time_ptr": "*i64", "alpha": "fp32", "inverse_n": "fp32"}
 

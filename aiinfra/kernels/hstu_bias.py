@@ -36,14 +36,16 @@ def next_times(timestamps: Tensor) -> Tensor:
     return torch.cat([timestamps[1:], timestamps[-1:]])
 
 
-def relative_bias(timestamps: Tensor, position_table: Tensor | None, time_table: Tensor | None) -> Tensor | float:
+def relative_bias(timestamps: Tensor, position_table: Tensor | None,
+                  time_table: Tensor | None) -> Tensor | float:
     """Bias [1 or H, T, T] of one sequence, in plain PyTorch; tables [entries] or [H, entries]."""
     bias, index = 0.0, torch.arange(len(timestamps), device=timestamps.device)
     if position_table is not None:
         center = position_table.shape[-1] // 2
         bias = bias + _rows(position_table)[:, center + index[None, :] - index[:, None]]
     if time_table is not None:
-        bias = bias + _rows(time_table)[:, time_buckets(next_times(timestamps)[:, None] - timestamps[None, :])]
+        gaps = next_times(timestamps)[:, None] - timestamps[None, :]
+        bias = bias + _rows(time_table)[:, time_buckets(gaps)]
     return bias
 
 
@@ -82,8 +84,10 @@ def bias_tile(row, key, row_high, row_low, key_high, key_low, position_ptr, time
 
 def table_arguments(position_table: Tensor | None, time_table: Tensor | None, stand_in: Tensor) -> tuple:
     """(position table, time table, their strides per head, position of distance 0), as kernels take them."""
-    position, time = (stand_in if table is None else table.contiguous() for table in (position_table, time_table))
-    strides = (0 if table is None or table.dim() == 1 else table.shape[1] for table in (position_table, time_table))
+    position, time = (stand_in if table is None else table.contiguous()
+                      for table in (position_table, time_table))
+    strides = (0 if table is None or table.dim() == 1 else table.shape[1]
+               for table in (position_table, time_table))
     return position, time, *strides, 0 if position_table is None else position_table.shape[-1] // 2
 
 

@@ -24,8 +24,8 @@ def kv_write_reference(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, s
     """What `kv_write` does, in plain PyTorch."""
     limit = k_cache.shape[0] * k_cache.shape[1]
     if slots.numel() and (slots.min() < -1 or slots.max() >= limit):
-        raise ValueError(f"slots run from {slots.min()} to {slots.max()}; this cache has 0 … {limit - 1}, and "
-                         "-1 to write nothing.")
+        raise ValueError(f"slots run from {slots.min()} to {slots.max()}; this cache has 0 … {limit - 1}, "
+                         "and -1 to write nothing.")
     if (slots < 0).any():
         kept = slots >= 0
         k, v, slots = k[kept], v[kept], slots[kept]
@@ -63,16 +63,20 @@ def kv_write(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tens
     """
     if k.shape != v.shape or k.shape[1:] != k_cache.shape[2:] or k_cache.shape != v_cache.shape:
         raise ValueError(f"k is {tuple(k.shape)}, v {tuple(v.shape)}, caches {tuple(k_cache.shape)} and "
-                         f"{tuple(v_cache.shape)}; pass [N, K, Dh] and [blocks, P, K, Dh] with equal K and Dh.")
+                         f"{tuple(v_cache.shape)}; pass [N, K, Dh] and [blocks, P, K, Dh] with equal "
+                         "K and Dh.")
     if slots.shape != k.shape[:1] or slots.dtype != torch.int64:
-        raise ValueError(f"slots is {slots.dtype} {tuple(slots.shape)}; pass one int64 for each of {len(k)} rows.")
+        raise ValueError(f"slots is {slots.dtype} {tuple(slots.shape)}; pass one int64 for each "
+                         f"of {len(k)} rows.")
     if not (k_cache.is_contiguous() and v_cache.is_contiguous()):
-        raise ValueError(f"caches have strides {k_cache.stride()} and {v_cache.stride()}; both must be contiguous.")
+        raise ValueError(f"caches have strides {k_cache.stride()} and {v_cache.stride()}; both must be "
+                         "contiguous.")
     if pick_backend(k, backend) == "torch":
         return kv_write_reference(k, v, k_cache, v_cache, slots)
     heads, size = k.shape[1:]
     if heads * size > _MAX_ROW:
-        raise ValueError(f"a token's keys are {heads * size:,} values; the kernel holds at most {_MAX_ROW:,}. "
+        raise ValueError(f"a token's keys are {heads * size:,} values; the kernel holds at most "
+                         f"{_MAX_ROW:,}. "
                          "Use backend='torch'.")
     k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (k, v))
     if len(k):
@@ -87,7 +91,8 @@ def cost(tokens: int, kv_heads: int, head_size: int, bytes_per_value: float = 2)
 
 def compile_cases(arch: int) -> list[dict]:
     """What this file has to compile; see gpu/compile.py."""
-    types = {name: "*bf16" for name in ("k_ptr", "v_ptr", "k_cache_ptr", "v_cache_ptr")} | {"slot_ptr": "*i64"}
+    types = {"slot_ptr": "*i64"}
+    types |= {name: "*bf16" for name in ("k_ptr", "v_ptr", "k_cache_ptr", "v_cache_ptr")}
     types |= {name: "i32:16" for name in ("k_row", "k_head", "v_row", "v_head")}
     cases = []
     for heads, size in ((3, 64), (8, 128)):

@@ -38,7 +38,8 @@ def paged_attention_reference(q: Tensor, k_cache: Tensor, v_cache: Tensor, block
     keys = context_lens.tolist()
     starts = list(range(len(keys) + 1)) if cu_seqlens_q is None else cu_seqlens_q.tolist()
     fetches = plan_fetches(block_tables.tolist(), keys, starts, q.shape[1], k_cache)
-    out = attend_fetched(q[:starts[-1]], k_cache, v_cache, fetches, q.shape[-1] ** -0.5 if scale is None else scale)
+    out = attend_fetched(q[:starts[-1]], k_cache, v_cache, fetches,
+                         q.shape[-1] ** -0.5 if scale is None else scale)
     return F.pad(out, (0, 0, 0, 0, 0, len(q) - len(out)))
 
 
@@ -93,7 +94,8 @@ def _attend(acc, m, l, q, k_ptr, v_ptr, table_ptr, cache_row, lo, hi, last_key, 
 def _attention_kernel(q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, table_ptr, context_ptr, cu_ptr, requests,
                       q_row, q_head, out_row, out_head, cache_row, cache_head, table_row, splits, scale_log2,
                       GROUP: tl.constexpr, TOKENS: tl.constexpr, DECODE: tl.constexpr, SPLIT: tl.constexpr,
-                      P: tl.constexpr, DH: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):
+                      P: tl.constexpr, DH: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr,
+                      BN: tl.constexpr):
     # Heads vary fastest: programs that run together read neighbouring heads of the same tokens.
     kv_head = tl.program_id(0)
     if DECODE:
@@ -154,10 +156,12 @@ def _merge_kernel(part_ptr, lse_ptr, out_ptr, out_row, out_head, splits, H: tl.c
     seen = lse > -float("inf")
     top = tl.max(tl.where(seen, lse, -1e30), 0)
     weight = tl.where(seen, tl.math.exp2(lse - top), 0.0)
-    part = tl.load(part_ptr + at[:, None] * DH + dim[None, :], mask=seen[:, None] & (dim < DH)[None, :], other=0.0)
+    part = tl.load(part_ptr + at[:, None] * DH + dim[None, :], mask=seen[:, None] & (dim < DH)[None, :],
+                   other=0.0)
     total = tl.sum(weight, 0)
     out = tl.sum(part * weight[:, None], 0) / tl.where(total == 0.0, 1.0, total)
-    tl.store(out_ptr + request * out_row + head * out_head + dim, out.to(out_ptr.dtype.element_ty), mask=dim < DH)
+    tl.store(out_ptr + request * out_row + head * out_head + dim, out.to(out_ptr.dtype.element_ty),
+             mask=dim < DH)
 
 
 def _tiling(group: int, head_size: int, value_bytes: int, arch: int, decode: bool) -> dict:
@@ -213,7 +217,8 @@ def paged_attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, block_tables: T
     if not decode:
         splits = 1
     elif splits is None:
-        splits = _count_splits(requests * kv_heads, max_context or block_tables.shape[1] * P, multiprocessors_of(q))
+        splits = _count_splits(requests * kv_heads, max_context or block_tables.shape[1] * P,
+                               multiprocessors_of(q))
     part, lse = out, out
     if splits > 1:
         part = torch.empty(rows, heads, splits, size, dtype=torch.float32, device=q.device)
@@ -246,8 +251,9 @@ def _check(q, k_cache, v_cache, block_tables, context_lens, cu_seqlens_q, backen
     if len(block_tables) != requests or (cu_seqlens_q is None and rows != requests) or (
             cu_seqlens_q is not None and len(cu_seqlens_q) != requests + 1):
         raise ValueError(f"{rows} rows of q, {len(block_tables)} block tables, {requests} context lengths, "
-                         f"cu_seqlens_q {None if cu_seqlens_q is None else tuple(cu_seqlens_q.shape)}; pass a table "
-                         "and a length for each request, and [B+1] starts unless each has exactly one row.")
+                         f"cu_seqlens_q {None if cu_seqlens_q is None else tuple(cu_seqlens_q.shape)}; pass "
+                         "a table and a length for each request, and [B+1] starts unless each has exactly "
+                         "one row.")
     if backend == "triton" and size > _MAX_HEAD_SIZE:
         raise ValueError(f"head size is {size}; the kernel's tiles hold at most {_MAX_HEAD_SIZE}. "
                          "Use backend='torch'.")
@@ -264,17 +270,20 @@ def cost(context_lens: list[int], new_tokens: list[int], heads: int, kv_heads: i
 def compile_cases(arch: int) -> list[dict]:
     """What this file has to compile; see gpu/compile.py."""
     cases = []
-    for kind, value_bytes, size, decode in (("bf16", 2, 64, True), ("bf16", 2, 128, True), ("bf16", 2, 64, False),
+    for kind, value_bytes, size, decode in (("bf16", 2, 64, True), ("bf16", 2, 128, True),
+                                            ("bf16", 2, 64, False),
                                             ("bf16", 2, 128, False), ("fp32", 4, 128, True)):
         tiling = _tiling(4, size, value_bytes, arch, decode)
         types = {name: f"*{kind}" for name in ("q_ptr", "k_ptr", "v_ptr")} | {
             "out_ptr": "*fp32" if decode else f"*{kind}", "lse_ptr": "*fp32", "scale_log2": "fp32",
             "table_ptr": "*i32", "context_ptr": "*i32", "cu_ptr": "*i32"}
-        types |= {name: "i32:16" for name in ("q_row", "q_head", "out_row", "out_head", "cache_row", "cache_head")}
+        types |= {name: "i32:16" for name in ("q_row", "q_head", "out_row", "out_head", "cache_row",
+                                              "cache_head")}
         constexprs = {"GROUP": 4, "TOKENS": 1 if decode else tiling["BM"] // 4, "DECODE": decode,
                       "SPLIT": decode, "P": 16, "DH": size, "DP": size,
                       "BM": tiling["BM"], "BN": tiling["BN"]}
-        cases.append(dict(name=f"{'decode' if decode else 'prefill'} {kind} Dh={size}", kernel=_attention_kernel,
+        cases.append(dict(name=f"{'decode' if decode else 'prefill'} {kind} Dh={size}",
+                          kernel=_attention_kernel,
                           types=types, constexprs=constexprs, num_warps=tiling["num_warps"],
                           num_stages=tiling["num_stages"]))
     cases.append(dict(name="merge 16 parts Dh=128", kernel=_merge_kernel,

@@ -92,8 +92,11 @@ def _quantize(weight: torch.Tensor, bits: int, group: int, dtype: torch.dtype) -
         low = -128 * scale
     inverse = torch.where(scale == 0, 0.0, 1 / scale)              # a constant group: all q = 0
     q = ((values - low) * inverse + 0.5).floor().clamp(0, 2**bits - 1).to(torch.uint8)
-    return PackedWeight(_pack(q.flatten(1), bits), scale.squeeze(-1).to(dtype),
-                        low.squeeze(-1).to(dtype), bits)
+    return PackedWeight(
+        words=_pack(q.flatten(1), bits),
+        scale=scale.squeeze(-1).to(dtype),
+        minimum=low.squeeze(-1).to(dtype),
+        bits=bits)
 
 
 def _pack(q: torch.Tensor, bits: int) -> torch.Tensor:
@@ -118,8 +121,11 @@ def from_q4_1(raw: np.ndarray) -> PackedWeight:
     edges = np.ascontiguousarray(blocks[..., :4]).view(np.float16)                 # [F, G, 2]
     q = np.concatenate([blocks[..., 4:] & 15, blocks[..., 4:] >> 4], axis=-1)      # [F, G, 32]
     scale, minimum = torch.from_numpy(edges).unbind(-1)
-    return PackedWeight(_pack(torch.from_numpy(q).flatten(1), 4),
-                        scale.contiguous(), minimum.contiguous(), 4)
+    return PackedWeight(
+        words=_pack(torch.from_numpy(q).flatten(1), 4),
+        scale=scale.contiguous(),
+        minimum=minimum.contiguous(),
+        bits=4)
 
 
 def unpack(weight: PackedWeight) -> torch.Tensor:
@@ -127,7 +133,7 @@ def unpack(weight: PackedWeight) -> torch.Tensor:
     bits = weight.bits
     shifts = torch.arange(0, 32, bits, device=weight.words.device, dtype=torch.int32)[:, None]
     words = weight.words.unflatten(1, (-1, 1, bits))
-    return ((words >> shifts) & (2**bits - 1)).flatten(1)                          # was [F, blocks, fields, words]
+    return ((words >> shifts) & (2**bits - 1)).flatten(1)                     # was [F, blocks, fields, words]
 
 
 def dequantize(weight: PackedWeight, dtype: torch.dtype = torch.float32) -> torch.Tensor:

@@ -46,7 +46,7 @@ class Embedding(Weighed, nn.Embedding):
         return 0
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """tokens [...] -> [..., D]. Under autocast in its dtype, so that all that is added up later has one dtype."""
+        """tokens [...] -> [..., D]. Under autocast in its dtype, so that all that is added up has one dtype."""
         x = super().forward(tokens)
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))

@@ -19,7 +19,8 @@ _NAMES = {
 }
 
 
-def write_gguf(path: Path, model: transformers.PreTrainedModel, extra: dict[str, torch.Tensor] | None = None) -> Path:
+def write_gguf(path: Path, model: transformers.PreTrainedModel,
+               extra: dict[str, torch.Tensor] | None = None) -> Path:
     """The model in float32, as llama.cpp's converter lays it out, and more tensors if wanted."""
     config, arch = model.config, model.config.model_type
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

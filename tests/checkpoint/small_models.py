@@ -32,7 +32,7 @@ def reference_model(case: str) -> transformers.PreTrainedModel:
     kind, settings = CASES[case]
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(kind(**settings)).eval().float()
-    for name, parameter in model.named_parameters():       # biases start at 0 and norms at 1: make them matter
+    for name, parameter in model.named_parameters():      # biases start at 0 and norms at 1: make them matter
         if parameter.ndim == 1:
             torch.nn.init.normal_(parameter, mean=0.0 if "bias" in name else 1.0, std=0.5)
         else:

@@ -25,14 +25,16 @@ def test_template_that_tries_to_escape(template: str) -> None:
 
 @pytest.mark.parametrize("template, error, message", [
     ("{% for %}", LoadError, "cannot be rendered"),
-    ("{{ raise_exception('roles must alternate') }}", ValueError, "refuses these messages: roles must alternate"),
+    ("{{ raise_exception('roles must alternate') }}", ValueError,
+     "refuses these messages: roles must alternate"),
 ])
 def test_template_that_is_broken_or_refuses(template: str, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         chat_template.render(template, [{"role": "user", "content": "x"}])
 
 
-@pytest.mark.parametrize("template", ["{{ range(10**6) | list }}", "{{ 1 / 0 }}", "{{ '{0}'.format() }}", "{{ nothing.at.all }}"])
+@pytest.mark.parametrize("template", ["{{ range(10**6) | list }}", "{{ 1 / 0 }}", "{{ '{0}'.format() }}",
+                                      "{{ nothing.at.all }}"])
 def test_template_that_fails(template: str) -> None:
     with pytest.raises(LoadError, match="cannot be rendered"):
         chat_template.render(template, [{"role": "user", "content": "x"}])

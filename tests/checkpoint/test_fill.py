@@ -52,7 +52,8 @@ def test_int8_weights_with_their_scales(folder) -> None:
         tensors[name] = (tensors[name] / scale[:, None]).round().to(torch.int8)
         tensors[f"{name}_scale"] = scale
     save_file(tensors, folder / "model.safetensors")
-    with pytest.raises(LoadError, match=r"no place for model\.layers\.0\.mlp\.down_proj\.weight_scale, .* and 6 more tensors"):
+    with pytest.raises(LoadError,
+                       match=r"no place for model\.layers\.0\.mlp\.down_proj\.weight_scale, .* and 6 more tensors"):
         our_model(folder)
 
 
@@ -64,7 +65,8 @@ def test_what_stands_in_a_shard_and_not_in_its_index(tmp_path) -> None:
         our_model(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["model.layers.0.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq"])
+@pytest.mark.parametrize("name", ["model.layers.0.self_attn.rotary_emb.inv_freq",
+                                  "model.rotary_emb.inv_freq"])
 def test_rotary_frequencies_carry_no_weights(name: str, folder) -> None:
     expected = our_model(folder)(TOKENS)
     add(folder, **{name: torch.ones(4)})
@@ -73,7 +75,8 @@ def test_rotary_frequencies_carry_no_weights(name: str, folder) -> None:
 
 def test_a_last_layer_that_repeats_the_tied_table(folder) -> None:
     expected = our_model(folder)(TOKENS)
-    add(folder, **{"lm_head.weight": load_file(folder / "model.safetensors")["model.embed_tokens.weight"].clone()})
+    add(folder,
+        **{"lm_head.weight": load_file(folder / "model.safetensors")["model.embed_tokens.weight"].clone()})
     model = our_model(folder)
     assert model.lm_head.weight is model.embed.weight and torch.equal(model(TOKENS), expected)
 

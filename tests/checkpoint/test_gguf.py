@@ -18,7 +18,8 @@ def cut_gguf(gguf_path, tmp_path, nbytes: int):
 
 
 def test_gguf_cut_in_its_data(gguf_path, tmp_path) -> None:
-    with pytest.raises(LoadError, match=r"cut.gguf: tensor blk\.\d+\.\w+\.weight needs bytes up to [\d,]+, and the file ends at 40,000,000"):
+    with pytest.raises(LoadError,
+                       match=r"cut.gguf: tensor blk\.\d+\.\w+\.weight needs bytes up to [\d,]+, and the file ends at 40,000,000"):
         load(cut_gguf(gguf_path, tmp_path, 40_000_000))
 
 

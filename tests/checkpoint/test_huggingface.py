@@ -50,7 +50,8 @@ def test_bfloat16_folder(tmp_path) -> None:
 def test_safetensors_cut_short(folder) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-3000])
-    with pytest.raises(LoadError, match=r"model.safetensors is cut short: tensor model\.\S+ needs bytes up to"):
+    with pytest.raises(LoadError,
+                       match=r"model.safetensors is cut short: tensor model\.\S+ needs bytes up to"):
         our_model(folder)
 
 

@@ -22,7 +22,8 @@ def test_config_in_the_older_form(tmp_path) -> None:
     new = json.loads((tmp_path / "config.json").read_text())
     rope = new.pop("rope_parameters")
     old = {**new, "rope_theta": rope.pop("rope_theta"), "rope_scaling": rope}
-    assert config_from_json(old) == config_from_json({**new, "rope_parameters": {**rope, "rope_theta": 500000.0}})
+    assert config_from_json(old) == config_from_json({**new,
+                                                      "rope_parameters": {**rope, "rope_theta": 500000.0}})
 
 
 def edit_config(folder, **changes) -> None:
@@ -33,9 +34,11 @@ def edit_config(folder, **changes) -> None:
 
 
 @pytest.mark.parametrize("changes, message", [
-    ({"architectures": ["MambaForCausalLM"]}, "MambaForCausalLM is not supported. Supported: LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM"),
+    ({"architectures": ["MambaForCausalLM"]},
+     "MambaForCausalLM is not supported. Supported: LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM"),
     ({"hidden_size": "REMOVE"}, "no 'hidden_size'"),
-    ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_type 'yarn' is not supported. Supported: default, linear, llama3"),
+    ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}},
+     "rope_type 'yarn' is not supported. Supported: default, linear, llama3"),
     ({"hidden_act": "gelu"}, "hidden_act='gelu' is not supported"),
     ({"attention_bias": True}, "attention_bias=True is not supported"),
     ({"num_key_value_heads": 4}, "num_attention_heads=6 is not a multiple of num_key_value_heads=4"),
@@ -44,7 +47,8 @@ def edit_config(folder, **changes) -> None:
     ({"num_attention_heads": 0}, "num_attention_heads=0; it must be an integer of at least 1"),
     ({"hidden_size": "48"}, "hidden_size=.48.; it must be an integer of at least 1"),
     ({"rope_scaling": "linear"}, "config.json is damaged"),
-    ({"rope_scaling": {"rope_type": "linear"}}, "config.json is damaged, or of a form that is not known .KeyError: 'factor'"),
+    ({"rope_scaling": {"rope_type": "linear"}},
+     "config.json is damaged, or of a form that is not known .KeyError: 'factor'"),
     ({"rope_scaling": {"rope_type": "linear", "factor": 0}}, "rope scaling factor 0.0; it must be above 0"),
     ({"architectures": "MambaForCausalLM"}, "architecture MambaForCausalLM is not supported"),
 ])
@@ -55,7 +59,8 @@ def test_config_that_is_not_supported(changes: dict, message: str, folder) -> No
 
 
 @pytest.mark.parametrize("content, message", [
-    (b"{not json", "is not valid JSON"), (b"\xff\xfe\x00", "is not valid JSON in UTF-8"), (b"[1]", "holds a list"),
+    (b"{not json", "is not valid JSON"), (b"\xff\xfe\x00", "is not valid JSON in UTF-8"),
+    (b"[1]", "holds a list"),
 ])
 def test_config_that_is_no_json(content: bytes, message: str, folder) -> None:
     (folder / "config.json").write_bytes(content)

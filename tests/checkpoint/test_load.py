@@ -9,10 +9,14 @@ from aiinfra.engine.sampling_params import SamplingParams
 from aiinfra.errors import LoadError
 
 PROMPTS = [
-    "The capital of France is", "Once upon a time", "def fibonacci(n):", "1, 1, 2, 3, 5, 8,", "Dear Sir or Madam,",
-    "Water boils at", "The three primary colours are", "SELECT name FROM users WHERE", "In 1969, the first", "Q: 12 + 30 =\nA:",
-    "A queue is a data structure that", "To be, or not to be,", "Die Hauptstadt von Deutschland ist", "import numpy as np\n", "<html>\n<body>\n",
-    "My favourite food is", "The mitochondria is the", "Breaking news:", "Step 1: preheat the oven", "\n\n# Installation\n",
+    "The capital of France is", "Once upon a time", "def fibonacci(n):", "1, 1, 2, 3, 5, 8,",
+    "Dear Sir or Madam,",
+    "Water boils at", "The three primary colours are", "SELECT name FROM users WHERE", "In 1969, the first",
+    "Q: 12 + 30 =\nA:",
+    "A queue is a data structure that", "To be, or not to be,", "Die Hauptstadt von Deutschland ist",
+    "import numpy as np\n", "<html>\n<body>\n",
+    "My favourite food is", "The mitochondria is the", "Breaking news:", "Step 1: preheat the oven",
+    "\n\n# Installation\n",
 ]
 
 
@@ -31,8 +35,10 @@ def test_greedy_tokens_are_identical(ours, reference) -> None:
         ids = tokenizer.encode(prompt)
         made = [step.token_id for step in generate_cached(model, ids, params)]
         with torch.inference_mode():
-            expected = reference.generate(torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)), do_sample=False,
-                                          max_new_tokens=64, min_new_tokens=64, eos_token_id=None, pad_token_id=0)
+            expected = reference.generate(torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)),
+                                          do_sample=False,
+                                          max_new_tokens=64, min_new_tokens=64, eos_token_id=None,
+                                          pad_token_id=0)
         assert made == expected[0, len(ids):].tolist(), prompt
 
 

@@ -16,7 +16,8 @@ from aiinfra.model import ModelConfig, RopeScaling, Transformer
 from tests.checkpoint.small_models import CASES, our_model, reference_model
 
 TOKENS = torch.randint(0, 97, (2, 100), generator=torch.Generator().manual_seed(1))
-SMALL = ModelConfig(vocab_size=192, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+SMALL = ModelConfig(vocab_size=192, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
+                    num_attention_heads=4,
                     num_key_value_heads=2, head_dim=16)
 
 
@@ -39,7 +40,8 @@ def test_our_own_load_gives_the_same_model(folders) -> None:
 
 
 def test_transformers_gives_equal_logits(folders) -> None:
-    theirs, mine = (transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32) for folder in folders)
+    theirs, mine = (transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+                    for folder in folders)
     with torch.inference_mode():
         assert torch.equal(theirs(TOKENS).logits, mine(TOKENS).logits)
 
@@ -57,7 +59,8 @@ def test_small_types_stay_as_they_are(dtype: torch.dtype, tied: bool, tmp_path) 
     model = Transformer(replace(SMALL, tie_word_embeddings=tied)).to(dtype)
     save(model, tmp_path)
     again = our_model(tmp_path, dtype=dtype)
-    assert all(torch.equal(one, other) for one, other in zip(model.parameters(), again.parameters(), strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(model.parameters(), again.parameters(),
+                                                             strict=True))
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype="auto")
     assert theirs.dtype == dtype
     assert torch.equal(theirs.model.embed_tokens.weight, model.embed.weight)
@@ -123,8 +126,10 @@ def test_a_folder_of_shards_is_left_alone(tmp_path) -> None:
 def test_packed_and_quantised_models_are_refused(tmp_path) -> None:
     refusals = [
         (pack(Transformer(SMALL)), r"layers.0.attention.qkv is packed .* packed=False"),
-        (quantize(Transformer(SMALL), "int8"), r"layers.0.attention.qkv is kept in int8: load the model without quantize"),
-        (quantize(Transformer(SMALL), "int4"), r"layers.0.attention.qkv is kept in int4: load the model without quantize"),
+        (quantize(Transformer(SMALL), "int8"),
+         r"layers.0.attention.qkv is kept in int8: load the model without quantize"),
+        (quantize(Transformer(SMALL), "int4"),
+         r"layers.0.attention.qkv is kept in int4: load the model without quantize"),
     ]
     for model, message in refusals:
         with pytest.raises(ValueError, match=message):

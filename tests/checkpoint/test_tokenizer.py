@@ -12,11 +12,16 @@ from aiinfra.errors import LoadError
 from tests.checkpoint.small_models import reference_model
 
 NASTY = [
-    "Hello, world!", " leading and trailing  ", "", "a", "\n", "\n\n\n", "\t\ttabs\t", "   three   runs   of   spaces   ",
-    "👩‍👩‍👧‍👦 family, 🇩🇪 flag, 🏳️‍🌈, skin 👋🏽", "世界 こんにちは 안녕하세요", "مرحبا بالعالم שלום", "naïve café Å é (combining: é)",
-    "12345678901234567890", "3.14159e-10, 0xDEADBEEF, 1,000,000", "x=1;y=22;z=333", "don't won't I'll we've you're",
-    "def f(x):\n\tif x:\n\t\treturn {'a': [x, None]}\n", "<|im_start|>user\nhi<|im_end|>", "<|endoftext|><|im_end|> <|im_start|",
-    "\u200b\u00a0\u2028 odd spaces", "\x00\x01\x7f control", "ﷺ ﬁ ＡＢ", "\U0001f600" * 5, "A" * 300, "http://example.org/?q=a%20b&c=d#e",
+    "Hello, world!", " leading and trailing  ", "", "a", "\n", "\n\n\n", "\t\ttabs\t",
+    "   three   runs   of   spaces   ",
+    "👩‍👩‍👧‍👦 family, 🇩🇪 flag, 🏳️‍🌈, skin 👋🏽", "世界 こんにちは 안녕하세요", "مرحبا بالعالم שלום",
+    "naïve café Å é (combining: é)",
+    "12345678901234567890", "3.14159e-10, 0xDEADBEEF, 1,000,000", "x=1;y=22;z=333",
+    "don't won't I'll we've you're",
+    "def f(x):\n\tif x:\n\t\treturn {'a': [x, None]}\n", "<|im_start|>user\nhi<|im_end|>",
+    "<|endoftext|><|im_end|> <|im_start|",
+    "\u200b\u00a0\u2028 odd spaces", "\x00\x01\x7f control", "ﷺ ﬁ ＡＢ", "\U0001f600" * 5, "A" * 300,
+    "http://example.org/?q=a%20b&c=d#e",
     "Ünïcödé  ẞ", "𝔘𝔫𝔦𝔠𝔬𝔡𝔢", "SELECT * FROM t WHERE a<>'b';", "\r\n windows \r\n",
 ]
 MESSAGES = [
@@ -56,9 +61,11 @@ def test_digits_after_a_run_of_spaces(text: str, ours, reference_tokenizer) -> N
 @pytest.mark.parametrize("messages", MESSAGES)
 @pytest.mark.parametrize("prompted", [True, False])
 def test_chat_is_identical(messages, prompted: bool, ours, reference_tokenizer) -> None:
-    expected = reference_tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompted)
+    expected = reference_tokenizer.apply_chat_template(messages, tokenize=False,
+                                                       add_generation_prompt=prompted)
     assert ours[1].render_chat(messages, prompted) == expected
-    assert ours[1].encode_chat(messages, prompted) == reference_tokenizer(expected, add_special_tokens=False).input_ids
+    assert ours[1].encode_chat(messages, prompted) == reference_tokenizer(expected,
+                                                                          add_special_tokens=False).input_ids
 
 
 def test_from_a_folder(tmp_path, ours, reference_tokenizer) -> None:
@@ -91,12 +98,14 @@ def test_stream_of_any_ids(ids: list[int], ours) -> None:
 
 def sentencepiece_metadata() -> dict:
     """A Llama-2 style vocabulary: control tokens, the 256 bytes, then pieces with scores."""
-    words = ["▁", "h", "e", "l", "o", "w", "r", "d", "he", "ll", "hell", "hello", "▁hello", "wo", "or", "wor", "ld", "world", "▁world"]
+    words = ["▁", "h", "e", "l", "o", "w", "r", "d", "he", "ll", "hell", "hello", "▁hello", "wo", "or", "wor",
+             "ld", "world", "▁world"]
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), *words]
     return {"tokenizer.ggml.model": "llama", "tokenizer.ggml.tokens": tokens,
             "tokenizer.ggml.scores": [0.0] * 259 + [-float(i) for i in range(len(words))],
             "tokenizer.ggml.token_type": [2, 3, 3] + [6] * 256 + [1] * len(words),
-            "tokenizer.ggml.bos_token_id": 1, "tokenizer.ggml.eos_token_id": 2, "tokenizer.ggml.unknown_token_id": 0}
+            "tokenizer.ggml.bos_token_id": 1, "tokenizer.ggml.eos_token_id": 2,
+            "tokenizer.ggml.unknown_token_id": 0}
 
 
 def test_sentencepiece_kind() -> None:
@@ -113,13 +122,15 @@ def test_other_byte_level_rules(pre: str, gguf_path) -> None:
     meta = {**GGUFFile(gguf_path).metadata, "tokenizer.ggml.pre": pre}
     backend = Tokenizer.from_gguf(meta, "x").backend
     cut = [piece for piece, _ in backend.pre_tokenizer.pre_tokenize_str("ab 12345's")]
-    assert cut == {"llama-bpe": ["ab", "Ġ", "123", "45", "'s"], "qwen2": ["ab", "Ġ", "1", "2", "3", "4", "5", "'s"],
+    assert cut == {"llama-bpe": ["ab", "Ġ", "123", "45", "'s"],
+                   "qwen2": ["ab", "Ġ", "1", "2", "3", "4", "5", "'s"],
                    "gpt-2": ["ab", "Ġ12345", "'s"]}[pre]
 
 
 @pytest.mark.parametrize("change, message", [
     ({"tokenizer.ggml.model": "t5"}, "tokenizer 't5' is not supported"),
-    ({"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.merges": [], "tokenizer.ggml.pre": "martian"}, "'martian' is not supported"),
+    ({"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.merges": [], "tokenizer.ggml.pre": "martian"},
+     "'martian' is not supported"),
 ])
 def test_unsupported_kinds(change: dict, message: str) -> None:
     with pytest.raises(LoadError, match=message):

@@ -9,7 +9,8 @@ from aiinfra.compress import pack, packed
 from aiinfra.compress.packed import PackedLinear
 from aiinfra.model import ModelConfig, Transformer
 
-pytestmark = pytest.mark.skipif(not packed.can_pack(torch.float32, torch.device("cpu")), reason="this PyTorch has no oneDNN")
+pytestmark = pytest.mark.skipif(not packed.can_pack(torch.float32, torch.device("cpu")),
+                                reason="this PyTorch has no oneDNN")
 
 
 def layer(out_features, in_features, bias=False):
@@ -18,7 +19,8 @@ def layer(out_features, in_features, bias=False):
 
 
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("shape", [(64, 16), (192, 576), (960, 33), (128, 1), (100, 48), (1, 7), (63, 64), (65, 64)])
+@pytest.mark.parametrize("shape", [(64, 16), (192, 576), (960, 33), (128, 1), (100, 48), (1, 7), (63, 64),
+                                   (65, 64)])
 @pytest.mark.parametrize("lead", [(1,), (1, 1), (), (2,), (3, 5), (0,)], ids=str)
 def test_equals_the_plain_layer(shape, bias, lead):
     plain = layer(*shape, bias)
@@ -54,7 +56,8 @@ def test_training_is_refused():
 
 def test_a_tied_table_is_kept_once(tmp_path):
     model = Transformer(ModelConfig(vocab_size=192, hidden_size=32, intermediate_size=64, num_hidden_layers=1,
-                                    num_attention_heads=2, num_key_value_heads=1, head_dim=16, tie_word_embeddings=True)).eval()
+                                    num_attention_heads=2, num_key_value_heads=1, head_dim=16,
+                                    tie_word_embeddings=True)).eval()
     tokens = torch.tensor([[0, 63, 64], [65, 191, 5]])
     expected, table, size = model(tokens), model.embed(tokens), model.weight_bytes()
     with torch.inference_mode():

@@ -12,7 +12,8 @@ from torch import nn
 from aiinfra.engine.engine import Engine
 from aiinfra.engine.generate import generate_cached
 from aiinfra.engine.sampling_params import SamplingParams
-from aiinfra.kernels.quant_matmul import (PackedWeight, dequantize, from_q4_1, quant_matmul_reference, quantize_int4,
+from aiinfra.kernels.quant_matmul import (PackedWeight, dequantize, from_q4_1, quant_matmul_reference,
+                                          quantize_int4,
                                           quantize_int8, unpack)
 from aiinfra.checkpoint import load
 from aiinfra.compress import pack, quantize, quantized
@@ -35,8 +36,9 @@ def kept(layer):
     if isinstance(layer, Int4Linear):
         scale, centre = layer.rulers.double().repeat_interleave(32, 0).unbind(-1)              # [in, out]
         unit = torch.ones_like(layer.rulers)
-        unit[..., 1] = 8                                     # scale 1, minimum 0: the operator gives the numbers back
-        q = torch._weight_int4pack_mm_for_cpu(torch.eye(layer.in_features).bfloat16(), layer.packed_weight, 32, unit)
+        unit[..., 1] = 8                             # scale 1, minimum 0: the operator gives the numbers back
+        q = torch._weight_int4pack_mm_for_cpu(torch.eye(layer.in_features).bfloat16(), layer.packed_weight,
+                                              32, unit)
         return ((q.double() - 8) * scale + centre).T
     return layer.rows(torch.arange(layer.out_features)).double()
 
@@ -120,8 +122,9 @@ def test_numbers_are_the_nearest():
     w = weight(64, 96)
     groups = w.view(64, -1, 32)
     step = ((groups.amax(-1) - groups.amin(-1)) / 15).repeat_interleave(32, 1)
-    assert ((kept(Int4Linear(quantize_int4(w))) - w).abs() <= (0.5 + 1 / 16) * step).all()       # 1/16: two bfloat16
-    panel = w.amax(0) - w.amin(0)                                                              # one panel of 64 outputs
+    # 1/16: two bfloat16
+    assert ((kept(Int4Linear(quantize_int4(w))) - w).abs() <= (0.5 + 1 / 16) * step).all()
+    panel = w.amax(0) - w.amin(0)                                                    # one panel of 64 outputs
     assert ((kept(Int8Linear(w)) - w).abs() <= 0.501 * panel / 255).all()
 
 
@@ -140,15 +143,18 @@ def test_q4_1_blocks_are_taken_as_they_are():
     scale, minimum = blocks.scale.float(), blocks.minimum.float()
     assert torch.equal(layer.rulers[..., 0].T, scale.bfloat16())
     assert torch.equal(layer.rulers[..., 1].T, (minimum + 8 * scale).bfloat16())
-    unit = Int4Linear(PackedWeight(blocks.words, torch.ones_like(blocks.scale), torch.zeros_like(blocks.minimum), 4))
+    unit = Int4Linear(PackedWeight(blocks.words, torch.ones_like(blocks.scale),
+                                   torch.zeros_like(blocks.minimum), 4))
     assert torch.equal(kept(unit), unpack(blocks).double())
     theirs = torch.from_numpy(gguf.quants.dequantize(raw, gguf.GGMLQuantizationType.Q4_1))
-    assert torch.equal(unpack(blocks) * scale.repeat_interleave(32, 1) + minimum.repeat_interleave(32, 1), theirs)
+    assert torch.equal(unpack(blocks) * scale.repeat_interleave(32, 1) + minimum.repeat_interleave(32, 1),
+                       theirs)
 
 
 def test_training_is_refused():
     x = torch.randn(1, 64, requires_grad=True)
-    for layer in (Int4Linear(quantize_int4(weight(64, 64))), Int8Linear(weight(64, 64)), KernelLinear(quantize_int4(weight(64, 64)))):
+    for layer in (Int4Linear(quantize_int4(weight(64, 64))), Int8Linear(weight(64, 64)),
+                  KernelLinear(quantize_int4(weight(64, 64)))):
         with pytest.raises(RuntimeError, match="without quantize"):
             layer(x)
 
@@ -157,13 +163,16 @@ def test_training_is_refused():
 
 @pytest.mark.parametrize("scheme", ["int8", "int4"])
 @pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("changes", [{"tie_word_embeddings": True}, {"qkv_bias": True}, {"qk_norm": True}], ids=str)
+@pytest.mark.parametrize("changes", [{"tie_word_embeddings": True}, {"qkv_bias": True}, {"qk_norm": True}],
+                         ids=str)
 def test_small_model(changes, packed, scheme):
     model, plain = small(**changes), small(**changes)
     plain_bytes = plain.weight_bytes()
     quantize(pack(model) if packed else model, scheme)
     layers = {name: m.bits for name, m in model.named_modules() if isinstance(m, QuantizedLinear)}
-    assert len(layers) == 4 * 2 + 1 and layers.pop("lm_head") == 8 and set(layers.values()) == {int(scheme[-1])}
+    assert len(layers) == 4 * 2 + 1
+    assert layers.pop("lm_head") == 8
+    assert set(layers.values()) == {int(scheme[-1])}
     # The same model with the kept weights as plain ones must give the same logits.
     for name, m in model.named_modules():
         if isinstance(m, QuantizedLinear):
@@ -174,7 +183,8 @@ def test_small_model(changes, packed, scheme):
         if changes.get("tie_word_embeddings"):
             assert torch.equal(model.embed(tokens), plain.embed(tokens))
     assert (got - expected).norm() < (1e-4 if scheme == "int8" else 0.05) * expected.norm()
-    weights = sum(m.in_features * m.out_features * (m.bits / 8 + 1 / 8) for m in model.modules() if isinstance(m, QuantizedLinear))
+    weights = sum(m.in_features * m.out_features * (m.bits / 8 + 1 / 8)
+                  for m in model.modules() if isinstance(m, QuantizedLinear))
     small_ones = sum(p.nbytes for p in plain.parameters() if p.ndim == 1)
     assert model.weight_bytes() == weights + small_ones < plain_bytes / 2
 
@@ -202,7 +212,8 @@ def test_a_layer_of_another_shape_stays_as_it_is():
     before = model(torch.tensor([[1, 2, 3]]))
     quantize(model, "int4")
     layers = {name for name, m in model.named_modules() if isinstance(m, QuantizedLinear)}
-    assert layers == {f"layers.{i}.{name}" for i in (0, 1) for name in ("attention.qkv", "attention.out", "mlp.gate_up")}
+    assert layers == {f"layers.{i}.{name}" for i in (0, 1)
+                      for name in ("attention.qkv", "attention.out", "mlp.gate_up")}
     assert (model(torch.tensor([[1, 2, 3]])) - before).norm() < 0.3 * before.norm()
 
 
@@ -210,7 +221,8 @@ def test_a_layer_of_another_shape_stays_as_it_is():
 def test_a_folder_is_quantised_as_it_is_read(scheme, tmp_path):
     import transformers
     torch.manual_seed(0)
-    config = transformers.LlamaConfig(vocab_size=192, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
+    config = transformers.LlamaConfig(vocab_size=192, hidden_size=64, intermediate_size=96,
+                                      num_hidden_layers=2,
                                       num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True)
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     from aiinfra.checkpoint.fill import PlacePlain, fill
@@ -224,7 +236,8 @@ def test_a_folder_is_quantised_as_it_is_read(scheme, tmp_path):
         fill(models[-1], source, place)
     quantize(models[1], scheme)
     tokens = torch.randint(0, 192, (1, 20))
-    assert torch.equal(models[0](tokens), models[1](tokens)) and models[0].weight_bytes() == models[1].weight_bytes()
+    assert torch.equal(models[0](tokens), models[1](tokens))
+    assert models[0].weight_bytes() == models[1].weight_bytes()
 
 
 # Errors
@@ -242,7 +255,8 @@ def test_quantising_twice_is_refused():
 
 def test_nothing_to_quantise_is_said():
     with pytest.raises(ValueError, match="no layer.*32 must divide"):
-        quantize(small(hidden_size=40, vocab_size=190, intermediate_size=40, num_attention_heads=5, num_key_value_heads=1, head_dim=8), "int4")
+        quantize(small(hidden_size=40, vocab_size=190, intermediate_size=40, num_attention_heads=5,
+                       num_key_value_heads=1, head_dim=8), "int4")
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
@@ -264,7 +278,8 @@ def test_no_gpu_is_said():
 
 @pytest.fixture(scope="module")
 def loaded(real_model):
-    return {scheme: load(real_model, dtype="float32", device="cpu", quantize=scheme)[0] for scheme in ("int8", "int4")}
+    return {scheme: load(real_model, dtype="float32", device="cpu", quantize=scheme)[0]
+            for scheme in ("int8", "int4")}
 
 
 def test_the_files_blocks_are_used_as_they_are(gguf_path, loaded):
@@ -273,9 +288,11 @@ def test_the_files_blocks_are_used_as_they_are(gguf_path, loaded):
     assert all(model.layers[i].get_submodule(name).bits == 4 for i in range(30)
                for name in ("attention.qkv", "attention.out", "mlp.gate_up", "mlp.down"))
     down = model.layers[3].mlp.down
-    assert torch.equal(down.packed_weight, Int4Linear(from_q4_1(file.raw("blk.3.ffn_down.weight"))).packed_weight)
+    assert torch.equal(down.packed_weight,
+                       Int4Linear(from_q4_1(file.raw("blk.3.ffn_down.weight"))).packed_weight)
     qkv, (heads, size) = kept(model.layers[3].attention.qkv), (9, 64)
-    theirs = file.tensor("blk.3.attn_q.weight").view(heads, size // 2, 2, -1).transpose(1, 2).reshape(576, 576)
+    theirs = file.tensor("blk.3.attn_q.weight").view(heads, size // 2, 2, -1).transpose(1, 2).reshape(576,
+                                                                                                      576)
     assert (qkv[:576] - theirs).abs().max() < 0.01 * theirs.abs().max()
 
 
@@ -296,7 +313,8 @@ def test_real_logits(scheme, error, agreement, ours, loaded):
 def test_weight_bytes_of_the_real_model(loaded, ours):
     int8, int4 = loaded["int8"].weight_bytes(), loaded["int4"].weight_bytes()
     assert ours[0].weight_bytes() / int8 > 3.5 and ours[0].weight_bytes() / int4 > 5.4
-    assert loaded["int4"].embed.rows.__self__ is loaded["int4"].lm_head and not any(p.ndim > 1 for p in loaded["int4"].parameters())
+    assert loaded["int4"].embed.rows.__self__ is loaded["int4"].lm_head
+    assert not any(p.ndim > 1 for p in loaded["int4"].parameters())
 
 
 def test_llm_and_command_line(loaded, ours, capsys):

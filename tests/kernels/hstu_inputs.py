@@ -24,12 +24,14 @@ class SampleHistories:
         self.alpha = 0.3
 
     def tensors(self, dtype):
-        return [x.detach().to(dtype).requires_grad_() for x in (self.q, self.k, self.v, self.position, self.time)]
+        return [x.detach().to(dtype).requires_grad_() for x in (self.q, self.k, self.v, self.position,
+                                                                self.time)]
 
     def run(self, function, offsets, dtype=torch.float32, **options):
         """Output and the five gradients."""
         q, k, v, position, time = inputs = self.tensors(dtype)
-        y = function(q, k, v, offsets, self.times, position, time, max_len=self.max_len, alpha=self.alpha, **options)
+        y = function(q, k, v, offsets, self.times, position, time, max_len=self.max_len, alpha=self.alpha,
+                     **options)
         return y.detach(), *torch.autograd.grad(y, inputs, self.dy.to(dtype))
 
     def fused(self):

@@ -1,7 +1,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.kernels.kernel_checks import DEVICE, doubled, gradients, randn, relative_error, unwritten_is_nan  # noqa: F401
+# noqa: F401
+from tests.kernels.kernel_checks import DEVICE, doubled, gradients, randn, relative_error, unwritten_is_nan
 
 from aiinfra.kernels import cross_entropy
 from aiinfra.kernels.cross_entropy import chunk_rows, cost, linear_cross_entropy, linear_cross_entropy_reference
@@ -88,7 +89,8 @@ def test_other_ignore_index_and_scaled_loss(backend):
     hidden, weight, targets = inputs(5, 4, 9)
     targets = targets.clamp(min=0)
     wide = doubled(hidden, weight)
-    got = torch.autograd.grad(3 * linear_cross_entropy(hidden, weight, targets, 0, backend=backend), (hidden, weight))
+    got = torch.autograd.grad(3 * linear_cross_entropy(hidden, weight, targets, 0, backend=backend),
+                              (hidden, weight))
     wanted = torch.autograd.grad(3 * F.cross_entropy(F.linear(*wide), targets, ignore_index=0), wide)
     assert all(relative_error(a, b) < 3e-6 for a, b in zip(got, wanted))
 
@@ -144,7 +146,8 @@ def test_rows_are_independent():
     changed = logits.clone()
     changed[2] = 1e4
     targets, count = torch.arange(5, device=DEVICE), torch.ones((), device=DEVICE)
-    losses = [cross_entropy._softmax_gradient(t, targets, count, -100, True, "triton") for t in (logits, changed)]
+    losses = [cross_entropy._softmax_gradient(t, targets, count, -100, True, "triton")
+              for t in (logits, changed)]
     others = [0, 1, 3, 4]
     assert torch.equal(losses[0][others], losses[1][others])
     assert torch.equal(logits[others], changed[others])                            # now the gradients

@@ -15,7 +15,8 @@ pytestmark = pytest.mark.usefixtures("unwritten_is_nan", "on_device")
 LENGTHS = [0, 1, BLOCK - 1, BLOCK, BLOCK + 1]
 
 
-@pytest.mark.parametrize("heads, kv_heads, size", [(1, 1, 32), (3, 1, 64), (8, 1, 32), (2, 2, 128), (2, 1, 80)])
+@pytest.mark.parametrize("heads, kv_heads, size", [(1, 1, 32), (3, 1, 64), (8, 1, 32), (2, 2, 128),
+                                                   (2, 1, 80)])
 @pytest.mark.parametrize("causal", [True, False])
 def test_kernel_equals_formula_on_ragged_lengths(heads, kv_heads, size, causal):
     q, k, v, cu, _ = packed(LENGTHS, LENGTHS, heads, kv_heads, size)
@@ -27,7 +28,7 @@ def test_kernel_equals_formula_on_ragged_lengths(heads, kv_heads, size, causal):
 @pytest.mark.parametrize("backend", ["torch", "triton"])
 @pytest.mark.parametrize("causal", [True, False])
 def test_more_keys_than_rows_and_fewer(causal, backend):
-    lengths_q, lengths_k = [5, 1, 20, 7, 3], [21, 40, 20, 2, 0]    # chunked prefill, decode, equal, fewer, none
+    lengths_q, lengths_k = [5, 1, 20, 7, 3], [21, 40, 20, 2, 0]  # chunked prefill, decode, equal, fewer, none
     q, k, v, cu_q, cu_k = packed(lengths_q, lengths_k, 4, 2, 32)
     got = flash_attention(q, k, v, cu_q, cu_k, causal=causal, backend=backend)
     want = attention_reference(q.double(), k.double(), v.double(), cu_q.tolist(), cu_k.tolist(), causal)

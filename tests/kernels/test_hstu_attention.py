@@ -40,7 +40,8 @@ def test_formula_against_a_loop_over_scalars():
             for j in range(start, i + 1):
                 bucket = min(int(math.log(max(abs(asked - int(data.times[j])), 1)) / 0.301), 128)
                 s = float(data.q[i, 0] @ data.k[j, 0]) * data.alpha
-                s += float(data.position[5 + j - i]) + float(data.time[bucket])    # 11 entries: distance 0 is the 6th
+                # 11 entries: distance 0 is the 6th
+                s += float(data.position[5 + j - i]) + float(data.time[bucket])
                 want[i, 0] += s / (1 + math.exp(-s)) / 5 * data.v[j, 0]
     for backend in ("torch", "triton"):
         got = hstu_attention(data.q, data.k, data.v, data.offsets, data.times, data.position, data.time,
@@ -53,7 +54,8 @@ def test_dense_composition_agrees_with_one_hot_and_without(per_head):
     data = SampleHistories([0, 5, 17, 1], per_head=per_head, max_len=20)
     want = data.formula()
     for one_hot in (True, False):
-        for name, got, right in zip(NAMES, data.run(naive_hstu, data.offsets, torch.float64, one_hot=one_hot), want):
+        for name, got, right in zip(NAMES, data.run(naive_hstu, data.offsets, torch.float64, one_hot=one_hot),
+                                    want):
             assert relative_error(got, right) < 1e-12, name
 
 

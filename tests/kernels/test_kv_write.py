@@ -11,7 +11,8 @@ pytestmark = pytest.mark.usefixtures("unwritten_is_nan", "on_device")
 
 
 def caches(blocks=6, heads=2, size=32, dtype=torch.float32):
-    return torch.full((blocks, P, heads, size), 7.0, dtype=dtype), torch.full((blocks, P, heads, size), -7.0, dtype=dtype)
+    return torch.full((blocks, P, heads, size), 7.0, dtype=dtype), torch.full((blocks, P, heads, size), -7.0,
+                                                                              dtype=dtype)
 
 
 def written_by_hand(k, v, slots, k_cache, v_cache):

@@ -60,7 +60,8 @@ CONTEXTS = [1, 15, 16, 17, 40, 0, P, 33]
 def test_decode(backend, heads, kv_heads, size, splits):
     arguments, starts, keys, values = batch(CONTEXTS, [1] * len(CONTEXTS), heads, kv_heads, size)
     got = paged_attention(*arguments, splits=splits, backend=backend)
-    torch.testing.assert_close(got.double(), expected(arguments[0], starts, keys, values), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(got.double(), expected(arguments[0], starts, keys, values), rtol=1e-5,
+                               atol=1e-5)
     assert not got[5].any(), "context length 0 must give 0"
 
 
@@ -70,14 +71,16 @@ def test_mixed_prefill_chunks_and_decode(backend, heads, kv_heads, size):
     contexts, news = [20, 1, 40, 17, 33, 0, 16, 5], [20, 1, 7, 1, 17, 0, 15, 5]
     arguments, starts, keys, values = batch(contexts, news, heads, kv_heads, size)
     got = paged_attention(*arguments, starts, backend=backend)
-    torch.testing.assert_close(got.double(), expected(arguments[0], starts, keys, values), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(got.double(), expected(arguments[0], starts, keys, values), rtol=1e-5,
+                               atol=1e-5)
 
 
 @pytest.mark.parametrize("splits", [1, 2, 5, 7])
 def test_number_of_splits_changes_only_rounding(splits):
     arguments, starts, keys, values = batch([100, 3, 49, 0], [1] * 4)
     got = paged_attention(*arguments, splits=splits, backend="triton")
-    torch.testing.assert_close(got.double(), expected(arguments[0], starts, keys, values), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(got.double(), expected(arguments[0], starts, keys, values), rtol=1e-5,
+                               atol=1e-5)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -117,7 +120,9 @@ def test_one_request_cannot_touch_another(backend):
     for cache in (k_cache, v_cache):
         cache[tables[1, :3].long()] = torch.nan
     after = paged_attention(*arguments, starts, backend=backend)
-    assert torch.equal(before[:3], after[:3]) and torch.equal(before[8:], after[8:]) and after[3:8].isnan().all()
+    assert torch.equal(before[:3], after[:3])
+    assert torch.equal(before[8:], after[8:])
+    assert after[3:8].isnan().all()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -127,7 +132,8 @@ def test_q_may_be_a_view_and_float16(backend):
     wide[:, :4] = arguments[0]
     got = paged_attention(wide[:, :4], *arguments[1:], starts, backend=backend)
     assert got.dtype == torch.float16
-    torch.testing.assert_close(got.double(), expected(arguments[0], starts, keys, values), rtol=2e-3, atol=2e-3)
+    torch.testing.assert_close(got.double(), expected(arguments[0], starts, keys, values), rtol=2e-3,
+                               atol=2e-3)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -18,7 +18,7 @@ def test_single_tokens_are_one_fetch_and_stand_first(cache) -> None:
     fetches = plan_fetches(tables, [9, 4, 12, 5], [0, 1, 4, 4, 5], H, cache)
     assert [type(fetch) for fetch in fetches] == [Singles, Several]
     assert fetches[1].rows == slice(1, 4)
-    met = fetches[0].meets.crow_indices().diff().view(5, H)                # keys that each head of each row meets
+    met = fetches[0].meets.crow_indices().diff().view(5, H)            # keys that each head of each row meets
     assert met[[1, 2, 3]].sum() == 0 and (met[0] >= 9).all() and (met[4] >= 5).all()
 
 
@@ -34,7 +34,8 @@ def test_a_whole_prompt_needs_no_mask(cache) -> None:
 
 
 @pytest.mark.parametrize("lengths, runs", [
-    ([10, 10, 10], [3]), ([10, 11, 12], [3]), ([100, 3], [1, 1]), ([3, 100], [1, 1]), ([20, 20, 90, 90], [2, 2]),
+    ([10, 10, 10], [3]), ([10, 11, 12], [3]), ([100, 3], [1, 1]), ([3, 100], [1, 1]),
+    ([20, 20, 90, 90], [2, 2]),
 ])
 def test_only_similar_lengths_are_padded_to_one(lengths: list[int], runs: list[int], cache) -> None:
     tables = [list(range(12)) + [0] * 4 for _ in lengths]

@@ -1,6 +1,7 @@
 import pytest
 import torch
-from tests.kernels.kernel_checks import DEVICE, doubled, gradients, randn, relative_error, unwritten_is_nan  # noqa: F401
+# noqa: F401
+from tests.kernels.kernel_checks import DEVICE, doubled, gradients, randn, relative_error, unwritten_is_nan
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from aiinfra.kernels.rope import cost, rope, rope_reference, rope_tables
@@ -69,7 +70,8 @@ def test_views_of_one_projection_and_of_wide_tables():
     assert all(torch.equal(a, b) for a, b in zip(got, wanted))
 
 
-@pytest.mark.parametrize("view", [lambda t: t[..., ::3], lambda t: t[..., 5:21], lambda t: t[..., :16].flip(0)],
+@pytest.mark.parametrize("view", [lambda t: t[..., ::3], lambda t: t[..., 5:21], lambda t: t[...,
+                                                                                             :16].flip(0)],
                          ids=["every third", "heads apart", "flipped"])
 def test_views_of_k(view):
     q, _, positions, cos, sin = inputs(3, 4, 1, 16)

@@ -1,7 +1,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.kernels.kernel_checks import DEVICE, doubled, gradients, randn, relative_error, unwritten_is_nan  # noqa: F401
+# noqa: F401
+from tests.kernels.kernel_checks import DEVICE, doubled, gradients, randn, relative_error, unwritten_is_nan
 
 from aiinfra.kernels.swiglu import cost, swiglu, swiglu_reference
 

@@ -38,7 +38,8 @@ def test_a_cache_that_keeps_everything_changes_nothing(qk_norm: bool) -> None:
         def attend(self, layer, q, k, v):
             assert layer == 5
             return causal_attention(q, k, v)
-    config = ModelConfig(vocab_size=61, hidden_size=48, num_hidden_layers=6, num_attention_heads=6, num_key_value_heads=2,
+    config = ModelConfig(vocab_size=61, hidden_size=48, num_hidden_layers=6, num_attention_heads=6,
+                         num_key_value_heads=2,
                          head_dim=16, intermediate_size=40, qk_norm=qk_norm)
     attention = Attention(config, 5)
     for parameter in attention.parameters():

@@ -5,7 +5,8 @@ import pytest
 from aiinfra.errors import LoadError
 from aiinfra.model import ModelConfig, RopeScaling
 
-SMALL = dict(vocab_size=61, hidden_size=48, num_hidden_layers=2, num_attention_heads=6, num_key_value_heads=2, head_dim=16,
+SMALL = dict(vocab_size=61, hidden_size=48, num_hidden_layers=2, num_attention_heads=6, num_key_value_heads=2,
+             head_dim=16,
              intermediate_size=40)
 
 

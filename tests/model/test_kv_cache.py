@@ -18,7 +18,8 @@ def test_chunked_prefill_equals_one_pass(ours) -> None:
 
 
 def test_a_full_cache_says_so() -> None:
-    config = ModelConfig(vocab_size=11, hidden_size=8, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2,
+    config = ModelConfig(vocab_size=11, hidden_size=8, intermediate_size=8, num_hidden_layers=2,
+                         num_attention_heads=2,
                          num_key_value_heads=1, head_dim=4)
     cache = KVCache(config, capacity=3)
     model = Transformer(config)

@@ -10,7 +10,8 @@ from aiinfra.model import ModelConfig, RopeScaling
 from aiinfra.model.layers import (
     Embedding, Linear, RMSNorm, RotaryEmbedding, SwiGLU, rotate, scale_frequencies, set_parameters)
 
-CONFIG = ModelConfig(vocab_size=61, hidden_size=48, num_hidden_layers=2, num_attention_heads=6, num_key_value_heads=2,
+CONFIG = ModelConfig(vocab_size=61, hidden_size=48, num_hidden_layers=2, num_attention_heads=6,
+                     num_key_value_heads=2,
                      head_dim=16, intermediate_size=40)
 
 
@@ -56,8 +57,8 @@ def test_scaled_frequencies() -> None:
                          original_max_position_embeddings=64)
     scaled = scale_frequencies(plain, llama3)
     wavelength = 2 * math.pi / plain
-    torch.testing.assert_close(scaled[wavelength < 64 / 4], plain[wavelength < 64 / 4])            # short: as they were
-    torch.testing.assert_close(scaled[wavelength > 64], plain[wavelength > 64] / 8)                # long: divided
+    torch.testing.assert_close(scaled[wavelength < 64 / 4], plain[wavelength < 64 / 4])  # short: as they were
+    torch.testing.assert_close(scaled[wavelength > 64], plain[wavelength > 64] / 8)            # long: divided
     assert ((scaled <= plain) & (scaled >= plain / 8)).all()
 
 

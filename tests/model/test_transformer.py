@@ -10,7 +10,8 @@ import torch
 from aiinfra.model import Transformer, attention, layers
 from aiinfra.model.config import ModelConfig
 
-SMALL = dict(vocab_size=61, hidden_size=48, num_hidden_layers=2, num_attention_heads=6, num_key_value_heads=2, head_dim=16,
+SMALL = dict(vocab_size=61, hidden_size=48, num_hidden_layers=2, num_attention_heads=6, num_key_value_heads=2,
+             head_dim=16,
              intermediate_size=40)
 
 
