@@ -90,7 +90,6 @@ def is_yes_or_no(node: ast.expr) -> bool:
     return isinstance(node, ast.Compare) or isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not)
 
 
-@mending
 def test_text_that_may_be_absent_is_an_if():
     times = []
     for path, node in nodes(ast.BinOp):

@@ -70,7 +70,6 @@ def test_imports_are_absolute():
     say("An import names the whole path.", relative)
 
 
-@mending
 def test_no_file_needs_itself():
     """Circles between files, through imports at the top and inside functions alike."""
     circles = set()
@@ -95,7 +94,6 @@ def test_only_optional_packages_are_imported_late():
     say("Imports stand at the top of a file.", late)
 
 
-@mending
 def test_the_library_does_not_know_the_puzzles():
     """Not even as text: a path put together from words is an import that nobody sees. Pages are no code."""
     named = []
@@ -126,7 +124,6 @@ def test_importing_the_package_runs_nothing():
     assert loaded_by("import aiinfra") == "[]"
 
 
-@mending
 def test_environment_is_read_in_one_file():
     readers = {short(path) for path in house() if re.search(r"\bos\.(environ|getenv|putenv)\b", text(path))}
     say("Only aiinfra/environment.py reads the environment.", readers - {"aiinfra/environment.py"})
@@ -172,7 +169,6 @@ def test_the_readmes_tree_is_the_real_tree():
     say("The README's tree names every folder of aiinfra and all beside it.", missing)
 
 
-@mending
 def test_the_readmes_captions_go_down_the_floors():
     loud = re.compile(r"[A-Z][A-Z ,']+[A-Z?]  ")
     quiet = [f"{name}: {caption}" for name, caption in rooms().items() if not loud.match(caption)]

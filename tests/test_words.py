@@ -46,7 +46,6 @@ def described_elsewhere(path: Path, node: ast.AST) -> bool:
     return is_answer(path) or any(re.search("jit|^exercise", mark) for mark in marks)
 
 
-@mending
 def test_public_things_have_a_contract():
     passed_on = (".forward", ".backward")        # torch's own names, described on the class or its wrapper
     silent = [where for where, node in public_things() if not ast.get_docstring(node)]
@@ -78,7 +77,6 @@ def test_no_public_class_name_stands_twice():
 
 # One thing, one place
 
-@mending
 def test_the_nearest_name_is_found_in_one_place():
     users = {short(path) for path in house() for name, _ in imports(path) if name.split(".")[0] == "difflib"}
     say("Only aiinfra/errors.py looks for the nearest name.", users - {"aiinfra/errors.py"})
@@ -92,7 +90,6 @@ def moves_a_file(call: ast.Call) -> bool:
     return re.search(r"\.(replace|rename)$", name) is not None and len(call.args) == 1 and not call.keywords
 
 
-@mending
 def test_a_file_is_replaced_in_one_place():
     moved = [at(path, call) for path, call in nodes(ast.Call) if moves_a_file(call)]
     elsewhere = [where for where in moved if not where.startswith("aiinfra/files.py")]
@@ -117,7 +114,6 @@ def test_there_is_one_plural():
     say("A count and its noun are written by errors.plural.", by_hand)
 
 
-@mending
 def test_one_place_says_whether_a_child_interprets_its_kernels():
     """environment.py reads the variable; gpu/process.py gives it to a child or takes it away, and forks."""
     name = re.compile("TRITON_INTERPRET(=.?)?$")
