@@ -26,7 +26,8 @@ def scalar_flash(q_ptr, k_ptr, v_ptr, z_ptr, N, S, BLOCK_N: tl.constexpr, BLOCK_
 
 
 @triton.jit
-def flash_attention(q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, H, K, T, sm_scale, D: tl.constexpr, BLOCK: tl.constexpr):
+def flash_attention(q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, H, K, T, sm_scale, D: tl.constexpr,
+                    BLOCK: tl.constexpr):
     h, i = tl.program_id(0), tl.program_id(1)
     kv = h // (H // K) * T * D
     t = i * BLOCK + tl.arange(0, BLOCK)

@@ -44,7 +44,8 @@ def paged_decode(q_ptr, k_cache_ptr, v_cache_ptr, table_ptr, length_ptr, o_ptr, 
 
 
 @triton.jit
-def split_k_decode(q_ptr, k_cache_ptr, v_cache_ptr, table_ptr, length_ptr, o_ptr, lse_ptr, B, H, K, NB, T, sm_scale,
+def split_k_decode(q_ptr, k_cache_ptr, v_cache_ptr, table_ptr, length_ptr, o_ptr, lse_ptr, B, H, K, NB, T,
+                   sm_scale,
                    P: tl.constexpr, D: tl.constexpr, GROUP: tl.constexpr, SPLITS: tl.constexpr):
     b, kv, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     length = tl.load(length_ptr + b)
