@@ -48,8 +48,9 @@ class Embedding(Weighed, nn.Embedding):
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens [...] -> [..., D]. Under autocast in its dtype, so that all that is added up has one dtype."""
         x = super().forward(tokens)
-        if torch.is_autocast_enabled(x.device.type):
-            x = x.to(torch.get_autocast_dtype(x.device.type))
+        kind = x.device.type
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):      # meta tensors know none
+            x = x.to(torch.get_autocast_dtype(kind))
         return x
 
 
