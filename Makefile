@@ -62,7 +62,7 @@ test: setup unit notebooks   ## unit tests and every page, solved on the way; th
 
 unit: setup     ## unit tests and every page
 	@$(PYTEST) $(SHARED) -m "not alone"
-	@$(PYTEST) -m alone tests/gpu
+	@$(PYTEST) -m alone                     # what measures or fills the whole machine
 
 # nbval shows that a page also runs as shipped, cell by cell in a test of its own: the sheets, and the quickest notebook.
 # The other notebooks are run by tests/pages/test_exercises.py, once, with stubs and solutions.
