@@ -1,4 +1,4 @@
-"""The command line: `python -m aiinfra generate | chat | bench | fetch | info`, each with --help.
+"""The command line: `python -m aiinfra generate | chat | train | bench | fetch | info`, each with --help.
 
 Here are the table of commands and the policy for errors; what a command takes and does says its package's
 `command.py`. An error is one line on stderr and exit status 1 (2 for a wrong argument), never a traceback;
@@ -26,6 +26,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "generate": Command("engine", "complete a prompt"),
     "chat": Command("engine", "talk to the model; an empty line or Ctrl-D ends, Ctrl-C cuts an answer short"),
+    "train": Command("train", "train a language model on a text file; resume it exactly"),
     "bench": Command("bench", "measure, against others where there are any"),
     "fetch": Command("checkpoint", "download a known model into the cache folder, unless it is there"),
     "info": Command("gpu", "say what this machine offers and where models are kept"),

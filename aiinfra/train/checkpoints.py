@@ -3,20 +3,21 @@
     DIR/step-00000100/   DIR/step-00000200/   DIR/step-00000300/   DIR/best.json
          the best             last but one           last          {"step": 100, "loss": 2.31}
 
-A checkpoint is written before its step is evaluated, so what evaluation runs into costs nothing that was learnt;
-which one is the best is written down afterwards. Notebook 04.
+A checkpoint is written before its step is evaluated, so what evaluation runs into costs nothing that was
+learnt; which one is the best is written down afterwards. Notebook 04.
 """
 
 import json
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from aiinfra.files import write_json
-from aiinfra.train.state import Place, StateError, load_state, save_state
+from aiinfra.train.state import Waypoint, StateError, load_state, read_place, save_state
 
 
 class Checkpoints:
@@ -38,33 +39,36 @@ class Checkpoints:
         """Where the checkpoint of `step` is."""
         return self.folder / f"step-{step:08}"
 
-    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, place: Place) -> None:
-        """Write a checkpoint, then remove those that need not stay. Raises OSError if it cannot be written; all that
-        was there is still there then."""
+    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, place: Waypoint) -> None:
+        """Write a checkpoint, then remove those that need not stay. Raises OSError if it cannot be written;
+        all that was there is still there then."""
         save_state(self.path(place.step), model, optimizer, place)
-        # A run that fell back to an older checkpoint has come by here before: those ahead are of no use any more.
+        # A run that fell back to an older checkpoint has come by here before: those ahead are of no use.
         ahead = [step for step in self.steps() if step > place.step]
         behind = [step for step in self.steps() if step <= place.step]
         for step in [*ahead, *behind[:-self.keep]]:
             if step != self.best_step():
                 shutil.rmtree(self.path(step))
 
-    def load_newest(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Place | None:
-        """Take up the newest checkpoint that is whole; None if there is none. Warns about each that is damaged.
+    def load_newest(self, model: nn.Module, optimizer: torch.optim.Optimizer,
+                    accept: Callable[[Waypoint], object] = lambda place: None) -> Waypoint | None:
+        """Take up the newest checkpoint that is whole; None if there is none. Warns about each that is
+        damaged.
 
-        Raises StateError if there are checkpoints and all of them are damaged.
+        accept: sees where that run stood before anything is changed, and may raise. Raises StateError if
+        there are checkpoints and all of them are damaged, or if they are of another model.
         """
-        steps = self.steps()
         problems = []
-        for step in reversed(steps):
+        for step in reversed(self.steps()):
             try:
-                place = load_state(self.path(step), model, optimizer)
+                place = read_place(self.path(step))
             except StateError as error:
                 problems.append(str(error))
                 continue
             for problem in problems:
                 warnings.warn(f"{problem}: going on from {self.path(step).name}.", stacklevel=2)
-            return place
+            accept(place)
+            return load_state(self.path(step), model, optimizer)
         if problems:
             raise StateError(f"no checkpoint in {self.folder.name} is whole: {'; '.join(problems)}.")
         return None

@@ -37,7 +37,8 @@ def read_documents(path: str | Path) -> list[str]:
     path = Path(path)
     raw = path.read_bytes()
     if b"\0" in raw:
-        raise ValueError(f"{path.name} is not a text file: byte {raw.index(0):,} is 0. Give plain text in UTF-8.")
+        raise ValueError(f"{path.name} is not a text file: byte {raw.index(0):,} is 0. Give plain text in "
+                         "UTF-8.")
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -48,7 +49,7 @@ def read_documents(path: str | Path) -> list[str]:
     parts = [part.strip() for part in lines.split(separator)]
     documents = [part for part in parts if part]
     if not documents:
-        raise ValueError(f"{path.name} has no text in it ({len(raw):,} bytes). Give it at least one document.")
+        raise ValueError(f"{path.name} has no text in it ({len(raw):,} bytes). Give it a document.")
     return documents
 
 
@@ -64,12 +65,12 @@ class Split:
 def split_documents(texts: Sequence[str], validation: float = 0.05, test: float = 0.05) -> Split:
     """Divide texts by what is in them, not by where they stand: each part gets its share, rounded down.
 
-    The order of hashes decides, so the split is the same however the file is sorted, and copies of a text stay
-    together. Raises ValueError unless the shares leave something to train on.
+    The order of hashes decides, so the split is the same however the file is sorted, and copies of a text
+    stay together. Raises ValueError unless the shares leave something to train on.
     """
     if validation < 0 or test < 0 or validation + test >= 1:
-        raise ValueError(f"validation={validation} and test={test} are shares; they must be at least 0 and sum to "
-                         "less than 1.")
+        raise ValueError(f"validation={validation} and test={test} are shares; they must be at least 0 and "
+                         "sum to less than 1.")
     distinct = sorted(set(texts), key=_fingerprint)
     first_test = int(len(distinct) * validation)
     first_train = first_test + int(len(distinct) * test)
@@ -87,14 +88,16 @@ def _fingerprint(text: str) -> bytes:
 
 
 def train_tokenizer(texts: Sequence[str], vocab_size: int) -> Tokenizer:
-    """A byte-level BPE tokenizer learnt from `texts`: any text can be written in it, and comes back byte for byte.
+    """A byte-level BPE tokenizer learnt from `texts`: any text can be written in it, and comes back byte for
+    byte.
 
-    Id 0 is `<|endoftext|>`, which `encode` puts in front, as the model was trained. Fewer ids than asked for come
-    out where the texts have no more pairs to merge. Raises ValueError for fewer ids than there are bytes.
+    Id 0 is `<|endoftext|>`, which `encode` puts in front, as the model was trained. Fewer ids than asked for
+    come out where the texts have no more pairs to merge. Raises ValueError for fewer ids than there are
+    bytes.
     """
     if vocab_size < _MIN_VOCABULARY:
-        raise ValueError(f"vocab_size={vocab_size}; it must be at least {_MIN_VOCABULARY}: one id for each byte, and "
-                         f"one for {END_OF_TEXT}.")
+        raise ValueError(f"vocab_size={vocab_size}; it must be at least {_MIN_VOCABULARY}: one id for each "
+                         f"byte, and one for {END_OF_TEXT}.")
     backend = tokenizers.Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
@@ -113,8 +116,8 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> Tokenizer:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents as one flat row of token ids. Document d is tokens[starts[d]:starts[d + 1]], and what follows its
-    last token is the first of the next: the end of text."""
+    """Documents as one flat row of token ids. Document d is tokens[starts[d]:starts[d + 1]], and what follows
+    its last token is the first of the next: the end of text."""
 
     tokens: Tensor              # int32 [N + 1]
     starts: Tensor              # int64 [documents + 1], from 0 to N
@@ -137,9 +140,10 @@ class Corpus:
 
 
 def tokenize(texts: Sequence[str], tokenizer: Tokenizer) -> Corpus:
-    """Write each text in `tokenizer`'s ids, the end of text in front of it. Raises ValueError if it has no such token."""
+    """Write each text in `tokenizer`'s ids, the end of text in front of it. Raises ValueError if it has no
+    such token."""
     if not tokenizer.eos_ids:
-        raise ValueError("this tokenizer has no end-of-text token, so a model could not learn where a text ends.")
+        raise ValueError("this tokenizer has no end-of-text token: a model could not learn where a text ends.")
     end = tokenizer.eos_ids[0]
     encodings = tokenizer.backend.encode_batch(list(texts), add_special_tokens=False)
     ids = [[end, *encoding.ids] for encoding in encodings]

@@ -4,9 +4,9 @@
     rows of T tokens     └─── row 0 ──┘└── row 1 ───┘└── row 2 …      cut wherever T tokens are full
     micro-batch          └──────── B rows, flat ────┘                 documents do not see each other
 
-A document that a row's end cuts in two goes on in the next row as if it began there. The order of epoch e is a
-function of (seed, e) alone, and row r is a function of (corpus, T, seed, r). So the position, the number of rows
-taken since the start of training, is all that a checkpoint needs, at any micro-batch of any epoch.
+A document that a row's end cuts in two goes on in the next row as if it began there. The order of epoch e is
+a function of (seed, e) alone, and row r is a function of (corpus, T, seed, r). So the position, the number of
+rows taken since the start of training, is all that a checkpoint needs, at any micro-batch of any epoch.
 Invariant: an epoch contains every pair (token, next token) once. Notebook 04.
 """
 
@@ -56,16 +56,16 @@ class _Piece(NamedTuple):
 class PackedStream:
     """Micro-batches of `rows` rows of `length` tokens, for ever. `position` may be read and set at any time.
 
-    The last row of an epoch may be shorter. seed None keeps the documents in their order. Raises ValueError if a
-    row is longer than the corpus.
+    The last row of an epoch may be shorter. seed None keeps the documents in their order. Raises ValueError
+    if a row is longer than the corpus.
     """
 
     def __init__(self, corpus: Corpus, length: int, rows: int, seed: int | None, position: int = 0) -> None:
         if length < 1 or rows < 1:
             raise ValueError(f"length={length}, rows={rows}; both must be at least 1.")
         if length > len(corpus):
-            raise ValueError(f"a row is {length:,} tokens and the whole text is {len(corpus):,}: give more text, or "
-                             "shorter rows.")
+            raise ValueError(f"a row is {length:,} tokens and the whole text is {len(corpus):,}: give more "
+                             "text, or shorter rows.")
         self.corpus = corpus
         self.length = length
         self.rows = rows
@@ -133,7 +133,8 @@ class PackedStream:
 
 
 def document_order(documents: int, seed: int | None, epoch: int) -> Tensor:
-    """int64 [documents]: the order of an epoch, which depends on seed and epoch and on nothing else. None: as they are."""
+    """int64 [documents]: the order of an epoch, which depends on seed and epoch and on nothing else. None: as
+    they are."""
     if seed is None:
         return torch.arange(documents)
     digest = hashlib.blake2b(f"{seed}/{epoch}".encode(), digest_size=7).digest()

@@ -4,9 +4,9 @@
                micro-batch  forward  backward ─┼─ gradients add up ─► norm, clip ─► optimizer ─► TrainStep
                micro-batch  forward  backward ─┘
 
-Each micro-batch's loss is divided by the number of valid tokens of the *whole* step, which is counted before the
-first forward. So 8 micro-batches of 4 rows give the gradient of 32 rows at once, however unevenly the valid tokens
-are spread; a mean of means would weigh a token by how empty its micro-batch is. Notebook 04.
+Each micro-batch's loss is divided by the number of valid tokens of the *whole* step, which is counted before
+the first forward. So 8 micro-batches of 4 rows give the gradient of 32 rows at once, however unevenly the
+valid tokens are spread; a mean of means would weigh a token by how empty its micro-batch is. Notebook 04.
 """
 
 import math
@@ -39,12 +39,13 @@ class Batch(Protocol):
         ...
 
 
-# loss(model, batch, total): the sum over the batch's valid targets, divided by `total`, as a scalar to differentiate
+# loss(model, batch, total): a scalar to differentiate, the sum over the batch's valid targets divided by `total`
 Loss = Callable[[Any, Any, int], Tensor]
 
 
 def next_token_loss(model: Transformer, batch: MicroBatch, total: int) -> Tensor:
-    """Cross-entropy of what follows each token, summed and divided by `total`; the logits never exist all at once."""
+    """Cross-entropy of what follows each token, summed and divided by `total`; the logits never exist all at
+    once."""
     hidden = model.hidden(batch.tokens, batch.positions, batch.documents)            # [N, D]
     return linear_cross_entropy(hidden, model.lm_head.weight, batch.targets, IGNORED, total=total)
 
@@ -59,15 +60,17 @@ class Limits:
 
 def loop(model: nn.Module, batches: Iterable[Batch], optimizer: torch.optim.Optimizer, schedule: Schedule, *,
          accumulate: int = 1, clip_norm: float | None = 1.0, loss: Loss = next_token_loss,
-         autocast: torch.dtype | None = None, limits: Limits = Limits(), steps_done: int = 0, tokens_seen: int = 0,
-         flops: Callable[[Batch], float] | None = None, peak_flops: float | None = None) -> Iterator[TrainStep]:
+         autocast: torch.dtype | None = None, limits: Limits = Limits(), steps_done: int = 0,
+         tokens_seen: int = 0, flops: Callable[[Batch], float] | None = None,
+         peak_flops: float | None = None) -> Iterator[TrainStep]:
     """Train `model` in place, a step for each record that is asked for, until `batches` end.
 
-    accumulate: micro-batches a step; the last step has fewer if the batches run out. Exactly so many are taken
-    before a step is computed, so that whatever counts the batches' position is right when a record is in hand.
-    clip_norm: the longest that a step's whole gradient may be. autocast: compute in this dtype, keep float32 weights.
-    steps_done, tokens_seen: where a resumed run stands. flops: the model's FLOPs for a micro-batch, forward and
-    backward, for MFU. Raises Diverged, before the update, for a loss or a norm that is not finite or beyond `limits`.
+    accumulate: micro-batches a step; the last step has fewer if the batches run out. Exactly so many are
+    taken before a step is computed, so that whatever counts the batches' position is right when a record is
+    in hand. clip_norm: the longest that a step's whole gradient may be. autocast: compute in this dtype, keep
+    float32 weights. steps_done, tokens_seen: where a resumed run stands. flops: the model's FLOPs for a
+    micro-batch, forward and backward, for MFU. Raises Diverged, before the update, for a loss or a norm that
+    is not finite or beyond `limits`.
     """
     if accumulate < 1:
         raise ValueError(f"accumulate={accumulate}; a step needs at least 1 micro-batch.")
@@ -110,8 +113,8 @@ class _Done:
 class _Work:
     """What stays the same from step to step."""
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, loss: Loss, autocast: torch.dtype | None,
-                 clip_norm: float | None, limits: Limits) -> None:
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, loss: Loss,
+                 autocast: torch.dtype | None, clip_norm: float | None, limits: Limits) -> None:
         self.model = model
         self.optimizer = optimizer
         self.loss = loss

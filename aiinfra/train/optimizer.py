@@ -19,7 +19,8 @@ from aiinfra.config import config
 
 @config
 class Schedule:
-    """The learning rate of each step: warm-up to `peak`, then a cosine down to `floor * peak` at the last step."""
+    """The learning rate of each step: warm-up to `peak`, then a cosine down to `floor * peak` at the last
+    step."""
 
     peak: float
     steps: int                     # of the whole training
@@ -28,14 +29,14 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if not self.peak > 0 or self.steps < 1 or self.warmup < 0:
-            raise ValueError(f"peak={self.peak}, steps={self.steps}, warmup={self.warmup}: peak must be above 0, steps "
-                             "at least 1, warmup at least 0.")
+            raise ValueError(f"peak={self.peak}, steps={self.steps}, warmup={self.warmup}: peak must be above 0, "
+                             "steps at least 1, warmup at least 0.")
 
     def learning_rate(self, step: int) -> float:
         """Of step 1, 2, …; the last one's is the floor's, and it stays there beyond.
 
-        This is transformers' `get_cosine_schedule_with_warmup` one step ahead: its first step has a rate of 0 and
-        learns nothing.
+        This is transformers' `get_cosine_schedule_with_warmup` one step ahead: its first step has a rate of 0
+        and learns nothing.
         """
         if step < self.warmup:
             return self.peak * step / self.warmup
@@ -48,8 +49,8 @@ class Schedule:
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     """AdamW's parameter groups: matrices shrink, vectors (norms and biases) do not.
 
-    A norm's scale near zero would silence its layer, so pulling it there helps nobody. A table that is input and
-    output at once (tied) is one parameter: it stands in one group, once.
+    A norm's scale near zero would silence its layer, so pulling it there helps nobody. A table that is input
+    and output at once (tied) is one parameter: it stands in one group, once.
     """
     matrices, vectors = [], []
     for parameter in model.parameters():                # a shared one comes once
@@ -70,7 +71,7 @@ def adamw(model: nn.Module, weight_decay: float = 0.1, betas: tuple[float, float
     """
     narrow = [name for name, parameter in model.named_parameters() if parameter.dtype.itemsize < 4]
     if narrow:
-        raise ValueError(f"parameter {narrow[0]} has fewer than 32 bits, and small steps would be lost. Train float32 "
-                         "weights, and pass autocast=torch.bfloat16 to compute in 16 bits.")
+        raise ValueError(f"parameter {narrow[0]} has fewer than 32 bits, and small steps would be lost. Train "
+                         "float32 weights, and pass autocast=torch.bfloat16 to compute in 16 bits.")
     # lr is only a place holder until the schedule sets it
     return torch.optim.AdamW(decay_groups(model, weight_decay), lr=0.0, betas=betas, eps=eps, fused=True)

@@ -1,4 +1,5 @@
-"""All that a run is at one moment, in a folder that is whole or not there, so that it goes on as if never stopped.
+"""All that a run is at one moment, in a folder that is whole or not there, so that it goes on as if never
+stopped.
 
     step-00000120/
         model.safetensors        each weight once, under our names
@@ -7,8 +8,8 @@
         state.json               step, tokens seen, position in the data, configuration; size and hash of each file
 
 Nothing is unpickled: a checkpoint from a stranger is numbers and JSON. Every file is checked against its hash
-before anything is changed, so a run takes up a whole state or refuses. The schedule needs no state of its own: it
-is a function of the step. Notebook 04.
+before anything is changed, so a run takes up a whole state or refuses. The schedule needs no state of its
+own: it is a function of the step. Notebook 04.
 """
 
 import hashlib
@@ -35,7 +36,7 @@ class StateError(ValueError):
 
 
 @dataclass(frozen=True)
-class Place:
+class Waypoint:
     """Where a run stands after a step: what is not a tensor."""
 
     step: int                        # steps done
@@ -44,8 +45,10 @@ class Place:
     configuration: dict[str, Any]    # JSON values; what a resumed run is compared with
 
 
-def save_state(folder: str | Path, model: nn.Module, optimizer: torch.optim.Optimizer, place: Place) -> None:
-    """Write the state to `folder`, whole or not at all. Raises OSError if it cannot be written (a full disk)."""
+def save_state(folder: str | Path, model: nn.Module, optimizer: torch.optim.Optimizer,
+               place: Waypoint) -> None:
+    """Write the state to `folder`, whole or not at all. Raises OSError if it cannot be written (a full
+    disk)."""
     numbers = _python_state()
     tensors = {"model.safetensors": _weights(model),
                "optimizer.safetensors": dict(_moments(model, optimizer)),
@@ -63,16 +66,17 @@ def save_state(folder: str | Path, model: nn.Module, optimizer: torch.optim.Opti
     replace_folder(folder, write)
 
 
-def read_place(folder: str | Path) -> Place:
-    """Where the run in `folder` stood, after checking every file. Raises StateError if anything is damaged."""
+def read_place(folder: str | Path) -> Waypoint:
+    """Where the run in `folder` stood, after checking every file. Raises StateError if anything is
+    damaged."""
     return _checked_place(Path(folder))[0]
 
 
-def load_state(folder: str | Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Place:
+def load_state(folder: str | Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Waypoint:
     """Bring model, optimizer and random generators to the state in `folder`; returns where the run stood.
 
-    Raises StateError, with nothing changed, if a file is missing, cut short or altered, or if the weights are not
-    those of this model.
+    Raises StateError, with nothing changed, if a file is missing, cut short or altered, or if the weights are
+    not those of this model.
     """
     folder = Path(folder)
     place, numbers = _checked_place(folder)
@@ -86,8 +90,9 @@ def load_state(folder: str | Path, model: nn.Module, optimizer: torch.optim.Opti
     return place
 
 
-def _checked_place(folder: Path) -> tuple[Place, dict[str, Any]]:
-    """The place and the numbers of the random states. Raises StateError unless every file is as it was written."""
+def _checked_place(folder: Path) -> tuple[Waypoint, dict[str, Any]]:
+    """The place and the numbers of the random states. Raises StateError unless every file is as it was
+    written."""
     path = folder / "state.json"
     try:
         sealed = json.loads(path.read_text())
@@ -101,7 +106,7 @@ def _checked_place(folder: Path) -> tuple[Place, dict[str, Any]]:
     body = json.loads(text)
     for name, written in body["files"].items():
         _check_file(folder / name, written)
-    return Place(**body["place"]), body["random"]
+    return Waypoint(**body["place"]), body["random"]
 
 
 def _label(path: Path) -> str:
@@ -218,7 +223,8 @@ def _set_random(tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
 
 
 def check_configuration(saved: dict[str, Any], now: dict[str, Any], may_differ: frozenset[str]) -> list[str]:
-    """Sentences about settings that differ and may; raises StateError naming those that differ and may not."""
+    """Sentences about settings that differ and may; raises StateError naming those that differ and may
+    not."""
     allowed, wrong = [], []
     for key in {**saved, **now}:
         before, after = saved.get(key), now.get(key)
@@ -227,5 +233,5 @@ def check_configuration(saved: dict[str, Any], now: dict[str, Any], may_differ: 
             told.append(f"{key} was {before!r} and is {after!r}")
     if wrong:
         raise StateError(f"this is another run: {'; '.join(wrong)}. A resumed run may differ only in: "
-                         f"{', '.join(sorted(may_differ))}. Start in another folder, or take the old settings.")
+                         f"{', '.join(sorted(may_differ))}. Take another folder, or the old settings.")
     return allowed

@@ -1,4 +1,5 @@
-"""What a training step tells: one frozen record, read by progress bars, plots, metrics files and tests alike."""
+"""What a training step tells: one frozen record, read by progress bars, plots, metrics files and tests
+alike."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -8,8 +9,9 @@ class Diverged(RuntimeError):
     """Loss or gradient norm left the range in which training can go on. The step was not taken."""
 
     def __init__(self, step: int, loss: float, gradient_norm: float, limit: str) -> None:
-        super().__init__(f"step {step}: loss {loss:.4g}, gradient norm {gradient_norm:.4g}; {limit}. The step was not "
-                         "taken. Go back to the last checkpoint with a lower learning rate or a longer warm-up.")
+        super().__init__(f"step {step}: loss {loss:.4g}, gradient norm {gradient_norm:.4g}; {limit}. The step was "
+                         "not taken. Go back to the last checkpoint with a lower learning rate, or a longer "
+                         "warm-up.")
         self.step = step
         self.loss = loss
         self.gradient_norm = gradient_norm
@@ -29,9 +31,9 @@ class PhaseSeconds:
 class TrainStep:
     """One step of the optimizer.
 
-    `loss` is the mean over the step's valid tokens, before the update, in nats; nan if there was no valid token,
-    and then nothing was updated. MFU is model FLOPs utilisation: the FLOPs that the model's formula asks for
-    (recomputation not counted), divided by the seconds, divided by the peak FLOP/s of the device.
+    `loss` is the mean over the step's valid tokens, before the update, in nats; nan if there was no valid
+    token, and then nothing was updated. MFU is model FLOPs utilisation: the FLOPs that the model's formula
+    asks for (recomputation not counted), divided by the seconds, divided by the peak FLOP/s of the device.
     """
 
     step: int                         # 1 for the first

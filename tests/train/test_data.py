@@ -45,7 +45,8 @@ def test_positions_and_borders_begin_anew_with_each_document() -> None:
 @settings(max_examples=25, deadline=None)
 @given(length=st.integers(5, 60), rows=st.integers(1, 5), seed=st.integers(0, 3), left_at=st.integers(0, 60))
 def test_a_stream_goes_on_where_it_was_left(length: int, rows: int, seed: int, left_at: int) -> None:
-    """At any micro-batch, in later epochs too: the order of an epoch is not disturbed by where one comes in."""
+    """At any micro-batch, in later epochs too: the order of an epoch is not disturbed by where one comes
+    in."""
     first = PackedStream(TEXT, length, rows, seed)
     for _ in islice(first, left_at):
         pass

@@ -18,14 +18,15 @@ from aiinfra.train.checkpoints import Checkpoints
 from aiinfra.train.data import PackedStream
 from aiinfra.train.loop import loop
 from aiinfra.train.optimizer import Schedule, adamw
-from aiinfra.train.state import Place, StateError, check_configuration, load_state, read_place, save_state
+from aiinfra.train.state import Waypoint, StateError, check_configuration, load_state, read_place, save_state
 from tests.train.stories import corpus, tiny_model
 
 TEXT = corpus()
 
 
 class Run:
-    """A model in training that can be saved at any step; with dropout, whose random numbers are part of its state."""
+    """A model in training that can be saved at any step; with dropout, whose random numbers are part of its
+    state."""
 
     def __init__(self, seed: int = 0, steps: int = 12) -> None:
         self.model = tiny_model(seed)
@@ -34,13 +35,13 @@ class Run:
         self.optimizer = adamw(self.model)
         self.stream = PackedStream(TEXT, 64, 4, seed=0)
         self.schedule = Schedule(peak=1e-2, steps=steps, warmup=3)
-        self.place = Place(step=0, tokens_seen=0, position=0, configuration={"seed": seed})
+        self.place = Waypoint(step=0, tokens_seen=0, position=0, configuration={"seed": seed})
 
     def train(self, steps: int) -> list[tuple[float, float]]:
         records = loop(self.model, self.stream, self.optimizer, self.schedule, accumulate=2,
                        steps_done=self.place.step, tokens_seen=self.place.tokens_seen)
         done = list(islice(records, steps))
-        self.place = Place(step=done[-1].step, tokens_seen=done[-1].tokens_seen, position=self.stream.position,
+        self.place = Waypoint(step=done[-1].step, tokens_seen=done[-1].tokens_seen, position=self.stream.position,
                            configuration=self.place.configuration)
         return [(record.loss, record.gradient_norm) for record in done]
 
@@ -50,7 +51,7 @@ class Run:
     def load(self, folder: Path) -> None:
         self.take_up(load_state(folder, self.model, self.optimizer))
 
-    def take_up(self, place: Place) -> None:
+    def take_up(self, place: Waypoint) -> None:
         self.place, self.stream.position = place, place.position
 
     def weights(self) -> list[torch.Tensor]:

@@ -1,0 +1,42 @@
+"""The arithmetic of a training step, by the model's formula: what MFU divides by.
+
+    every weight of a matrix     2 FLOPs a token forward, 4 backward (for the input, and for the weight)
+    attention                    q·kᵀ and weights·v over the pairs that are seen: 4 · Dh a pair forward, 8 backward
+
+Embedding look-ups, norms and the optimizer are not counted, nor is what activation checkpointing does again:
+work that a better program would not do is no utilisation. Chowdhery et al. 2022 (PaLM), appendix B.
+"""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+
+class DecoderShape(Protocol):
+    """What the formulas ask of a decoder's config; `aiinfra.model.ModelConfig` is one."""
+
+    vocab_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    intermediate_size: int
+    tie_word_embeddings: bool
+
+
+def matrix_weights(shape: DecoderShape) -> int:
+    """Weights that every token is multiplied with: all matrices of the layers, and the last one over the
+    vocabulary."""
+    D, F = shape.hidden_size, shape.intermediate_size
+    heads = 2 * shape.num_attention_heads + 2 * shape.num_key_value_heads        # q and out, k and v
+    layer = D * heads * shape.head_dim + 3 * D * F
+    return shape.num_hidden_layers * layer + D * shape.vocab_size
+
+
+def decoder_flops(shape: DecoderShape, lengths: Iterable[int]) -> float:
+    """FLOPs of forward and backward over documents of these lengths, each seeing itself only, causally."""
+    lengths = list(lengths)
+    pairs = sum(length * (length + 1) / 2 for length in lengths)
+    width = shape.num_attention_heads * shape.head_dim
+    attention = 12.0 * shape.num_hidden_layers * width * pairs
+    return 6.0 * matrix_weights(shape) * sum(lengths) + attention

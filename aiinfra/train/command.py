@@ -1,0 +1,99 @@
+"""`python -m aiinfra train --data FILE.txt --out DIR --steps N --seed S [--resume]`: a run, from text to a
+model.
+
+Ctrl-C stops after the step in hand, and saves; a second one stops at once. PyTorch is imported only to do it.
+"""
+
+import argparse
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from aiinfra.train.options import TrainOptions
+
+_HELP = {
+    "steps": "steps of the optimizer",
+    "seed": "of weights and of the order of texts; same seed, same model",
+    "layers": "layers of the model",
+    "width": "width of the model",
+    "heads": "query heads",
+    "kv_heads": "key and value heads",
+    "feed_forward": "width of the feed-forward layers",
+    "vocabulary": "at most so many tokens; learnt from the text",
+    "length": "tokens a row",
+    "rows": "rows a micro-batch",
+    "accumulate": "micro-batches a step",
+    "learning_rate": "the highest",
+    "warmup": "steps until it is reached; at most a tenth of all",
+    "weight_decay": "of matrices",
+    "clip_norm": "the longest that a step's gradient may be",
+    "save_every": "steps between checkpoints",
+    "keep": "checkpoints that stay, besides the best",
+    "recompute": "activations to compute again instead of keeping them: none, operation or block",
+    "compile": "compile the model; the first step takes a minute",
+    "device": "cpu or cuda (None: a GPU if there is one)",
+    "dtype": "to compute in; weights stay float32 (None: bfloat16 on a GPU, else float32)",
+}
+
+
+def add_train(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments: the files, and each setting of a run."""
+    parser.add_argument("--data", type=Path, required=True, metavar="FILE",
+                        help="plain text in UTF-8; documents are divided by <|endoftext|>, or by empty lines")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR",
+                        help="the run's folder: metrics.jsonl, checkpoints, and the model in export")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in DIR")
+    for name, text in _HELP.items():
+        _add_setting(parser, name, text)
+    parser.set_defaults(run=run_train)
+
+
+def _add_setting(parser: argparse.ArgumentParser, name: str, text: str) -> None:
+    default = getattr(TrainOptions(), name)
+    flag = "--" + name.replace("_", "-")
+    if default is False:
+        parser.add_argument(flag, action="store_true", help=text)
+    else:
+        kind = str if default is None else type(default)
+        parser.add_argument(flag, type=kind, default=default, help=text)
+
+
+def run_train(args: argparse.Namespace) -> None:
+    """Train, with a bar; at the end, export the model and say where it is."""
+    from tqdm import tqdm
+
+    from aiinfra.device import as_device, as_dtype
+    from aiinfra.perf.hardware import matmul_flops
+    from aiinfra.train.run import TrainingRun
+    settings = {name: getattr(args, name) for name in _HELP}
+    device = as_device(args.device)
+    peak_flops = matmul_flops(device, as_dtype(args.dtype, device), budget_seconds=0.2)
+    run = TrainingRun(args.data, args.out, TrainOptions(**settings), args.resume, peak_flops)
+    for line in run.introduction():
+        print(line)
+    with _ctrl_c_noted() as pressed, tqdm(total=args.steps, initial=run.step, unit="step") as bar:
+        for record in run:
+            bar.update()
+            bar.set_postfix_str(f"loss {record.loss:.3f}, {record.tokens_per_second:,.0f} tokens/s")
+            if pressed:
+                run.save()
+                raise KeyboardInterrupt
+    print(f"the model: {run.export()}")
+
+
+@contextmanager
+def _ctrl_c_noted() -> Iterator[list[int]]:
+    """A list that is empty until Ctrl-C is pressed; what is in hand can be finished. A second one
+    interrupts."""
+    pressed: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        if pressed:
+            raise KeyboardInterrupt
+        pressed.append(number)
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
