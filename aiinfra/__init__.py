@@ -17,6 +17,7 @@ Imports go one way: a package knows only those above it. Importing this one runs
 when they are asked for.
 """
 
+import importlib
 from typing import Any
 
 _HOMES = {
@@ -34,6 +35,5 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        import importlib
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'aiinfra' has no attribute {name!r}")

@@ -16,8 +16,8 @@ except ImportError:                       # Windows
     resource = None
 
 
-# OpenMP's threads wait at the end of every operation by spinning, and so take the core from whoever has work. Beside one
-# busy process decoding all but stops. After this many turns (about 10 microseconds) they sleep.
+# OpenMP's threads wait at the end of every operation by spinning, and so take the core from whoever has work.
+# Beside one busy process decoding all but stops. After this many turns they sleep.
 _SPIN_TURNS = "3000"
 _OPENMP_CHOICES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
 
@@ -47,12 +47,14 @@ def cache_dir(override: str | Path | None = None) -> Path:
 
 
 def data_dir() -> Path:
-    """Where a reader's progress is kept: $AIINFRA_DATA, else the user's data folder. Raises as `cache_dir`."""
+    """Where a reader's progress is kept: $AIINFRA_DATA, else the user's data folder. Raises as
+    `cache_dir`."""
     return _folder("AIINFRA_DATA", "XDG_DATA_HOME", Path(".local", "share"))
 
 
 def _folder(ours: str, system: str, usual: Path) -> Path:
-    """Our variable, or the system's, or the usual place below the home folder. An empty variable counts as unset."""
+    """Our variable, or the system's, or the usual place below the home folder. An empty variable counts as
+    unset."""
     if os.environ.get(ours):
         return Path(os.environ[ours]).expanduser()
     if os.environ.get(system):
@@ -60,7 +62,8 @@ def _folder(ours: str, system: str, usual: Path) -> Path:
     try:
         return Path.home() / usual / "aiinfra"
     except RuntimeError as error:
-        raise OSError(f"this account has no home folder ({error}). Set {ours} to a folder that you can write.") from error
+        raise OSError(f"this account has no home folder ({error}). "
+                      f"Set {ours} to a folder that you can write.") from error
 
 
 def child_environment(**changes: str | None) -> dict[str, str]:
@@ -83,13 +86,14 @@ def interpret_triton() -> None:
     Raises RuntimeError if Triton has been imported without it: its own functions would stay compiled.
     """
     if "triton" in sys.modules and not triton_interpreted():
-        raise RuntimeError("Triton was imported before its interpreter was chosen, and cannot change any more. "
+        raise RuntimeError("Triton was imported before its interpreter was chosen, and cannot change. "
                            "Restart the kernel and run the first cell first.")
     os.environ["TRITON_INTERPRET"] = "1"
 
 
 def silence_profiler() -> None:
-    """Keep the notes that PyTorch's profiler writes to stderr to itself, unless the user has chosen a level."""
+    """Keep the notes that PyTorch's profiler writes to stderr to itself, unless the user has chosen a
+    level."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 

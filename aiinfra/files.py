@@ -39,8 +39,9 @@ def replace_whole(path: str | Path, write: Callable[[Path], object]) -> None:
 def replace_folder(path: str | Path, write: Callable[[Path], object]) -> None:
     """Have `write(temporary)` fill an empty folder, then move it to `path`: whole, or not there.
 
-    One that stands there is moved aside first and removed at the end; a process killed between the two moves leaves
-    none at `path`. What a killed process left is removed by the next call. Raises as `replace_whole` does.
+    One that stands there is moved aside first and removed at the end; a process killed between the two moves
+    leaves none at `path`. What a killed process left is removed by the next call. Raises as `replace_whole`
+    does.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

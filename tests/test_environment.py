@@ -1,4 +1,5 @@
-"""Folders and threads: what the environment says is followed, what is empty counts as unset, no home is said."""
+"""Folders and threads: what the environment says is followed, what is empty counts as unset, no home is
+said."""
 
 import subprocess
 import sys
@@ -15,7 +16,8 @@ THREADS = dict.fromkeys(("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME"))
 
 def said(code: str, **changes: str | None) -> str:
     env = environment.child_environment(**{**THREADS, **changes})
-    return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout.strip()
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def test_idle_threads_sleep_and_the_setting_is_said():

@@ -24,6 +24,7 @@ token. Importing this package runs nothing: the scheduler, which needs no torch,
 it.
 """
 
+import importlib
 from typing import Any
 
 _HOMES = {
@@ -41,6 +42,5 @@ __all__ = list(_HOMES)
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        import importlib
         return getattr(importlib.import_module(f"aiinfra.engine.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'aiinfra.engine' has no attribute {name!r}")

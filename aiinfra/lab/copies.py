@@ -7,9 +7,9 @@
              the page as shipped now   ├──►  the copy: what the reader wrote, in the page as it is now
              the reader's copy         ┘     and the copy as it was before, in work/.before/
 
-Cells are told apart by their ids, which nbformat keeps. A cell that the reader changed stays as they left it; if the
-shipped one has changed too, it comes first and theirs follows. Cells that they added stay behind the one that they
-followed. A cell that they deleted comes back.
+Cells are told apart by their ids, which nbformat keeps. A cell that the reader changed stays as they left it;
+if the shipped one has changed too, it comes first and theirs follows. Cells that they added stay behind the
+one that they followed. A cell that they deleted comes back.
 
     python -m aiinfra.lab.copies lay | update          (`make lab` and `make update` do it)
 """
@@ -24,6 +24,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from aiinfra.errors import plural
 from aiinfra.files import write_text
 
 Cell = dict[str, Any]
@@ -70,7 +71,8 @@ def outdated(folder: Path) -> list[Path]:
 
 
 def update(folder: Path, now: Callable[[], datetime] = datetime.now) -> list[Path]:
-    """Bring every outdated copy on; returns their places. Each is kept as it was in work/.before/<time>/ first.
+    """Bring every outdated copy on; returns their places. Each is kept as it was in work/.before/<time>/
+    first.
 
     Raises ValueError, naming the file and changing nothing of it, for a copy that is no notebook (any more).
     """
@@ -105,7 +107,8 @@ def merge(base: Book | None, shipped: Book, mine: Book) -> Book:
 
 
 def _merged(shipped: Cell, base: Cell | None, mine: Cell | None) -> list[Cell]:
-    """One cell of the page as it is to stand in the copy, and the reader's version behind it if both have changed."""
+    """One cell of the page as it is to stand in the copy, and the reader's version behind it if both have
+    changed."""
     if mine is None:
         return [shipped]
     if _source(mine) == _source(shipped):
@@ -147,7 +150,8 @@ def _source(cell: Cell) -> str:
 
 
 def _shipped(folder: Path, page: Path, place: Path) -> Book:
-    """The page, with its links as they are from its copy: to copies of pages, and to all other files where they are."""
+    """The page, with its links as they are from its copy: to copies of pages, and to all other files where
+    they are."""
     book = _read(page)
     copies = {shipped: folder / "work" / copy for shipped, copy in pages(folder)}
 
@@ -174,7 +178,8 @@ def _read(path: Path) -> Book:
         for number, cell in enumerate(book["cells"]):
             cell.setdefault("id", f"cell-{number}")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is not a notebook ({error}). Move it away and run `make lab`: a fresh copy is laid.") from error
+        raise ValueError(f"{path} is not a notebook ({error}). "
+                         "Move it away and run `make lab`: a fresh copy is laid.") from error
     return book
 
 
@@ -185,7 +190,7 @@ def _text(book: Book) -> str:
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns its exit status."""
     parser = argparse.ArgumentParser(prog="python -m aiinfra.lab.copies", description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("lay", "update"), help="make missing copies in work/, or bring them on")
+    parser.add_argument("what", choices=("lay", "update"), help="make missing copies, or bring all on")
     what = parser.parse_args(argv).what
     try:
         return _update() if what == "update" else _lay()
@@ -197,10 +202,11 @@ def main(argv: list[str] | None = None) -> int:
 def _lay() -> int:
     laid = lay(root())
     if laid:
-        print(f"work/: your own copies of {len(laid)} pages and sheets; git does not see what you write there")
+        print(f"work/: your own copies of {plural(len(laid), 'page')}; git does not see what you write there")
     behind = outdated(root())
     if behind:
-        print(f"newer versions are here of {', '.join(map(str, behind))}: `make update` brings your copies on")
+        names = ", ".join(map(str, behind))
+        print(f"newer versions are here of {names}: `make update` brings your copies on")
     return 0
 
 

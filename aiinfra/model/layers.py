@@ -46,10 +46,11 @@ class Embedding(Weighed, nn.Embedding):
         return 0
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """tokens [...] -> [..., D]. Under autocast in its dtype, so that all that is added up has one dtype."""
+        """tokens [...] -> [..., D]. Under autocast in its dtype, so that all that is added up has one
+        dtype."""
         x = super().forward(tokens)
-        kind = x.device.type
-        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):      # meta tensors know none
+        kind = x.device.type                           # autocast does not know "meta", and raises
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
             x = x.to(torch.get_autocast_dtype(kind))
         return x
 

@@ -51,7 +51,8 @@ def int8_matmul(x_ptr, w_ptr, scale_ptr, y_ptr, M, N, K,
         w = tl.load(w_ptr + n[:, None] * K + k[None, :], mask=(n[:, None] < N) & (k[None, :] < K), other=0)
         acc = tl.dot(x, tl.trans(w.to(tl.float32)), acc, input_precision="ieee")
     scale = tl.load(scale_ptr + n, mask=n < N)
-    tl.store(y_ptr + m[:, None] * N + n[None, :], acc * scale[None, :], mask=(m[:, None] < M) & (n[None, :] < N))
+    inside = (m[:, None] < M) & (n[None, :] < N)
+    tl.store(y_ptr + m[:, None] * N + n[None, :], acc * scale[None, :], mask=inside)
 
 
 @triton.jit

@@ -50,12 +50,13 @@ def test_an_update_keeps_what_was_written_and_brings_what_is_new(workbook):
     mine = workbook / "work/01_a.ipynb"
     write(mine, book(cell("a", "x = 3"), cell("own", "my = 1"), cell("b", "print(x)", execution_count=7)))
     before = mine.read_text()
-    write(workbook / "notebooks/01_a.ipynb", book(cell("a", "x = ..."), cell("new", "news"), cell("b", "print(x)")))
+    news = book(cell("a", "x = ..."), cell("new", "news"), cell("b", "print(x)"))
+    write(workbook / "notebooks/01_a.ipynb", news)
     changed = copies.update(workbook, now=lambda: datetime(2030, 1, 2, 3, 4, 5))
     assert [str(place) for place in changed] == ["01_a.ipynb"]
     made = json.loads(mine.read_text())
     assert sources(made) == ["x = 3", "my = 1", "news", "print(x)"]
-    assert made["cells"][-1]["execution_count"] == 7, "the reader's outputs stay where the cell has not changed"
+    assert made["cells"][-1]["execution_count"] == 7, "outputs stay where the cell has not changed"
     assert (workbook / "work/.before/2030-01-02_03-04-05/01_a.ipynb").read_text() == before
     assert copies.outdated(workbook) == [] and copies.update(workbook) == []
 
@@ -92,20 +93,22 @@ def test_links_lead_to_copies_of_pages_and_to_the_files_themselves(workbook):
     (workbook / "aiinfra/x.py").write_text("")
     (workbook / "notebooks/solutions").mkdir()
     (workbook / "notebooks/solutions/01_a.py").write_text("")
-    page = "[s](../puzzles/sheets/1_b.ipynb) [f](../aiinfra/x.py#L3) [n](01_a.ipynb) [a](solutions/01_a.py) [w](https://a.b/c) f[i](x)"
+    page = ("[s](../puzzles/sheets/1_b.ipynb) [f](../aiinfra/x.py#L3) [n](01_a.ipynb) "
+            "[a](solutions/01_a.py) [w](https://a.b/c) f[i](x)")
     sheet = "[p](../../notebooks/01_a.ipynb) [f](../../aiinfra/x.py)"
     for place, text in (("notebooks/01_a.ipynb", page), ("puzzles/sheets/1_b.ipynb", sheet)):
         write(workbook / place, book({"cell_type": "markdown", "id": "m", "metadata": {}, "source": [text]}))
     copies.lay(workbook)
     [made] = sources(json.loads((workbook / "work/01_a.ipynb").read_text()))
-    assert made == ("[s](sheets/1_b.ipynb) [f](../aiinfra/x.py#L3) [n](01_a.ipynb) [a](../notebooks/solutions/01_a.py) "
-                    "[w](https://a.b/c) f[i](x)")
+    assert made == ("[s](sheets/1_b.ipynb) [f](../aiinfra/x.py#L3) [n](01_a.ipynb) "
+                    "[a](../notebooks/solutions/01_a.py) [w](https://a.b/c) f[i](x)")
     [made] = sources(json.loads((workbook / "work/sheets/1_b.ipynb").read_text()))
     assert made == "[p](../01_a.ipynb) [f](../../aiinfra/x.py)"
 
 
 KEYS = st.lists(st.sampled_from("abcdef"), unique=True, max_size=6)
-BOOKS = st.builds(lambda keys, texts: book(*(cell(k, t) for k, t in zip(keys, texts))), KEYS, st.lists(st.sampled_from("12"), min_size=6))
+TEXTS = st.lists(st.sampled_from("12"), min_size=6)
+BOOKS = st.builds(lambda keys, texts: book(*(cell(k, t) for k, t in zip(keys, texts))), KEYS, TEXTS)
 
 
 @given(base=st.none() | BOOKS, shipped=BOOKS, mine=BOOKS)

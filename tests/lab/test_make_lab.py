@@ -1,4 +1,5 @@
-"""`make lab` itself: the server that it starts has every page and every file that a page links to, and opens a sheet."""
+"""`make lab` itself: the server that it starts has every page and every file that a page links to, and opens
+a sheet."""
 
 import json
 import os
@@ -35,8 +36,9 @@ def server(tmp_path_factory):
     arguments = f"--no-browser --allow-root --port={port} --IdentityProvider.token={TOKEN}"
     log = tmp_path_factory.mktemp("lab") / "log"
     with log.open("w") as out:
-        lab = subprocess.Popen(["make", "lab", f"LAB_ARGS={arguments}"], cwd=ROOT, stdout=out, stderr=subprocess.STDOUT,
-                               start_new_session=True)
+        command = ["make", "lab", f"LAB_ARGS={arguments}"]
+        streams = {"stdout": out, "stderr": subprocess.STDOUT}
+        lab = subprocess.Popen(command, cwd=ROOT, start_new_session=True, **streams)
     try:
         address = f"http://127.0.0.1:{port}"
         for _ in range(300):
@@ -89,7 +91,8 @@ def test_every_page_and_every_link_is_served(server):
     for page in (*pages, *sheets):
         book = content(server, page, with_cells=True)
         assert book is not None, f"{page} is not served"
-        targets = {os.path.normpath(os.path.join(os.path.dirname(page), link)) for link in links(book["content"])}
+        folder = os.path.dirname(page)
+        targets = {os.path.normpath(os.path.join(folder, link)) for link in links(book["content"])}
         dead += [f"{page} -> {target}" for target in sorted(targets) if content(server, target) is None]
     assert not dead, dead
 
