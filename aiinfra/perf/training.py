@@ -1,7 +1,7 @@
 """The arithmetic of a training step, by the model's formula: what MFU divides by.
 
     every weight of a matrix     2 FLOPs a token forward, 4 backward (for the input, and for the weight)
-    attention                    q·kᵀ and weights·v over the pairs that are seen: 4 · Dh a pair forward, 8 backward
+    attention                    q·kᵀ and weights·v: 4 · Dh FLOPs a visible pair forward, 8 backward
 
 Embedding look-ups, norms and the optimizer are not counted, nor is what activation checkpointing does again:
 work that a better program would not do is no utilisation. Chowdhery et al. 2022 (PaLM), appendix B.

@@ -143,7 +143,7 @@ def tokenize(texts: Sequence[str], tokenizer: Tokenizer) -> Corpus:
     """Write each text in `tokenizer`'s ids, the end of text in front of it. Raises ValueError if it has no
     such token."""
     if not tokenizer.eos_ids:
-        raise ValueError("this tokenizer has no end-of-text token: a model could not learn where a text ends.")
+        raise ValueError("this tokenizer has no end-of-text token: a model could not learn where texts end.")
     end = tokenizer.eos_ids[0]
     encodings = tokenizer.backend.encode_batch(list(texts), add_special_tokens=False)
     ids = [[end, *encoding.ids] for encoding in encodings]

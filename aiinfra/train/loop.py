@@ -24,7 +24,7 @@ from aiinfra.device import peak_bytes, synchronize
 from aiinfra.kernels.cross_entropy import linear_cross_entropy
 from aiinfra.model.transformer import Transformer
 from aiinfra.train.data import IGNORED, MicroBatch
-from aiinfra.train.optimizer import Schedule
+from aiinfra.train.optimizer import Rates
 from aiinfra.train.step import Diverged, PhaseSeconds, TrainStep
 
 
@@ -39,7 +39,7 @@ class Batch(Protocol):
         ...
 
 
-# loss(model, batch, total): a scalar to differentiate, the sum over the batch's valid targets divided by `total`
+# loss(model, batch, total): a scalar to differentiate; the sum over the batch's valid targets, over `total`
 Loss = Callable[[Any, Any, int], Tensor]
 
 
@@ -58,7 +58,7 @@ class Limits:
     gradient_norm: float = math.inf
 
 
-def loop(model: nn.Module, batches: Iterable[Batch], optimizer: torch.optim.Optimizer, schedule: Schedule, *,
+def loop(model: nn.Module, batches: Iterable[Batch], optimizer: torch.optim.Optimizer, schedule: Rates, *,
          accumulate: int = 1, clip_norm: float | None = 1.0, loss: Loss = next_token_loss,
          autocast: torch.dtype | None = None, limits: Limits = Limits(), steps_done: int = 0,
          tokens_seen: int = 0, flops: Callable[[Batch], float] | None = None,

@@ -10,11 +10,20 @@ The schedule is a function of the step and of nothing else: a resumed run cannot
 """
 
 import math
+from typing import Protocol
 
 import torch
 from torch import nn
 
 from aiinfra.config import config
+
+
+class Rates(Protocol):
+    """Any schedule: what the loop asks before each step."""
+
+    def learning_rate(self, step: int) -> float:
+        """Of step 1, 2, …"""
+        ...
 
 
 @config
@@ -29,8 +38,8 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if not self.peak > 0 or self.steps < 1 or self.warmup < 0:
-            raise ValueError(f"peak={self.peak}, steps={self.steps}, warmup={self.warmup}: peak must be above 0, "
-                             "steps at least 1, warmup at least 0.")
+            given = f"peak={self.peak}, steps={self.steps}, warmup={self.warmup}"
+            raise ValueError(f"{given}: peak must be above 0, steps at least 1, warmup at least 0.")
 
     def learning_rate(self, step: int) -> float:
         """Of step 1, 2, …; the last one's is the floor's, and it stays there beyond.
@@ -71,7 +80,7 @@ def adamw(model: nn.Module, weight_decay: float = 0.1, betas: tuple[float, float
     """
     narrow = [name for name, parameter in model.named_parameters() if parameter.dtype.itemsize < 4]
     if narrow:
-        raise ValueError(f"parameter {narrow[0]} has fewer than 32 bits, and small steps would be lost. Train "
-                         "float32 weights, and pass autocast=torch.bfloat16 to compute in 16 bits.")
+        raise ValueError(f"parameter {narrow[0]} has fewer than 32 bits, and small steps would be lost. "
+                         "Train float32 weights, and pass autocast=torch.bfloat16 to compute in 16 bits.")
     # lr is only a place holder until the schedule sets it
     return torch.optim.AdamW(decay_groups(model, weight_decay), lr=0.0, betas=betas, eps=eps, fused=True)

@@ -6,7 +6,7 @@ The histories follow known rules (histories.py), so the best possible accuracy i
 matter of taste. Notebook 10.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -14,42 +14,57 @@ from torch import Tensor
 
 from aiinfra.model.recommender import Histories, Recommender
 from aiinfra.train.histories import World, generate, probabilities
+from aiinfra.train.loop import loop
+from aiinfra.train.step import TrainStep
 
 
 @dataclass(frozen=True)
-class RecommenderStep:
-    """One training step: its loss, and how many events it learnt from."""
+class _Events:
+    """A micro-batch of histories, as the loop takes it."""
 
-    step: int
-    loss: float
-    events: int
+    histories: Histories
+    valid: int
+    text_bytes: int = 0
+
+    def to(self, device: torch.device | str) -> "_Events":
+        return replace(self, histories=self.histories.to(device))
+
+
+@dataclass(frozen=True)
+class _FallToZero:
+    """20 steps of warm-up, then a straight line to zero."""
+
+    peak: float
+    steps: int
+
+    def learning_rate(self, step: int) -> float:
+        warm_up = min(step / 20, 1.0)
+        return self.peak * warm_up * (1 - (step - 1) / self.steps)
 
 
 def train(model: Recommender, world: World, steps: int = 250, users: int = 64, learning_rate: float = 0.02,
-          seed: int = 0, backend: str | None = None) -> list[RecommenderStep]:
-    """Train in place on fresh histories at every step; returns a record of each step.
+          seed: int = 0, backend: str | None = None) -> list[TrainStep]:
+    """Train in place on fresh histories at every step; returns a record a step, whose tokens are events.
 
     Adam, with 20 steps of warm-up and then a linear fall to zero. Seeds `seed` … `seed + steps - 1`
     are used for histories: evaluate on others.
     """
-    device = model.head.weight.device
-    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
+    def loss(model: Recommender, batch: _Events, total: int) -> Tensor:
+        mean = model.loss(batch.histories, backend)
+        return mean * (batch.valid / total)
 
-    def share_of_rate(step: int) -> float:
-        warm_up = min((step + 1) / 20, 1.0)
-        return warm_up * (1 - step / steps)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share_of_rate)
-    records = []
-    for step in range(steps):
-        histories = generate(world, users, seed + step).to(device)
-        optimizer.zero_grad()
-        loss = model.loss(histories, backend)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        events = len(histories.items) - users             # a user's last event has no next one
-        records.append(RecommenderStep(step, loss.item(), events))
-    return records
+    return list(loop(
+        model,
+        batches=(_events(world, users, seed + step) for step in range(steps)),
+        optimizer=torch.optim.Adam(model.parameters()),
+        schedule=_FallToZero(learning_rate, steps),
+        clip_norm=None,
+        loss=loss))
+
+
+def _events(world: World, users: int, seed: int) -> _Events:
+    histories = generate(world, users, seed)
+    return _Events(histories, valid=len(histories.items) - users)      # a user's last event has no next one
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ backward.
     policy        kept of a layer                                 done again in the backward pass
     "none"        everything                                      nothing
     "operation"   what matrix products and attention gave         norms, rotations, gates: cheap, and large
-    "block"       its input                                       the whole layer: about a third more arithmetic
+    "block"       its input                                       the whole layer: a third more arithmetic
 
 Loss and gradients are the same to the last bit: the same operations run on the same numbers, and with dropout
 the random state of the forward pass is put back first. Chen et al. 2016, arXiv 1604.06174. Notebook 05.

@@ -63,8 +63,8 @@ class TrainingRun:
         self.peak_flops = peak_flops
         self.checkpoints = Checkpoints(self.out / "checkpoints", options.keep)
         if self.checkpoints.steps() and not resume:
-            raise ValueError(f"{self.out} holds a run already. Pass --resume to go on with it, or take another "
-                             "folder.")
+            raise ValueError(f"{self.out} holds a run already. Pass --resume to go on with it, or take "
+                             "another folder.")
         self.texts = prepare_texts(data, self.out, options)
         device = as_device(options.device)
         torch.manual_seed(options.seed)

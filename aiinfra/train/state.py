@@ -5,7 +5,7 @@ stopped.
         model.safetensors        each weight once, under our names
         optimizer.safetensors    AdamW's moments, as "exp_avg/layers.0.mlp.down.weight"
         random.safetensors       the states of the random generators: PyTorch's, each GPU's, NumPy's, Python's
-        state.json               step, tokens seen, position in the data, configuration; size and hash of each file
+        state.json               step, tokens, position in the data, configuration; size and hash of each file
 
 Nothing is unpickled: a checkpoint from a stranger is numbers and JSON. Every file is checked against its hash
 before anything is changed, so a run takes up a whole state or refuses. The schedule needs no state of its

@@ -9,9 +9,9 @@ class Diverged(RuntimeError):
     """Loss or gradient norm left the range in which training can go on. The step was not taken."""
 
     def __init__(self, step: int, loss: float, gradient_norm: float, limit: str) -> None:
-        super().__init__(f"step {step}: loss {loss:.4g}, gradient norm {gradient_norm:.4g}; {limit}. The step was "
-                         "not taken. Go back to the last checkpoint with a lower learning rate, or a longer "
-                         "warm-up.")
+        found = f"step {step}: loss {loss:.4g}, gradient norm {gradient_norm:.4g}; {limit}"
+        super().__init__(f"{found}. The step was not taken. Go back to the last checkpoint with a lower learning "
+                         "rate, or a longer warm-up.")
         self.step = step
         self.loss = loss
         self.gradient_norm = gradient_norm
@@ -45,7 +45,7 @@ class TrainStep:
     tokens_seen: int                  # of this and of all steps before
     seconds: float
     phases: PhaseSeconds
-    peak_bytes: int | None            # most memory in use so far; on a CPU that of the process, None if unknown
+    peak_bytes: int | None            # most memory in use so far; on a CPU the process's; None if unknown
     flops: float | None = None        # of the model's formula for this step
     peak_flops: float | None = None   # FLOP/s of the device
 
