@@ -180,6 +180,16 @@ def test_the_readmes_captions_go_down_the_floors():
     say("The docstring of aiinfra has the README's captions.", missing)
 
 
+def test_the_readmes_captions_name_files():
+    """A word that stands alone between commas is a file of its folder, or a folder in it."""
+    lost = []
+    for name, caption in rooms().items():
+        words = [word.strip(" /") for word in re.split("[,;]", caption.split("  ", 1)[1])]
+        names = [word for word in words if re.fullmatch("[a-z_]+", word)]
+        lost += [f"{name}/{word}" for word in names if not list((PACKAGE / name).glob(f"{word}*"))]
+    say("The README's captions name what is there.", lost)
+
+
 def test_the_tests_mirror_the_house():
     """tests/engine/ guards aiinfra/engine/, tests/puzzles/judge/ puzzles/judge/; pages and data are free."""
     folders = {path.parent.relative_to(ROOT / "tests").as_posix() for path in files("tests")}
