@@ -167,9 +167,9 @@ def progress(number: str | None = None, also: Iterable[Part] = ()) -> Course:
 
 
 def links(number: str, among: Sequence[Part]) -> str:
-    """The line under a page's title: the page before, the whole course, the page after; in Markdown."""
+    """The line under a page's title: the page before, the whole course, its words, the page after; in Markdown."""
     at = [part.number for part in among].index(number)
-    line = ["[the whole course](../README.md#the-course)"]
+    line = ["[the whole course](../README.md#the-course)", "[glossary](glossary.md)"]
     if at > 0:
         line.insert(0, "‹ " + among[at - 1].link)
     if at + 1 < len(among):

@@ -9,13 +9,17 @@ from aiinfra.lab import course, progress, store
 from aiinfra.lab.source import ROOT
 
 PAGES = course.pages()
-ROW = re.compile(r"^\| (\d\d) \| (?:\[(\w+)\]\((\S+)\)|(\w+)) \| (.+?) \|$", re.MULTILINE)
+ROW = re.compile(r"^\| (\d\d) \| (?:\[(\w+)\]\((\S+)\)|(\w+)) \| (.+?) \| ([\d +]*)\|$", re.MULTILINE)
+WORD = re.compile(r"^\| \*\*(.+?)\*\*(?: \((\w+)\))? \|.*\| (\d\d) \|$", re.MULTILINE)
 
 
-def readme() -> list[tuple[str, str, str, str]]:
-    """(number, name, link or "", question) of each row of the README's table."""
+def readme() -> list[tuple[str, str, str, str, str]]:
+    """(number, name, link or "", question, minutes) of each row of the README's table."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    return [(number, linked or plain, link, question) for number, linked, link, plain, question in ROW.findall(text)]
+    rows = []
+    for number, linked, link, plain, question, minutes in ROW.findall(text):
+        rows.append((number, linked or plain, link, question, minutes.strip()))
+    return rows
 
 
 def test_pages_are_the_notebooks_with_their_exercises():
@@ -25,13 +29,13 @@ def test_pages_are_the_notebooks_with_their_exercises():
 
 
 def test_the_readme_links_the_notebooks_on_disk_and_no_other():
-    linked = {number: link for number, _, link, _ in readme() if link}
+    linked = {number: link for number, _, link, *_ in readme() if link}
     assert linked == {path.stem[:2]: f"notebooks/{path.name}" for path in NOTEBOOKS}
     assert [number for number, *_ in readme()] == [f"{n:02}" for n in range(19)]
 
 
 def test_the_readme_and_the_pages_have_the_same_names_and_questions():
-    rows = {number: (name, question) for number, name, _, question in readme()}
+    rows = {number: (name, question) for number, name, _, question, _ in readme()}
     for page, notebook in zip(PAGES, NOTEBOOKS, strict=True):
         name, question = rows[page.number]
         assert notebook.stem == f"{page.number}_{name}"
@@ -44,9 +48,36 @@ def test_each_page_links_its_neighbours(notebook):
     assert lines[2] == course.links(notebook.stem[:2], PAGES), "the line under the title"
 
 
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_each_page_says_its_minutes_as_the_readme_does(notebook):
+    said = {number: minutes for number, *_, minutes in readme()}
+    reading, exercising = said[notebook.stem[:2]].split(" + ")
+    line = load(notebook).cells[0].source.splitlines()[4]
+    assert line == f"*About {reading} minutes, and {exercising} for the exercises.*"
+
+
+def test_the_glossary_is_in_order_and_each_word_stands_on_its_page():
+    text = (ROOT / "notebooks/glossary.md").read_text(encoding="utf-8")
+    words = WORD.findall(text)
+    assert len(words) > 40 and words == sorted(words, key=lambda row: (row[0].lower(), row[1].lower()))
+    prose = {path.stem[:2]: page_text(load(path)) for path in NOTEBOOKS}
+    missing = []
+    for word, _, number in words:
+        names = word.split(", ")
+        if not all(name.lower() in prose[number] for name in names):
+            missing.append((word, number))
+    assert not missing, missing
+
+
+def page_text(book) -> str:
+    """All Markdown of a page, in small letters, without the signs of emphasis."""
+    cells = [cell.source for cell in book.cells if cell.cell_type == "markdown"]
+    return "\n".join(cells).replace("*", "").lower()
+
+
 def test_the_first_and_the_last_page_have_one_neighbour():
     assert course.links("00", PAGES).startswith("[the whole course]") and "[01 · " in course.links("00", PAGES)
-    assert course.links(PAGES[-1].number, PAGES).endswith("(../README.md#the-course)")
+    assert course.links(PAGES[-1].number, PAGES).endswith("[glossary](glossary.md)")
 
 
 def test_progress_shows_the_whole_course_and_what_others_add():

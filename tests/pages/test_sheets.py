@@ -30,6 +30,12 @@ def test_a_sheet_states_what_is_judged(sheet):
         assert any(cell.source == f'picture("{name}")' for cell in load(sheet).cells), name
 
 
+@each_sheet
+def test_a_sheet_says_its_minutes(sheet):
+    minutes = sum(PUZZLES[name].minutes for name in exercises(sheet))
+    assert f"*About {minutes} minutes for all " in load(sheet).cells[0].source
+
+
 def test_a_statement_links_only_to_a_notebook_that_exists():
     puzzle = PUZZLES["add_constant"]
     assert "[08](../../notebooks/08_gpu_programming.ipynb)" in markdown(puzzle)
