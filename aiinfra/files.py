@@ -1,10 +1,11 @@
 """Files that are whole or not there: written beside their place under a name of their own, then moved.
 
-Invariant: a reader sees the old content or the new one, never a part of either, and two writers never share a
-temporary file. This is the only place that does so: progress, measured rows, downloads and checkpoints come
-here.
+Invariant: a reader sees the old content or the new one, never a part of either, and two writers of a file
+never share a temporary one; a folder has one writer at a time. This is the only place that does so: progress,
+measured rows, downloads and checkpoints come here.
 """
 
+import glob
 import json
 import os
 import shutil
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from aiinfra.errors import LoadError
+
+_ASIDE = ".old.part"          # ends the name of a folder that has made room for the new one
 
 
 def replace_whole(path: str | Path, write: Callable[[Path], object]) -> None:
@@ -39,25 +42,36 @@ def replace_whole(path: str | Path, write: Callable[[Path], object]) -> None:
 def replace_folder(path: str | Path, write: Callable[[Path], object]) -> None:
     """Have `write(temporary)` fill an empty folder, then move it to `path`: whole, or not there.
 
-    One that stands there is moved aside first and removed at the end; a process killed between the two moves
-    leaves none at `path`. What a killed process left is removed by the next call. Raises as `replace_whole`
-    does.
+    One that stands there is moved aside first, comes back if the new one cannot be moved in, and is removed at
+    the end. A process killed between the two moves leaves none at `path`: the next call begins with `sweep`,
+    which brings the old one back. So a folder has one writer at a time: a second one's work would be swept
+    away. Raises as `replace_whole` does.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{path.name}.*.part"):
-        shutil.rmtree(left, ignore_errors=True)
+    sweep(path)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
-    old = temporary.with_suffix(".old.part")
     try:
         temporary.chmod(0o777 & ~_umask())
         write(temporary)
         if path.exists():
-            path.rename(old)
+            path.rename(temporary.with_suffix(_ASIDE))
         temporary.rename(path)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        sweep(path)
+
+
+def sweep(path: str | Path) -> None:
+    """Remove what writers of `path` that were killed have left beside it. If a folder was moved aside and none
+    has taken its place, it goes back there. Nobody may be writing `path` meanwhile."""
+    path = Path(path)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        if left.name.endswith(_ASIDE) and not path.exists():
+            left.rename(path)
+        elif left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
 
 
 def _umask() -> int:

@@ -5,12 +5,13 @@ import os
 import stat
 import threading
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import pytest
 
 from aiinfra.errors import LoadError
-from aiinfra.files import read_json, replace_whole, save_json, write_json, write_text
+from aiinfra.files import read_json, replace_folder, replace_whole, save_json, write_json, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -84,6 +85,58 @@ def test_a_reader_never_sees_a_part(tmp_path) -> None:
     done.set()
     reader.join()
     assert found <= {(100_000, 1)}
+
+
+def _rename_that_fails_at(place: int, error: BaseException, monkeypatch) -> None:
+    """Let the `place`-th renaming of a folder, counted from 1, raise `error`."""
+    calls = count(1)
+
+    def rename(self: Path, target: Path) -> Path:
+        if next(calls) == place:
+            raise error
+        return Path(os.rename(self, target) or target)
+    monkeypatch.setattr(Path, "rename", rename)
+
+
+def write_folder(path: Path, content: str) -> None:
+    replace_folder(path, lambda folder: (folder / "content").write_text(content))
+
+
+@pytest.mark.parametrize("error", [OSError("the disk is gone"), KeyboardInterrupt()])
+@pytest.mark.parametrize("place", [1, 2])
+def test_a_folder_that_cannot_be_moved_in_leaves_the_old_one(place: int, error: BaseException, tmp_path,
+                                                             monkeypatch) -> None:
+    path = tmp_path / "step-1"
+    write_folder(path, "old")
+    with monkeypatch.context() as patch, pytest.raises(type(error)):
+        _rename_that_fails_at(place, error, patch)
+        write_folder(path, "new")
+    assert (path / "content").read_text() == "old" and names(tmp_path) == ["step-1"]
+
+
+def test_what_was_moved_aside_by_a_killed_process_comes_back_at_the_next_call(tmp_path) -> None:
+    """It was killed between the two moves: neither folder stands at its place, and both are whole."""
+    path = tmp_path / "step-1"
+    for name in (".step-1.abcdefgh.part", ".step-1.abcdefgh.old.part"):
+        (tmp_path / name).mkdir()
+    (tmp_path / ".step-1.abcdefgh.old.part" / "content").write_text("old")
+
+    def breaks(folder: Path) -> None:
+        assert (path / "content").read_text() == "old"
+        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError):
+        replace_folder(path, breaks)
+    assert (path / "content").read_text() == "old" and names(tmp_path) == ["step-1"]
+
+
+def test_what_a_killed_process_left_is_removed_and_no_other_folder(tmp_path) -> None:
+    for name in (".step-1.abcdefgh.part", ".step-1.abcdefgh.old.part", ".step-10.abcdefgh.part"):
+        (tmp_path / name).mkdir()
+    write_folder(tmp_path / "step-1", "old")
+    (tmp_path / ".step-1.abcdefgh.old.part").mkdir()
+    write_folder(tmp_path / "step-1", "new")
+    assert names(tmp_path) == [".step-10.abcdefgh.part", "step-1"]
+    assert (tmp_path / "step-1" / "content").read_text() == "new"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="rights are another thing elsewhere")

