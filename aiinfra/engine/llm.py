@@ -72,6 +72,7 @@ class LLM:
         for key in engine_options:                           # before the model is loaded
             if key not in known:
                 raise TypeError(f"LLM has no option {key!r}.{nearest(key, known)} Known: {', '.join(known)}.")
+        EngineOptions(max_model_len=max_model_len, **engine_options)      # and their values
         loaded, tokenizer = load(model, dtype, device, cache=cache, quantize=quantization)
         self._set_up(Engine(loaded, max_model_len=max_model_len, **engine_options), tokenizer)
 

@@ -60,6 +60,12 @@ def test_an_unknown_option_is_named_before_anything_is_loaded() -> None:
         LLM("no such model", max_runing=3)
 
 
+@pytest.mark.parametrize("wrong", [{"max_running": 0}, {"max_model_len": "long"}, {"chunked": 1}])
+def test_a_value_that_cannot_work_is_refused_before_anything_is_loaded(wrong: dict) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        LLM("no such model", **wrong)
+
+
 def test_an_engine_names_the_nearest_option(small: Transformer) -> None:
     with pytest.raises(TypeError, match="no key 'max_runing'. Did you mean 'max_running'"):
         Engine(small, max_runing=3)
