@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from aiinfra.lab.exercise import Wrong, close, exercise, require
-from aiinfra.lab.judging import answered, pair, same, several
+from aiinfra.lab.judging import about, answered, explain, is_finite, pair, same, several
 
 
 def _is(got, want) -> bool:
@@ -35,64 +35,71 @@ def quantise_groups(quantise):
         w[1, :group] = -0.25                                             # a constant group
         w[0, group - 1] += 1.5                                           # an outlier
         answer = answered(quantise(w.clone(), bits, group))
-        several(answer, 3, "three tensors are wanted: q, scale, minimum.")
-        require(all(map(torch.is_tensor, answer)), "three tensors are wanted: q, scale, minimum.")
-        case = f"w [{rows}, {columns}], {bits} bits, groups of {group}"
+        wanted = "three tensors are wanted: q, scale, minimum."
+        several(answer, 3, wanted)
+        require(all(map(torch.is_tensor, answer)), wanted)
         values = w.unflatten(1, (-1, group))                             # [rows, groups, group]
-        _judge_numbers(answer, values, bits, case)
-        _judge_marks(answer, values, bits, case)
+        with about(f"w [{rows}, {columns}], {bits} bits, groups of {group}"):
+            _judge_numbers(answer, values, bits)
+            _judge_marks(answer, values, bits)
     return "Half a step at most, in every group, and no NaN from a group of equal values."
 
 
-def _judge_numbers(answer: Sequence[torch.Tensor], values: torch.Tensor, bits: int, case: str) -> None:
-    """Raise Wrong unless q is whole, of so many bits, and all three have their shapes."""
-    q, scale, minimum = answer
-    rows, groups, _ = values.shape
-    shapes = {"q": list(values.shape), "scale": [rows, groups, 1], "minimum": [rows, groups, 1]}
-    for (name, shape), tensor in zip(shapes.items(), answer):
-        require(list(tensor.shape) == shape, f"{case}: {name} has the shape {list(tensor.shape)}, not "
-                                             f"{shape}.")
-    require(_is_finite(q) and _is_finite(scale),
-            f"{case}: a constant group gave {q[1, 0, 0].item()}: 0 divided by 0. What should its numbers be?")
+def _judge_numbers(answer: Sequence[torch.Tensor], values: torch.Tensor, bits: int) -> None:
+    """Raise Wrong unless q is whole, of so many bits, in float32, and all three have their shapes."""
+    q, scale, _ = answer
+    rows, groups, group = values.shape
+    ruler = [rows, groups, 1]
+    shapes = {
+        "q": [rows, groups, group],
+        "scale": ruler,
+        "minimum": ruler,
+    }
+    for (name, wanted), tensor in zip(shapes.items(), answer):
+        shape = list(tensor.shape)
+        require(shape == wanted, f"{name} has the shape {shape}, not {wanted}.")
+    require(is_finite(q) and is_finite(scale),
+            f"a constant group gave {q[1, 0, 0].item()}: 0 divided by 0. What should its numbers be?")
+    require(q.dtype == torch.float32,
+            f"q is {q.dtype}; whole numbers are wanted, but as float32, so that scale * q is arithmetic "
+            "without a conversion.")
     require(torch.equal(q, q.round()),
-            f"{case}: q holds {q.flatten()[1].item():.3f}, but a number of {bits} bits is whole.")
+            f"q holds {q.flatten()[1].item():.3f}, but a number of {bits} bits is whole.")
     low, high = q.min().item(), q.max().item()
     most = 2**bits - 1
     require(low >= 0 and high <= most,
-            f"{case}: q reaches from {low:.0f} to {high:.0f}; {bits} bits hold 0 to {most}.")
+            f"q reaches from {low:.0f} to {high:.0f}; {bits} bits hold 0 to {most}.")
 
 
-def _judge_marks(answer: Sequence[torch.Tensor], values: torch.Tensor, bits: int, case: str) -> None:
+def _judge_marks(answer: Sequence[torch.Tensor], values: torch.Tensor, bits: int) -> None:
     """Raise Wrong unless each weight is at the nearest of the marks between minimum and maximum."""
     q, scale, minimum = answer
     back = minimum + scale * q
-    off = (back - values).abs()
-    close(back[1, 0], values[1, 0], f"{case}: the constant group, there and back", atol=1e-7)
-    step = (values.amax(-1, keepdim=True) - values.amin(-1, keepdim=True)) / (2**bits - 1)
-    steps_off = (off / step.clamp(min=1e-9)).max()
-    near = bool((off <= 0.51 * step + 1e-6).all())
-    next_mark = bool((off <= 1.01 * step + 1e-6).all())
-    if next_mark and not near and _is(scale, step):
-        raise Wrong(f"{case}: a weight is up to {steps_off:.2f} steps away from its mark. Rounding to the "
-                    "NEAREST mark is half a step at most; cutting off is up to one.")
-    length = (scale / step.clamp(min=1e-9)).max()
-    require(bool((scale <= 1.02 * step + 1e-9).all()),
-            f"{case}: the steps are {length:.2f} times as long as they need to be. {2**bits} marks from "
-            "minimum to maximum, of each group for itself.")
-    require(near, f"{case}: a weight is {steps_off:.2f} steps away from minimum + scale · q; half a step is "
-                  "the most "
-            "that rounding may cost.")
-
-
-def _is_finite(tensor: torch.Tensor) -> bool:
-    return bool(torch.isfinite(tensor).all())
+    close(back[1, 0], values[1, 0], "the constant group, there and back", atol=1e-7)
+    marks = 2**bits
+    span = values.amax(-1, keepdim=True) - values.amin(-1, keepdim=True)
+    varied = span[..., 0] > 0                                            # a constant group may have any scale
+    step = span[varied] / (marks - 1)                                    # [groups that vary, 1]
+    steps_off = (back - values)[varied].abs() / step
+    most_off = steps_off.max().item()
+    lengths = scale[varied] / step
+    if 0.51 < most_off <= 1.01 and same(lengths, torch.ones_like(lengths), atol=1e-4):
+        raise Wrong(f"a weight is up to {most_off:.2f} steps away from its mark. Rounding to the NEAREST "
+                    "mark is half a step at most; cutting off is up to one.")
+    longest = lengths.max().item()
+    require(longest <= 1.02,
+            f"the steps are {longest:.2f} times as long as they need to be. {marks} marks from minimum to "
+            "maximum, of each group for itself.")
+    require(most_off <= 0.51,
+            f"a weight is {most_off:.2f} steps away from minimum + scale · q; half a step is the most that "
+            "rounding may cost.")
 
 
 @exercise("16.decode_q8_0", hints=(
     "A block is two things side by side: 2 bytes that are one float16, and 32 bytes that are 32 signed "
     "numbers. Cut, then re-read each part as what it is.",
-    "blocks[:, :2] is not contiguous, and view(dtype) wants that: call .contiguous() first. 255 as a signed "
-    "byte is −1.",
+    "blocks[:, :2].view(torch.float16) reads each pair of bytes as one number, and .view(torch.int8) reads "
+    "the byte 255 as −1. Convert both to float32 before you multiply.",
     "scale = blocks[:, :2].contiguous().view(torch.float16).float()  # [n, 1];  q = blocks[:, "
     "2:].contiguous().view(torch.int8).float();  return scale * q",
 ))
@@ -105,16 +112,15 @@ def decode_q8_0(decode):
     blocks = torch.from_numpy(raw)
     got = decode(blocks.clone())
     scale, body = _halves(blocks[:, :2]), blocks[:, 2:]
-    if _is(got, scale * body.float()):
-        raise Wrong("the bytes are signed: where −1 is stored you read 255. Every negative weight has become "
-                    "a large positive one.")
-    if _is(got, scale * (body.float() - 128)):
-        raise Wrong("subtracting 128 is for numbers that are stored as q + 128. These bytes are signed as "
-                    "they are: 255 is −1.")
     last = _halves(blocks[:, 32:])
     first = blocks[:, :32].contiguous().view(torch.int8)
-    if _is(got, last * first.float()):
-        raise Wrong("the scale stands in the first two bytes of a block, not in its last.")
+    explain(got, (
+        (scale * body.float(), "the bytes are signed: where −1 is stored you read 255. Every negative "
+                               "weight has become a large positive one."),
+        (scale * (body.float() - 128), "subtracting 128 is for numbers that are stored as q + 128. These "
+                                       "bytes are signed as they are: 255 is −1."),
+        (last * first.float(), "the scale stands in the first two bytes of a block, not in its last."),
+    ), unless=want)
     close(got, want, "the weights [n, 32]")
     return "Bit for bit what the gguf package reads."
 
@@ -142,29 +148,26 @@ def speed_up(answer):
     for name, (weights, bits, group, bandwidth, fixed) in _MODELS.items():
         got = answer(weights, bits, group, bandwidth, fixed)
 
-        def seconds(bytes_each: float) -> float:
-            return weights * bytes_each / bandwidth + fixed
+        def seconds(bits_each: float) -> float:
+            return weights * bits_each / 8 / bandwidth + fixed
 
         stored = bits + 32 / group
-        before, after = seconds(2), seconds(stored / 8)
+        before, after = seconds(16), seconds(stored)
         want = before / after
-        if not _is(got, want):
-            mistakes = (
-                (before / seconds(bits / 8), f"the rulers are missing: 32 bits for each {group} weights."),
-                (16 / stored, "the fixed cost does not shrink with the weights. Amdahl: it stays in both "
-                              "times."),
-                (16 / bits, "that is the ratio of the bits. Rulers take space, and the fixed cost stays."),
-                (before / seconds((bits + 16 / group) / 8),
-                 "a ruler is TWO numbers of 16 bits, minimum and scale."),
-                (before / seconds(stored), "bandwidth counts bytes, and you have put bits into the second "
-                                           "time."),
-                (seconds(16) / seconds(stored), "bandwidth counts bytes, and both your times read bits."),
-                (1 / want, "upside down: times as FAST is the old time over the new one."),
-            )
-            for mistake, words in mistakes:
-                if _is(got, mistake):
-                    raise Wrong(f"{name}: {got:.3g}: {words}")
-        close(got, want, name)
+        one_ruler = seconds(bits + 16 / group)
+        bits_as_bytes = seconds(8 * stored)
+        mistakes = (
+            (before / seconds(bits), f"the rulers are missing: 32 bits for each {group} weights."),
+            (16 / stored, "the fixed cost does not shrink with the weights. Amdahl: it stays in both times."),
+            (16 / bits, "that is the ratio of the bits. Rulers take space, and the fixed cost stays."),
+            (before / one_ruler, "a ruler is TWO numbers of 16 bits, minimum and scale."),
+            (before / bits_as_bytes, "bandwidth counts bytes, and you have put bits into the second time."),
+            (seconds(8 * 16) / bits_as_bytes, "bandwidth counts bytes, and both your times read bits."),
+            (1 / want, "upside down: times as FAST is the old time over the new one."),
+        )
+        with about(name):
+            explain(got, mistakes, unless=want)
+            close(got, want, "the gain")
     return ("A 16-bit model of 8 billion weights, 4 bits: 2.3 times as fast with 1 ms of fixed cost, 3.2 "
             "without.")
 
@@ -200,20 +203,26 @@ def tokens_made(make):
         if got == want:
             continue
         case = f"says {says}, draft {draft}, stop_ids {sorted(stop)}, room {room}"
-        text = f"{name}: {case}. You have {got}"
-        right = _agreeing(says, draft)
-        if not stop and got == says[:right] and room > right:
-            raise Wrong(f"{text}: the row behind the last right guess is a token, too, the model's own. "
-                        "Without it a pass whose guesses are all wrong makes nothing, for ever.")
-        if not stop and right + 1 < len(got) <= room:
-            raise Wrong(f"{text}: the row behind a wrong guess was computed for a text that does not exist. "
-                        "Nothing after it counts, even if it looks right.")
-        if len(got) > room:
-            raise Wrong(f"{text}: {len(got)} tokens, and the user has paid for {room}.")
-        if stop:
-            raise Wrong(f"{text}: the text ends WITH its first stop id. {want} is wanted.")
-        raise Wrong(f"{text}; {want} is wanted.")
+        with about(f"{name}: {case}. You have {got}"):
+            _explain_made(got, says, draft, room, ends=bool(stop))
+            raise Wrong(f"{want} is wanted.")
     return "Thirteen edges. This is `accept`, and the end of a request."
+
+
+def _explain_made(got: list[int], says: list[int], draft: list[int], room: int, ends: bool) -> None:
+    """Raise Wrong with the reason, if it is a known one. `ends`: there are stop ids."""
+    right = _agreeing(says, draft)
+    made = len(got)
+    if not ends and got == says[:right] and room > right:
+        raise Wrong("the row behind the last right guess is a token, too, the model's own. Without it a pass "
+                    "whose guesses are all wrong makes nothing, for ever.")
+    if not ends and right + 1 < made <= room:
+        raise Wrong("the row behind a wrong guess was computed for a text that does not exist. Nothing after "
+                    "it counts, even if it looks right.")
+    if made > room:
+        raise Wrong(f"{made} tokens, and the user has paid for {room}.")
+    if ends:
+        raise Wrong("the text ends WITH its first stop id.")
 
 
 def _agreeing(says: list[int], draft: list[int]) -> int:
@@ -240,16 +249,23 @@ def keep_or_redraw(rule):
         require(keep.shape == p.shape == redraw.shape,
                 f"{name}: both tensors must be [{len(p)}]; yours are {list(keep.shape)} and "
                 f"{list(redraw.shape)}.")
+        empty = (p == 0) & (q == 0)
+        if bool(keep[empty].isnan().any()):
+            token = int(empty.nonzero()[0])
+            raise Wrong(f"{name}: keep[{token}] is NaN. There p and q are both 0, and p / q is 0 divided by "
+                        "0: look at q before you divide, torch.where chooses.")
         drawable = q > 0                                                 # what is never drawn is never kept
-        require(_is_finite(redraw) and _is_finite(keep[drawable]),
+        kept = keep[drawable]
+        require(is_finite(redraw) and is_finite(kept),
                 f"{name}: there is a NaN. 0 divided by 0: is anything ever refused, or drawn, in this case?")
-        keep = torch.where(drawable, keep, torch.zeros_like(keep))
-        require(bool((keep >= -1e-9).all()) and bool((keep <= 1 + 1e-9).all()),
-                f"{name}: keep reaches {keep.max().item():.2f}; a probability is at most 1. Where p > q, "
-                "always keep.")
-        require(bool((redraw >= -1e-9).all()),
+        largest = kept.max().item()
+        require(kept.min() >= -1e-9 and largest <= 1 + 1e-9,
+                f"{name}: keep reaches {largest:.2f}; a probability is at most 1. Where p > q, always keep.")
+        require(redraw.min() >= -1e-9,
                 f"{name}: redraw has negative probabilities. Only where p > q is anything missing.")
-        _judge_rule(p, q, keep, redraw, name)
+        keep = torch.where(drawable, keep, 0.0)
+        with about(name):
+            _judge_rule(p, q, keep, redraw)
     return "Exactly p, for every q, and no rule keeps more: the overlap of the two."
 
 
@@ -263,36 +279,36 @@ def _distributions() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
 
     third = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
     sure = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64)
+    cut = torch.tensor([0.6, 0.4, 0.0], dtype=torch.float64)
     return {
         "a random p and q over 7 tokens": (drawn(7), drawn(7)),
         "another, over 50 tokens": (drawn(50), drawn(50)),
         "q sure of one token": (third, sure),
         "p sure of one token": (sure, third),
         "p = q": (third, third),
+        "a token that top-k has cut off for both": (cut, cut[[1, 0, 2]]),
     }
 
 
-def _judge_rule(p: torch.Tensor, q: torch.Tensor, keep: torch.Tensor, redraw: torch.Tensor,
-                name: str) -> None:
+def _judge_rule(p: torch.Tensor, q: torch.Tensor, keep: torch.Tensor, redraw: torch.Tensor) -> None:
     """Raise Wrong unless the rule makes exactly p, and keeps as much as any rule can."""
     kept = float((q * keep).sum())
     refused = 1 - kept
     if refused > 1e-9:
-        require(_is(redraw.sum(), 1.0), f"{name}: redraw sums up to {redraw.sum().item():.3f}, not to 1.")
+        all_of_it = float(redraw.sum())
+        require(_is(all_of_it, 1.0), f"redraw sums up to {all_of_it:.3f}, not to 1.")
     total = q * keep + refused * redraw
     if not torch.allclose(total, p, atol=1e-7):
         at = int((total - p).abs().argmax())
-        text = (f"{name}: token {at} comes out with probability {total[at].item():.3f}; the model wants "
-                f"{p[at].item():.3f}. ")
+        got, want = total[at].item(), p[at].item()
+        text = f"token {at} comes out with probability {got:.3f}; the model wants {want:.3f}."
         if torch.allclose(redraw, p, atol=1e-7):
-            raise Wrong(text + "You draw again from p itself, so a token that was kept often already gets a "
-                               "second "
-                        "chance.")
-        raise Wrong(text + "q · keep + (share refused) · redraw must be p.")
+            raise Wrong(f"{text} You draw again from p itself, so a token that was kept often already gets "
+                        "a second chance.")
+        raise Wrong(f"{text} q · keep + (share refused) · redraw must be p.")
     best = float(torch.minimum(p, q).sum())
-    require(kept > best - 1e-6, f"{name}: exact, but only {kept:.0%} of the guesses are kept; {best:.0%} "
-                                "could be. "
-            "Keep with probability min(1, p/q).")
+    require(kept > best - 1e-6, f"exact, but only {kept:.0%} of the guesses are kept; {best:.0%} could be. "
+                                "Keep with probability min(1, p/q).")
 
 
 _BETS = (              # a, c, most guesses
@@ -325,21 +341,25 @@ def _gain(a: float, c: float, k: int) -> float:
 def best_k(choose):
     for a, c, most in _BETS:
         got = answered(choose(a, c, most))
-        name = f"a = {a}, c = {c}, at most {most}"
-        want = max(range(most + 1), key=lambda k: _gain(a, c, k))
-        whole = isinstance(got, int) and not isinstance(got, bool)
-        require(whole, f"{name}: a whole number is wanted, not {got!r}.")
-        if got == want:
-            continue
-        mine, best = _gain(a, c, got), _gain(a, c, want)
-        text = f"{name}: {got} guesses give {mine:.3f} times the speed, {want} give {best:.3f}."
-        if got > most:
-            raise Wrong(f"{text} And {most} was the most allowed.")
-        if want == 0 and got == 1:
-            raise Wrong(f"{text} Is 0 among your candidates? A draft that costs more than it is right should "
-                        "stay silent.")
-        if got == most:
-            raise Wrong(f"{text} More guesses always make more tokens, but each costs c, and a late one "
-                        "counts only if all before it were right.")
-        raise Wrong(text)
+        with about(f"a = {a}, c = {c}, at most {most}"):
+            _judge_bet(got, a, c, most)
     return "A cheap and good draft earns many guesses, a dear one few, and one with a ≤ c none."
+
+
+def _judge_bet(got, a: float, c: float, most: int) -> None:
+    want = max(range(most + 1), key=lambda k: _gain(a, c, k))
+    whole = isinstance(got, int) and not isinstance(got, bool)
+    require(whole, f"a whole number is wanted, not {got!r}.")
+    if got == want:
+        return
+    mine, best = _gain(a, c, got), _gain(a, c, want)
+    text = f"{got} guesses give {mine:.3f} times the speed, {want} give {best:.3f}."
+    if got > most:
+        raise Wrong(f"{text} And {most} was the most allowed.")
+    if want == 0 and got == 1:
+        raise Wrong(f"{text} Is 0 among your candidates? A draft that costs more than it is right should "
+                    "stay silent.")
+    if got == most:
+        raise Wrong(f"{text} More guesses always make more tokens, but each costs c, and a late one counts "
+                    "only if all before it were right.")
+    raise Wrong(text)

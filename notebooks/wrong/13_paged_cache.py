@@ -81,6 +81,42 @@ def attend(q, k_cache, v_cache, table, length):
 
 check("13.attend_paged", attend)
 
+# %% 13.attend_paged | scores of thousands
+def attend(q, k_cache, v_cache, table, length):          # exp without the maximum
+    P, total, out = k_cache.shape[1], 0, 0
+    for i, b in enumerate(table):
+        n = min(P, length - i * P)
+        w = (torch.einsum("hd,phd->hp", q, k_cache[b, :n]) / q.shape[1] ** 0.5).exp()
+        total = total + w.sum(1, keepdim=True)
+        out = out + torch.einsum("hp,phd->hd", w, v_cache[b, :n])
+    return out / total
+
+check("13.attend_paged", attend)
+
+# %% 13.attend_paged | all below 0 in the other
+def attend(q, k_cache, v_cache, table, length):          # a running maximum that begins at 0
+    P, total, out, m = k_cache.shape[1], 0, 0, torch.zeros(q.shape[0], 1, dtype=q.dtype)
+    for i, b in enumerate(table):
+        n = min(P, length - i * P)
+        s = torch.einsum("hd,phd->hp", q, k_cache[b, :n]) / q.shape[1] ** 0.5
+        new = torch.maximum(m, s.amax(1, keepdim=True))
+        w, old, m = (s - new).exp(), (m - new).exp(), new
+        total = total * old + w.sum(1, keepdim=True)
+        out = out * old + torch.einsum("hp,phd->hd", w, v_cache[b, :n])
+    return out / total
+
+check("13.attend_paged", attend)
+
+# %% 13.attend_paged | the dtype from q
+def attend(q, k_cache, v_cache, table, length):          # scores in float32
+    P = k_cache.shape[1]
+    held = [(b, min(P, length - i * P)) for i, b in enumerate(table)]
+    scores = torch.cat([torch.einsum("hd,phd->hp", q, k_cache[b, :n]) for b, n in held], 1).float()
+    p = (scores / q.shape[1] ** 0.5).softmax(1).to(q.dtype).split([n for _, n in held], 1)
+    return sum(torch.einsum("hp,phd->hd", w, v_cache[b, :n]) for w, (b, n) in zip(p, held))
+
+check("13.attend_paged", attend)
+
 # %% 13.before_write | the others would see
 def before_write(table, index, owners, free):   # believes that two may share what one writes
     old = table[index]
@@ -243,6 +279,44 @@ def share_step(pending, budget):                # one token each, in turns
     return run
 
 check("13.share_step", share_step)
+
+# %% 13.share_step | whatever their lengths
+def share_step(pending, budget):                # the shortest prompt first
+    left, run = budget, [0] * len(pending)
+    for i in sorted(range(len(pending)), key=lambda i: pending[i]):
+        run[i] = min(pending[i], left)
+        left -= run[i]
+    return run
+
+check("13.share_step", share_step)
+
+# %% 13.share_step | whatever their lengths
+def share_step(pending, budget):                # the longest prompt first
+    left, run = budget - pending.count(1), [min(n, 1) for n in pending]
+    for i in sorted(range(len(pending)), key=lambda i: -pending[i]):
+        if pending[i] > 1:
+            run[i] = min(pending[i], left)
+            left -= run[i]
+    return run
+
+check("13.share_step", share_step)
+
+# %% 13.share_step | a negative count
+def share_step(pending, budget):                # what is left is not looked at again
+    left, run = budget - pending.count(1), []
+    for n in pending:
+        run.append(1 if n == 1 else min(n, left))
+        left -= 0 if n == 1 else n
+    return run
+
+check("13.share_step", share_step)
+
+# %% 13.make_room | a swap moves all
+def make_room(tokens, bytes_per_token, link, found, rate):           # what is found is not swapped either
+    swap, again = 2 * (tokens - found) * bytes_per_token / link, (tokens - found) / rate
+    return ("swap", swap) if swap < again else ("recompute", again)
+
+check("13.make_room", make_room)
 
 # %% 13.make_room | has to come back
 def make_room(tokens, bytes_per_token, link, found, rate):

@@ -60,6 +60,15 @@ def quantise(w, bits, group):                   # flat groups, as in the noteboo
 
 check("16.quantise_groups", quantise)
 
+# %% 16.quantise_groups | as float32
+def quantise(w, bits, group):                   # right numbers, of another type
+    values = w.unflatten(1, (-1, group))
+    minimum = values.amin(-1, keepdim=True)
+    scale = (values.amax(-1, keepdim=True) - minimum) / (2**bits - 1)
+    return ((values - minimum) / torch.where(scale == 0, 1, scale)).round().to(torch.uint8), scale, minimum
+
+check("16.quantise_groups", quantise)
+
 # %% 16.decode_q8_0 | where −1 is stored you read 255
 def decode(blocks):
     return blocks[:, :2].contiguous().view(torch.float16).float() * blocks[:, 2:].float()
@@ -224,6 +233,13 @@ check("16.keep_or_redraw", rule)
 def rule(p, q):
     rest = (p - q).clamp(min=0)
     return torch.where(q > 0, (p / q).clamp(max=1), 1.0), rest / rest.sum()
+
+check("16.keep_or_redraw", rule)
+
+# %% 16.keep_or_redraw | p and q are both 0
+def rule(p, q):                                 # divides before it looks
+    rest = (p - q).clamp(min=0)
+    return (p / q).clamp(max=1), rest / rest.sum() if rest.sum() > 0 else p
 
 check("16.keep_or_redraw", rule)
 
