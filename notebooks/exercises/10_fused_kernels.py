@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from aiinfra.kernels import swiglu as swiglu_kernel
 from aiinfra.kernels.hstu_bias import time_buckets
 from aiinfra.lab.exercise import Wrong, close, exercise, require
-from aiinfra.lab.judging import pair, several
+from aiinfra.lab.judging import about, explain, pair, several
 
 
 def _randn(*shape: int, seed: int, scale: float = 1.0) -> torch.Tensor:
@@ -49,17 +49,13 @@ def merge(merge):
         a = _partial(scores[:cut], values[:cut])
         b = _partial(scores[cut:], values[cut:])
         for first, second in ((a, b), (b, a)):
-            got = merge(first, second)
+            mine = [tuple(part.clone() for part in worker) for worker in (first, second)]
+            got = merge(*mine)
             several(got, 3, "return three things: (m, l, o).")
-            m, l, o = map(torch.as_tensor, got)
-            require(not _has_nan(m, l, o),
-                    f"NaN when {case} are merged: something like −inf − (−inf), or inf / inf.")
-            close(m, whole[0], f"m of {case}")
-            plain_sum = first[1] + second[1]
-            if cut != 12 and torch.allclose(l.double(), plain_sum):
-                raise Wrong("l is the plain sum: the two were counted against different maxima.")
-            close(l, whole[1], f"l of {case}")
-            close(o, whole[2], f"o of {case} (o is the sum of weight · value, not yet divided by l)")
+            changed = not all(map(torch.equal, [*mine[0], *mine[1]], [*first, *second]))
+            require(not changed, "your merge has changed what it was given: `x *= …` and the like write into "
+                                 "the worker's own tensors. Make new ones: x * …")
+            _judge_merged(got, whole, first[1] + second[1], case)
     empty = _partial(scores[:0], values[:0])
     m, l, o = map(torch.as_tensor, merge(empty, empty))
     require(not _has_nan(l, o) and m == -math.inf and l == 0,
@@ -67,6 +63,18 @@ def merge(merge):
             "0.")
     return ("Any cut, any order, empty workers too: this merge is what lets one long context be split over "
             "many programs.")
+
+
+def _judge_merged(got, whole: tuple[torch.Tensor, ...], plain_sum: torch.Tensor, case: str) -> None:
+    """Raise Wrong unless it is the partial of all keys. `plain_sum`: both l, added as they are."""
+    m, l, o = map(torch.as_tensor, got)
+    require(not _has_nan(m, l, o),
+            f"NaN when {case} are merged: something like −inf − (−inf), or inf / inf.")
+    close(m, whole[0], f"m of {case}")
+    explain(l, [(plain_sum, "l is the plain sum: the two were counted against different maxima.")],
+            unless=whole[1])
+    close(l, whole[1], f"l of {case}")
+    close(o, whole[2], f"o of {case} (o is the sum of weight · value, not yet divided by l)")
 
 
 def _has_nan(*tensors: torch.Tensor) -> bool:
@@ -88,8 +96,7 @@ def swiglu_bytes(count):
         composed, fused = (float(value) / one for value in got)
         require(fused <= composed,
                 "the fused kernel moves MORE than the composition here. Is the order (composed, fused)?")
-        if size != 1 and math.isclose(composed * size, 5):
-            raise Wrong("these are values, not bytes: bytes_per_value is missing.")
+        _judge_width(composed, fused, size)
         require(not math.isclose(composed, 4),
                 "composed: 4 passes. The product reads TWO tensors: silu's result and `up`.")
         require(math.isclose(composed, 5), f"composed: you have {composed:.3g} passes over [tokens, "
@@ -101,6 +108,16 @@ def swiglu_bytes(count):
                                                  "features].")
     return ("5 passes become 3. A feed-forward layer of Llama 3 8B saves 235 MB for every 4,096 tokens in "
             "bfloat16.")
+
+
+def _judge_width(composed: float, fused: float, size: int) -> None:
+    """Raise Wrong if the passes are right, and only the bytes of a value are not."""
+    width = size * composed / 5
+    if math.isclose(width, size) or not math.isclose(3 * composed, 5 * fused):
+        return
+    require(not math.isclose(width, 1), "these are values, not bytes: bytes_per_value is missing.")
+    raise Wrong(f"the passes are right, but you count {width:.3g} bytes for each value: bytes_per_value is "
+                f"{size} here.")
 
 
 def _count_tiles(tokens: int, rows: int, keys: int) -> tuple[int, int]:
@@ -134,22 +151,26 @@ def tiles(count):
         (1, 16, 16),
     )
     for tokens, rows, keys in cases:
-        case = f"{tokens} tokens in tiles of {rows} × {keys}"
         got = count(tokens, rows, keys)
         pair(got, "return two numbers: (whole, diagonal).")
-        whole, diagonal = _count_tiles(tokens, rows, keys)
-        visited = whole + diagonal
-        square = -(-tokens // rows) * -(-tokens // keys)
-        require(sum(got) != square or square == visited,
-                f"{case}: you visit all {square} tiles. Those above the diagonal hold nothing and are never "
-                "loaded.")
-        require(got[1] != 0 or diagonal == 0,
-                f"{case}: no tile needs a mask? The diagonal runs through {diagonal} of them.")
-        require(int(sum(got)) == visited, f"{case}: {visited} tiles are visited; you have {sum(got):g}.")
-        require(int(got[0]) == whole, f"{case}: {whole} tiles need no mask; you have {got[0]:g}. A tile is "
-                                      "whole if "
-                "its LAST key is seen by the strip's FIRST row.")
+        with about(f"{tokens} tokens in tiles of {rows} × {keys}"):
+            _judge_tiles(got, tokens, rows, keys)
     return "With small tiles the visited share goes to one half, and the masked share to nothing."
+
+
+def _judge_tiles(got, tokens: int, rows: int, keys: int) -> None:
+    whole, diagonal = _count_tiles(tokens, rows, keys)
+    visited = whole + diagonal
+    square = math.ceil(tokens / rows) * math.ceil(tokens / keys)
+    mine = sum(got)
+    require(mine != square or square == visited,
+            f"you visit all {square} tiles. Those above the diagonal hold nothing and are never loaded.")
+    require(got[1] != 0 or diagonal == 0,
+            f"no tile needs a mask? The diagonal runs through {diagonal} of them.")
+    require(int(mine) == visited, f"{visited} tiles are visited; you have {mine:g}.")
+    require(int(got[0]) == whole,
+            f"{whole} tiles need no mask; you have {got[0]:g}. A tile is whole if its LAST key is seen by "
+            "the strip's FIRST row.")
 
 
 @exercise("10.silu_backward", hints=(
@@ -162,31 +183,68 @@ def tiles(count):
 ))
 def silu_backward(backward):
     for n, size, padded in ((6, 3, 6), (9, 4, 16)):
-        q, k, v = (_randn(n, size, seed=seed).requires_grad_() for seed in (n, n + 1, n + 2))
-        dy = _randn(n, size, seed=n + 3)
-        scores = q @ k.T
-        weights = F.silu(scores) / padded                        # of all keys, also of later ones
-        y = weights.tril() @ v
-        want = torch.autograd.grad(y, (q, k, v), dy, retain_graph=True)
-        copies = [leaf.detach().clone() for leaf in (q, k, v)]
-        got = backward(*copies, dy.clone(), padded)
+        q, k, v, dy = (_randn(n, size, seed=seed) for seed in range(n, n + 4))
+        leaves = [tensor.clone().requires_grad_() for tensor in (q, k, v)]
+        scores = leaves[0] @ leaves[1].T
+        y = (F.silu(scores) / padded).tril() @ leaves[2]
+        want = torch.autograd.grad(y, leaves, dy)
+        got = _by_hand(backward, q, k, v, dy, padded)
         several(got, 3, "return three tensors: (dq, dk, dv).")
-        if _equal(got[2], weights.T @ dy):
-            raise Wrong("dv: row i is influenced by keys after i. The mask holds in the backward pass, too.")
-        close(got[2], want[2], "dv")
-        only_gate = (dy @ v.T) * torch.sigmoid(scores)
-        if _equal(got[0], only_gate.tril() / padded @ k):
-            raise Wrong("dq: the slope of s·σ(s) has two terms, by the product rule; yours is σ(s) alone.")
-        for mine, right, name in zip(got, want, ("dq", "dk")):
-            if _equal(mine, padded * right):
-                raise Wrong(f"{name} is {padded} times too large: the 1/n of the forward pass is missing.")
+        _explain_backward(got, want, q, k, v, dy, padded)
+        for mine, right, name in zip(got, want, ("dq", "dk", "dv")):
             close(mine, right, name)
     return "The same three lines, tile by tile, are the column kernel and the row kernel."
 
 
-def _equal(got, want: torch.Tensor) -> bool:
-    """True if `got` is a tensor of that shape and those values."""
-    return torch.is_tensor(got) and got.shape == want.shape and torch.allclose(got, want)
+def _by_hand(backward, *tensors):
+    """What the answer returns, where autograd keeps no record. Raises Wrong if the answer asks for one."""
+    with torch.inference_mode():
+        copies = [part.clone() if torch.is_tensor(part) else part for part in tensors]
+        try:
+            return backward(*copies)
+        except RuntimeError as error:
+            if "does not require grad" in str(error):
+                raise Wrong("by hand, no autograd: here it keeps no record, so it has nothing to walk "
+                            "back.") from None
+            raise
+
+
+def _explain_backward(got, want, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dy: torch.Tensor,
+                      n: int) -> None:
+    """Raise Wrong with the reason, if it is a known one. Rows i of all matrices are of query i."""
+    s = q @ k.T
+    gate = torch.sigmoid(s)
+    weights = s * gate / n
+    scaled = F.silu(s / math.sqrt(q.shape[1])) / n
+    slope = gate * (1 + s * (1 - gate))
+    da = dy @ v.T
+    ds = (da * slope).tril() / n
+    dq, dk, dv = want
+    after = "row i is influenced by keys after i. The mask holds in the backward pass, too."
+    turned = "the matrix is not turned around: column j of it, over all queries, makes row j of the result."
+    explain(got[2], (
+        (weights.T @ dy, f"dv: {after}"),
+        (weights.tril() @ dy, f"dv: {turned}"),
+        (scaled.tril().T @ dy, f"dv: your scores are divided by √{q.shape[1]}; here they are not, only by n."),
+    ), unless=dv)
+    explain(got[0], (
+        (dk, "dq and dk are exchanged: return (dq, dk, dv)."),
+        ((da * slope / n) @ k, f"dq: {after}"),
+        ((da * gate).tril() / n @ k,
+         "dq: the slope of s·σ(s) has two terms, by the product rule; yours is σ(s) alone."),
+        (ds.T @ k, "dq: ds is turned around here; row i of ds, over all keys, makes row i of dq."),
+    ), unless=dq)
+    explain(got[1], (
+        (ds @ q, f"dk: {turned}"),
+        ((da * slope / n).T @ q, f"dk: {after}"),
+    ), unless=dk)
+    for mine, right, name in zip(got, want, ("dq", "dk", "dv")):
+        by_tokens = right * n / len(q)
+        explain(mine, (
+            (n * right, f"{name} is {n} times too large: the 1/n of the forward pass is missing."),
+            (right / n, f"{name} is {n} times too small: 1/n is there twice."),
+            (by_tokens, f"{name}: you divide by the {len(q)} tokens; n is {n} here, and may be larger."),
+        ), unless=right)
 
 
 _EDGES = [math.ceil(math.exp(0.301 * b)) for b in range(4, 60)]
@@ -220,5 +278,15 @@ def buckets(bucket):
         require(got.shape == want.shape,
                 f"shape {list(got.shape)}, but one bucket for each of {len(gaps)} gaps is wanted.")
         for seconds, mine, right in zip(values, got.tolist(), want.tolist()):
-            require(mine == right, f"{name}: {seconds:,} s is in bucket {right}, you say {mine}.")
+            if mine != right:
+                off = f"{name}: {seconds:,} s is in bucket {right}, you say {mine}."
+                require(mine != _in_float32(seconds), f"{off} That is what a logarithm in float32 gives: it "
+                                                      "rounds over the edge. Convert to float64 first.")
+                raise Wrong(off)
     return "From one second to more than a billion years in 129 buckets, each 1.35 times as long as the last."
+
+
+def _in_float32(seconds: int) -> int:
+    """The bucket of a gap if its logarithm is rounded to float32."""
+    length = torch.tensor(seconds, dtype=torch.float32).abs().clamp(min=1)
+    return min(128, int(length.log() / 0.301))

@@ -37,6 +37,18 @@ def merge(a, b):
 
 check("10.merge", merge)
 
+# %% 10.merge | has changed what it was given
+def merge(a, b):                                # right numbers, written into the first worker's tensors
+    (ma, la, oa), (mb, lb, ob) = a, b
+    m = torch.maximum(ma, mb)
+    base = torch.where(m == -torch.inf, torch.zeros_like(m), m)
+    fa, fb = torch.exp(ma - base), torch.exp(mb - base)
+    la *= fa
+    oa *= fa
+    return m, la + lb * fb, oa + ob * fb
+
+check("10.merge", merge)
+
 # %% 10.swiglu_bytes | reads TWO tensors
 def count(tokens, features, bytes_per_value):
     one = tokens * features * bytes_per_value
@@ -54,6 +66,12 @@ check("10.swiglu_bytes", count)
 # %% 10.swiglu_bytes | bytes_per_value is missing
 def count(tokens, features, bytes_per_value):
     return 5 * tokens * features, 3 * tokens * features
+
+check("10.swiglu_bytes", count)
+
+# %% 10.swiglu_bytes | you count 2 bytes
+def count(tokens, features, bytes_per_value):   # always bfloat16
+    return 5 * tokens * features * 2, 3 * tokens * features * 2
 
 check("10.swiglu_bytes", count)
 
@@ -112,7 +130,7 @@ def backward(q, k, v, dy, n):
 
 check("10.silu_backward", backward)
 
-# %% 10.silu_backward | dk
+# %% 10.silu_backward | dk: the matrix is not turned around
 def backward(q, k, v, dy, n):                   # dk by row: ds is not turned around
     s = q @ k.T
     gate = torch.sigmoid(s)
@@ -120,6 +138,48 @@ def backward(q, k, v, dy, n):                   # dk by row: ds is not turned ar
     return ds @ k, ds @ q, ((s * gate).tril() / n).T @ dy
 
 check("10.silu_backward", backward)
+
+# %% 10.silu_backward | no autograd
+def backward(q, k, v, dy, n):
+    q, k, v = (tensor.requires_grad_() for tensor in (q, k, v))
+    y = (torch.nn.functional.silu(q @ k.T) / n).tril() @ v
+    return torch.autograd.grad(y, (q, k, v), dy)
+
+check("10.silu_backward", backward)
+
+# %% 10.silu_backward | dq: row i is influenced by keys after i
+def backward(q, k, v, dy, n):                   # the mask of the forward pass only
+    s = q @ k.T
+    gate = torch.sigmoid(s)
+    ds = (dy @ v.T) * gate * (1 + s * (1 - gate)) / n
+    return ds @ k, ds.T @ q, ((s * gate).tril() / n).T @ dy
+
+check("10.silu_backward", backward)
+
+# %% 10.silu_backward | dq and dk are exchanged
+def backward(q, k, v, dy, n):
+    s = q @ k.T
+    gate = torch.sigmoid(s)
+    ds = ((dy @ v.T) * gate * (1 + s * (1 - gate))).tril() / n
+    return ds.T @ q, ds @ k, ((s * gate).tril() / n).T @ dy
+
+check("10.silu_backward", backward)
+
+# %% 10.silu_backward | n is 16 here
+def backward(q, k, v, dy, n):                   # divides by the number of tokens
+    n = len(q)
+    s = q @ k.T
+    gate = torch.sigmoid(s)
+    ds = ((dy @ v.T) * gate * (1 + s * (1 - gate))).tril() / n
+    return ds @ k, ds.T @ q, ((s * gate).tril() / n).T @ dy
+
+check("10.silu_backward", backward)
+
+# %% 10.buckets | rounds over the edge
+def buckets(gap_seconds):
+    return (gap_seconds.abs().clamp(min=1).float().log() / 0.301).floor().long().clamp(max=128)
+
+check("10.buckets", buckets)
 
 # %% 10.buckets | a gap of 0
 def buckets(gap_seconds):
