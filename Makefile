@@ -5,6 +5,8 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+# JupyterLab's own settings for the workbook: it keeps sliders as they were left.
+SETTINGS := $(VENV)/etc/jupyter/labconfig
 READY  := $(VENV)/.ready
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check
 # JupyterLab refuses to run as root unless told to; in a container everybody is root.
@@ -48,6 +50,7 @@ model: $(READY)
 lab: setup      ## open the workbook in JupyterLab
 	@$(BIN)/python -m aiinfra info
 	@$(BIN)/python -m aiinfra.lab.copies lay
+	@mkdir -p $(SETTINGS) && cp aiinfra/lab/jupyterlab.json $(SETTINGS)/default_setting_overrides.json
 	@$(BIN)/python -m jupyterlab $(LAB_ARGS) --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/work/$(FIRST) --LabApp.news_url=None
 
 update:         ## fetch what is new, and bring your own copies in work/ on; what you wrote stays

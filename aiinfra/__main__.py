@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, NamedTuple
 
+from aiinfra import environment
 from aiinfra.errors import nearest
 
 
@@ -40,6 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     args = argparse.Namespace(debug=False)        # until they are known
     try:
+        environment.calm_threads()                # before PyTorch is imported
         args = parser(argv).parse_args(argv)
         with _ctrl_c_ends_at_once():
             import_module("torch")                # what every command needs

@@ -6,7 +6,7 @@
 import textwrap
 from html import escape
 
-from aiinfra.lab.markup import SIGNS, TONES, frame
+from aiinfra.lab.markup import SIGNS, TONES, frame, ink
 from puzzles.heat_map import heat_svg
 from puzzles.judge.verdict import Finding, GpuRun, ResourceUsage, Traffic, Verdict
 
@@ -45,7 +45,7 @@ def as_text(verdict: Verdict) -> str:
 def as_html(verdict: Verdict) -> str:
     """The verdict as one box: what is wrong, where, the figures, and a heat map of what differs."""
     tone = _TONES[verdict.status]
-    parts = [f'<b style="color:{TONES[tone]}">{escape(_head(verdict))}</b>{escape(_at_case(verdict))}']
+    parts = [f'<b style="color:{ink(TONES[tone])}">{escape(_head(verdict))}</b>{escape(_at_case(verdict))}']
     parts += [_finding_html(finding) for finding in _findings(verdict)]
     if verdict.heat:
         parts.append(heat_svg(verdict.heat))

@@ -3,7 +3,9 @@ it."""
 
 import argparse
 import sys
+import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
@@ -34,6 +36,7 @@ def add_chat(parser: Parser) -> None:
 def run_generate(args: argparse.Namespace) -> None:
     """Print the completion as it is made; several, once they are complete."""
     params = _sampling_params(args)
+    _print_any_letter()
     prompt = _read_stdin() if args.prompt == "-" else args.prompt
     llm = _llm(args)
     if params.n == 1:
@@ -49,6 +52,9 @@ def run_generate(args: argparse.Namespace) -> None:
 def run_chat(args: argparse.Namespace) -> None:
     """A conversation: read a line, stream the answer, keep both."""
     params = _sampling_params(args)
+    _print_any_letter()
+    _edit_lines()
+    print(f"loading {args.model} … (an empty line or Ctrl-D ends, Ctrl-C cuts an answer short)", flush=True)
     llm = _llm(args)
     messages = [{"role": "system", "content": args.system}] if args.system else []
     while line := _ask():
@@ -59,20 +65,43 @@ def run_chat(args: argparse.Namespace) -> None:
             print(f"error: {error}", file=sys.stderr)
             messages.pop()
             continue
-        print()
         messages.append({"role": "assistant", "content": answer})
 
 
 def _answer(llm: "LLM", messages: list[dict[str, str]], params: "SamplingParams") -> str:
-    """Print the answer as it is made; returns what there is of it, also if Ctrl-C cuts it short."""
+    """Print the answer as it is made, and its speed; returns what there is of it, also if Ctrl-C cuts it short."""
     said = ""
+    times = []
     try:
         for piece in _pieces(llm.stream(llm.tokenizer.encode_chat(messages), params)):
+            times.append(time.perf_counter())
             said += piece
             print(piece, end="", flush=True)
     except KeyboardInterrupt:
         print(" …", end="")
+    print(_speed(times))
     return said
+
+
+def _speed(times: list[float]) -> str:
+    """Tokens a second between the first and the last, from the moment of each; "" for fewer than two."""
+    if len(times) < 2 or not sys.stdout.isatty():
+        return ""
+    rate = (len(times) - 1) / (times[-1] - times[0])
+    return f"\n[{rate:.0f} tokens/s]"
+
+
+def _print_any_letter() -> None:
+    """Where the terminal's encoding lacks a letter, print ? instead of ending there."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
+def _edit_lines() -> None:
+    """Let input() understand the arrow keys, where Python has readline."""
+    with suppress(ImportError):                   # Windows
+        import readline                           # noqa: F401  importing it is all
 
 
 def add_model_argument(parser: Parser) -> None:

@@ -16,4 +16,5 @@ def run_info(args: argparse.Namespace) -> None:
     from aiinfra import device, environment
     print(f"Python {sys.version.split()[0]}, PyTorch {torch.__version__}, {device.device_name()}")
     print(device.gpu_report())
+    print(environment.calm_threads())
     print(f"models: {environment.cache_dir() / 'models'}; your progress: {environment.data_dir()}")

@@ -103,7 +103,10 @@ def merge(base: Book | None, shipped: Book, mine: Book) -> Book:
     for key, cell in now.items():
         cells += _merged(cell, before.get(key), theirs.get(key))
         cells += _added(mine, before, now, after=key)
-    return {**shipped, "cells": cells}
+    metadata = dict(shipped["metadata"])
+    if "widgets" in mine["metadata"]:
+        metadata["widgets"] = mine["metadata"]["widgets"]        # as the reader left the sliders
+    return {**shipped, "metadata": metadata, "cells": cells}
 
 
 def _merged(shipped: Cell, base: Cell | None, mine: Cell | None) -> list[Cell]:

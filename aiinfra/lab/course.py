@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aiinfra.lab import store
-from aiinfra.lab.markup import SIGNS, TONES, Rich
+from aiinfra.lab.markup import SIGNS, TONES, Rich, ink
 from aiinfra.lab.source import ROOT
 from aiinfra.lab.store import PASSED, WRONG
 
@@ -65,7 +65,7 @@ class Part:
         """A row of a table: the link, and the signs in colour."""
         signs = []
         for exercise, mark in self.marks.items():
-            colour = TONES[_TONES[mark]]
+            colour = ink(TONES[_TONES[mark]])
             signs.append(f'<span style="color:{colour}">{sign(mark)}</span> {_short(exercise)}')
         link = f'<a href="{self.file}">{self.name}</a>'
         return f"<tr>{_CELL}{link}</td>{_CELL}{' &emsp; '.join(signs)}</td></tr>"

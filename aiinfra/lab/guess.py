@@ -7,41 +7,34 @@ guess everything goes on ("no guess yet"). Used by every notebook.
 """
 
 import math
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from html import escape
+from typing import Any, NamedTuple
 
+from IPython.display import DisplayHandle, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from aiinfra.lab import store, style
-from aiinfra.lab.markup import Rich, box
+from aiinfra.lab.markup import Rich, inline
+from aiinfra.lab.numbers import number, slider_of, steps
 
-_QUIET = "#767676"
-
-
-def number(value: float) -> str:
-    """A number for people: 3 significant digits, thousands separated, powers of ten far out."""
-    if value == 0:
-        return "0"
-    if not 1e-4 <= abs(value) < 1e6:
-        return f"{value:.2e}"
-    decimals = 2 - math.floor(math.log10(abs(value)))
-    text = f"{value:,.{max(0, decimals)}f}"
-    if "." in text:
-        text = text.rstrip("0").rstrip(".")
-    return text
+_QUIET = "#6B6B6B"
+_STEPS = 200
+_FOLDED = "The answer is folded until your guess is on record: make it above, or open it here."
 
 
 @dataclass(frozen=True, repr=False)
 class Prediction(Rich):
-    """A question with a scale. Shown as a slider where a kernel runs, as a sentence elsewhere."""
+    """A question with a scale. Shown as a sentence, which is kept in the file, and a slider where a kernel runs."""
 
     name: str
     question: str
     unit: str
     low: float
     high: float
-    tone = "calm"
+    trouble: str = ""
+    tone = "note"
 
     @property
     def guess(self) -> float | None:
@@ -69,7 +62,7 @@ class Prediction(Rich):
     def foot(self) -> str:
         """A last line, or nothing."""
         scale = f"Between {number(self.low)} and {number(self.high)} {self.unit}."
-        return f'{scale} In JupyterLab this is a slider; predict("{self.name}", guess=…) does the same.'
+        return f'{scale} Move the slider, or call predict("{self.name}", guess=…). {self.trouble}'.strip()
 
     def record(self, value: float | None) -> str:
         """Write question and guess down. Returns "" or why they could not be kept."""
@@ -82,61 +75,32 @@ class Prediction(Rich):
         }
         return store.write("guesses", self.name, record)
 
-    def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
-        bundle = {"text/plain": repr(self), "text/markdown": self._repr_markdown_()}
-        panel = _panel(self)
-        if panel is None:
-            return {**bundle, "text/html": self._repr_html_()}
-        return panel._repr_mimebundle_() | bundle
+    def _ipython_display_(self) -> None:
+        sentence = display(self.bundle(), raw=True, display_id=True)
+        control = control_of(self)
+        if control is None:
+            return
+
+        def moved(change: dict[str, Any]) -> None:
+            trouble = self.record(change["new"])
+            sentence.update(replace(self, trouble=trouble).bundle(), raw=True)
+            _refresh(self.name)
+
+        control.observe(moved, names="value")
+        display({**control._repr_mimebundle_(), "text/plain": ""}, raw=True)
 
 
-def _panel(prediction: Prediction):
-    """The slider with its question, or None where widgets are not installed."""
+def control_of(prediction: Prediction) -> Any:
+    """The slider, at the guess or in the middle of its scale; None where widgets are not installed."""
     try:
         import ipywidgets as widgets
     except ImportError:
         return None
-    control = _control(widgets, prediction)
-    note = widgets.HTML(_note(prediction, ""))
-
-    def moved(change) -> None:
-        trouble = prediction.record(change["new"])
-        note.value = _note(prediction, trouble)
-
-    control.observe(moved, names="value")
-    question = widgets.HTML(box("note", "Predict", prediction.question))
-    low, high = widgets.HTML(_grey(prediction.low)), widgets.HTML(_grey(prediction.high))
-    row = widgets.HBox([low, control, high, note], layout=widgets.Layout(margin="0 0 0 16px"))
-    return widgets.VBox([question, row])
-
-
-def _control(widgets, prediction: Prediction):
-    """The slider, at the guess or in the middle of its scale."""
-    low, high = prediction.low, prediction.high
-    middle = (low + high) / 2
-    guess = prediction.guess
-    common = {"continuous_update": False, "readout": False, "layout": widgets.Layout(width="420px")}
-    if prediction.log:
-        start = guess or math.sqrt(low * high)
-        low, high = math.log10(low), math.log10(high)
-        step = (high - low) / 200
-        return widgets.FloatLogSlider(value=start, min=low, max=high, step=step, **common)
-    start = middle if guess is None else guess
-    step = (high - low) / 200
-    return widgets.FloatSlider(value=start, min=low, max=high, step=step, **common)
-
-
-def _grey(value: float) -> str:
-    return f'<span style="color:{_QUIET}">{number(value)}</span>'
-
-
-def _note(prediction: Prediction, trouble: str) -> str:
-    guess = prediction.guess
-    text, colour = "move the slider: no guess yet", _QUIET
-    if guess is not None:
-        text = f"your guess: {number(guess)} {prediction.unit}"
-        colour = style.PREDICTION_TEXT
-    return f'<b style="color:{colour};margin-left:12px">{text}</b> {trouble}'
+    start = prediction.guess
+    scale = steps(prediction.low, prediction.high, _STEPS, log=prediction.log)
+    if start is None:
+        start = scale[len(scale) // 2]
+    return slider_of(widgets, {*scale, start}, start, layout=widgets.Layout(width="560px", margin="0 0 0 16px"))
 
 
 def predict(name: str, question: str = "", unit: str = "", low: float = 0.0, high: float = 1.0,
@@ -158,8 +122,7 @@ def predict(name: str, question: str = "", unit: str = "", low: float = 0.0, hig
     prediction = Prediction(name=name, question=question or name, unit=unit, low=low, high=high)
     if guess is None:
         guess = prediction.guess                # the earlier one
-    prediction.record(guess)
-    return prediction
+    return replace(prediction, trouble=prediction.record(guess))
 
 
 class _Bar(NamedTuple):
@@ -168,27 +131,77 @@ class _Bar(NamedTuple):
     colour: str
 
 
+@dataclass(frozen=True, repr=False)
+class Comparison:
+    """Guess, bound and measurement as bars. Folded until there is a guess; a guess made later is drawn at once."""
+
+    name: str
+    title: str
+    unit: str
+    bars: tuple[_Bar, ...]
+
+    @property
+    def guess(self) -> float | None:
+        """The guess on record, or None."""
+        return store.read("guesses", self.name).get("guess")
+
+    def figure(self) -> Figure:
+        """The guess of now above the other bars."""
+        bars = [_Bar("your prediction", self.guess, style.PREDICTION), *self.bars]
+        height = 0.9 + 0.42 * len(bars)
+        fig, ax = style.axes(f"[{self.unit}]" if self.unit else "", "", self.title, size=(7.0, height))
+        _draw(ax, bars, self.unit)
+        style.plt.close(fig)              # shown once, as the cell's result
+        return fig
+
+    def __repr__(self) -> str:
+        values = [f"{bar.label} {number(bar.value)} {self.unit}".strip() for bar in self.bars]
+        return f"{self.title} {', '.join(values)}".strip()
+
+    def bundle(self) -> tuple[dict[str, str], dict[str, Any]]:
+        """What is shown, by MIME type, and its metadata."""
+        fig = self.figure()
+        picture, shown = style.png(fig)
+        if self.guess is not None:
+            return {"image/png": picture, "text/plain": repr(self)}, {"image/png": shown}
+        size = f'width="{shown["width"]}" height="{shown["height"]}" alt="{escape(shown["alt"])}"'
+        image = f'<img {size} src="data:image/png;base64,{picture}">'
+        folded = f"<details><summary>{inline(_FOLDED)}</summary>{image}</details>"
+        return {"text/html": folded, "text/plain": repr(self)}, {}
+
+    def _ipython_display_(self) -> None:
+        data, metadata = self.bundle()
+        handle = display(data, metadata=metadata, raw=True, display_id=True)
+        _SHOWN[self.name] = (self, handle)
+
+
+_SHOWN: dict[str, tuple[Comparison, DisplayHandle]] = {}     # the latest of each name, which a moved slider draws anew
+
+
+def _refresh(name: str) -> None:
+    if name in _SHOWN:
+        comparison, handle = _SHOWN[name]
+        data, metadata = comparison.bundle()
+        handle.update(data, metadata=metadata, raw=True)
+
+
 def compare(name: str, measured: float, bound: float | None = None, bound_label: str = "bound",
-            measured_label: str = "measured", unit: str | None = None, question: str | None = None) -> Figure:
+            measured_label: str = "measured", unit: str | None = None, question: str | None = None) -> Comparison:
     """One figure with guess, bound and measurement as bars; make it the last line of a cell.
 
     Question, unit and guess are those of `predict(name, …)` unless given here. The scale is
-    logarithmic, with dots for bars, if the values span a factor of 30 or more.
+    logarithmic, with dots for bars, if the values span a factor of 30 or more. Without a guess the figure
+    is folded: a click opens it.
     """
     kept = store.read("guesses", name)
     if unit is None:
         unit = kept.get("unit", "")
-    bars = [_Bar("your prediction", kept.get("guess"), style.PREDICTION)]
+    bars = [_Bar(measured_label, measured, style.MEASURED)]
     if bound is not None:
-        bars.append(_Bar(bound_label, bound, style.BOUND))
-    bars.append(_Bar(measured_label, measured, style.MEASURED))
+        bars.insert(0, _Bar(bound_label, bound, style.BOUND))
     title = question or kept.get("question", "")
     title = title[:1].upper() + title[1:]
-    height = 0.9 + 0.42 * len(bars)
-    fig, ax = style.axes(f"[{unit}]" if unit else "", "", title, size=(7.0, height))
-    _draw(ax, bars, unit)
-    style.plt.close(fig)                  # shown once, as the cell's result
-    return fig
+    return Comparison(name=name, title=title, unit=unit, bars=tuple(bars))
 
 
 def _draw(ax: Axes, bars: list[_Bar], unit: str) -> None:

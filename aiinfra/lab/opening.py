@@ -15,19 +15,25 @@ from aiinfra.device import default_device
 from aiinfra.lab import course, style
 from aiinfra.lab.markup import Rich, inline
 
+# JupyterLab only: lines of prose that can be read, and in the dark theme figures turned dark with their hues kept.
+_LOOKS = """<style>
+.jp-Notebook .jp-MarkdownOutput { max-width: 60em; }
+[data-jp-theme-light="false"] .jp-OutputArea-output img { filter: invert(0.92) hue-rotate(180deg); }
+</style>"""
+
 
 class Opening(Rich):
     """What a page's first cell shows: the key of colours, and the reader's progress on that page."""
 
     tone = "note"
 
-    def __init__(self, key: style.Key, page: course.Part) -> None:
+    def __init__(self, key: style.Key, page: course.Part, threads: str) -> None:
         self._key = key
         self.head, self.body = key.head, key.body
-        self.foot = f"{page.name}: {page.score}. `progress()` shows the whole course."
+        self.foot = f"{page.name}: {page.score}. `progress()` shows the whole course.\n{threads}."
 
     def _repr_html_(self) -> str:
-        return f"{self._key._repr_html_()}<br><small>{inline(self.foot)}</small>"
+        return f"{_LOOKS}{self._key._repr_html_()}<br><small>{inline(self.foot)}</small>"
 
 
 def start(page: str, interpret: bool = False, grad: bool = True) -> torch.device:
@@ -36,11 +42,12 @@ def start(page: str, interpret: bool = False, grad: bool = True) -> torch.device
     `interpret` lets Triton kernels run in the interpreter where there is no GPU; `grad=False` is for pages that
     train nothing. Raises ValueError if there is no such page, and RuntimeError if `interpret` comes too late.
     """
+    threads = environment.calm_threads()
     opened = course.page(page)
     device = default_device()
     if interpret and device.type == "cpu":
         environment.interpret_triton()
     environment.silence_profiler()
     torch.set_grad_enabled(grad)
-    display(Opening(style.use(), opened))
+    display(Opening(style.use(), opened, threads))
     return device

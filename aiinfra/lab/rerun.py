@@ -43,8 +43,15 @@ def rerun(path: Path) -> None:
         cell.metadata.pop("execution", None)              # times of day: noise in a diff
         for output in cell.get("outputs", []):
             output.get("data", {}).pop(WIDGET, None)
+        if "outputs" in cell:
+            cell.outputs = [output for output in cell.outputs if not _says_nothing(output)]
     book.metadata = _METADATA
     files.write_text(path, nbformat.writes(book) + "\n")
+
+
+def _says_nothing(output: nbformat.NotebookNode) -> bool:
+    """True for what a widget leaves that has no words for itself."""
+    return output.get("data") == {"text/plain": ""}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

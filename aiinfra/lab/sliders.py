@@ -9,7 +9,6 @@ machine without ipywidgets the figure alone. A slider of whole numbers may have 
 it, as a film. Used by every notebook.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,10 @@ from IPython.display import display
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from aiinfra.lab.numbers import slider_of, steps
+
+_LOG_STEPS = 100
+_MANY = 1000        # from here on a number is written with a comma, which a slider of integers does not do
 _FRAME = 300        # milliseconds from one frame of a film to the next: enough for Matplotlib to draw it
 
 
@@ -127,9 +130,11 @@ def _widget(ipywidgets, name: str, spec: Any):
     if isinstance(spec, list):
         return ipywidgets.Dropdown(options=spec, value=spec[0], **common)
     if spec.log:
-        low, high = math.log10(spec.low), math.log10(spec.high)
-        step = spec.step or (high - low) / 100
-        return ipywidgets.FloatLogSlider(value=spec.start, min=low, max=high, step=step, readout_format=".4g", **wide)
+        values = steps(spec.low, spec.high, _LOG_STEPS, log=True, whole=spec.whole)
+        return slider_of(ipywidgets, {*values, spec.start}, spec.start, **wide)
+    if spec.whole and not spec.play and _MANY <= spec.high <= _MANY * (spec.step or 1):
+        values = range(spec.low, spec.high + 1, spec.step or 1)
+        return slider_of(ipywidgets, {*values, spec.start}, spec.start, **wide)
     scale = {"value": spec.start, "min": spec.low, "max": spec.high}
     if spec.whole:
         return ipywidgets.IntSlider(step=spec.step or 1, **scale, **wide)

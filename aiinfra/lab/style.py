@@ -12,6 +12,7 @@ Not SVG, because JupyterLab hides SVG in a notebook that is not trusted, as a fr
 import base64
 import io
 import textwrap
+from typing import Any
 
 import matplotlib.pyplot as plt
 from IPython import get_ipython
@@ -91,19 +92,40 @@ def use() -> Key:
         from matplotlib_inline.backend_inline import set_matplotlib_formats
         set_matplotlib_formats("png")
         shell.display_formatter.formatters["image/png"].for_type(Figure, png)
+        shell.display_formatter.formatters["text/plain"].for_type(Figure, _print_words)
     return Key()
 
 
-def png(fig: Figure, sharpness: float = 1.5) -> tuple[str, dict[str, int]]:
-    """The figure as base64 PNG with 256 colours, and the size in CSS pixels it is meant to have."""
+def _print_words(fig: Figure, printer: Any, cycle: bool) -> None:
+    printer.text(words(fig))
+
+
+def png(fig: Figure, sharpness: float = 1.5) -> tuple[str, dict[str, Any]]:
+    """The figure as base64 PNG with 256 colours; the size in CSS pixels it is meant to have, and its text (alt)."""
     raw, small = io.BytesIO(), io.BytesIO()
     fig.savefig(raw, format="png", dpi=sharpness * fig.dpi, bbox_inches="tight")
     image = Image.open(raw).convert("RGB")
     image = image.quantize(256, dither=Image.Dither.NONE)
     image.save(small, format="png", optimize=True)
     width, height = image.size
-    shown = {"width": round(width / sharpness), "height": round(height / sharpness)}
+    shown = {"width": round(width / sharpness), "height": round(height / sharpness), "alt": words(fig)}
     return base64.b64encode(small.getvalue()).decode(), shown
+
+
+def words(fig: Figure) -> str:
+    """A figure for who cannot see it: its titles, and what stands along its axes."""
+    parts = [fig.get_suptitle()]
+    for ax in fig.axes:
+        parts += [ax.get_title(loc="left"), ax.get_title(), *_along(ax)]
+    said = [" ".join(part.split()) for part in parts if part.strip()]
+    return "Figure: " + "; ".join(dict.fromkeys(said)) if said else "Figure"
+
+
+def _along(ax: Axes) -> list[str]:
+    across, up = ax.get_xlabel(), ax.get_ylabel()
+    if across and up:
+        return [f"{up} against {across}"]
+    return [across or up]
 
 
 def axes(xlabel: str, ylabel: str, title: str = "", size: tuple[float, float] = (7.0, 3.6),

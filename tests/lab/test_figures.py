@@ -76,7 +76,16 @@ def test_a_log_slider_is_given_in_values(monkeypatch, shown):
     monkeypatch.setattr(sliders, "_show_controls", lambda widgets, specs: made.update(widgets))
     explore(drawing([]), rate=slider(1e-4, 1.0, 0.01, log=True, label="learning rate"))
     widget = made["rate"]
-    assert (widget.value, widget.min, widget.max, widget.description) == (0.01, -4, 0, "learning rate")
+    ends = widget.options[0], widget.options[-1]
+    assert (widget.value, ends, widget.description) == (0.01, (("0.0001", 1e-4), ("1", 1.0)), "learning rate")
+
+
+def test_a_count_reads_as_one_while_it_moves(monkeypatch, shown):
+    made = {}
+    monkeypatch.setattr(sliders, "_show_controls", lambda widgets, specs: made.update(widgets))
+    explore(drawing([]), users=slider(1, 100_000, 1, log=True))
+    labels = dict(made["users"].options)
+    assert labels["1,000"] == 1000 and labels["100,000"] == 100_000 and isinstance(labels["1,000"], int)
 
 
 def test_a_start_outside_its_scale_is_refused():
