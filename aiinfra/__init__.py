@@ -7,7 +7,7 @@
     model/        WHAT IS COMPUTED          config, layers, attention, transformer, kv_cache, recommender
     compress/     THE SAME IN FEWER BYTES   packed, quantized
     checkpoint/   FROM FILES AND BACK       hub, huggingface, gguf, names, fill, save, tokenizer, load
-    train/        HOW IT LEARNS             data, and a recommender
+    train/        HOW IT LEARNS             data, loop, optimizer, state, evaluate, run
     engine/       MANY REQUESTS, ONE MODEL  request, blocks, scheduler, runner, sampler, engine, llm
     plan/         HOW MANY MACHINES?        the real scheduler, with a cost in place of a GPU
     bench/        OURS AGAINST OTHERS       load, decode, throughput, steps, gpu, kernels, peers

@@ -1,8 +1,8 @@
 """FROM FILES AND BACK: a checkpoint's names, weights and tokenizer.
 
-    model, tokenizer = load("smollm2-135m")
+    model, tokenizer = load("smollm2-135m", packed=False)               # packed, the default, is not for saving
     logits = model(torch.tensor([tokenizer.encode("The sea is")]))      # [1, T, V]
-    save(model, "my-model", tokenizer)                                  # if it was loaded with packed=False
+    save(model, "my-model", tokenizer)
 
 The life of a checkpoint:
 
@@ -11,8 +11,9 @@ The life of a checkpoint:
 3. Its metadata becomes a config, or an error names what cannot be computed (huggingface_config.py).
 4. Its vocabulary and its chat template become a tokenizer (tokenizer.py, chat_template.py).
 5. A model of that config is made without memory, and a place is chosen: plain, packed or quantised (load.py).
-6. Each of its layers asks one table what the file calls its parts (names.py).
-7. Each is read, checked and put in its place, and no tensor of the file may be left over (fill.py).
+6. One table says what the file calls the parts of each layer (names.py). Before anything is read, all names
+   are compared: none may be missing, and none left over but what follows from the config (fill.py).
+7. Layer after layer is read, its shapes checked, and put in its place (fill.py).
 8. After training the same loop runs backwards and writes a folder that the whole field can open (save.py).
 """
 

@@ -1,4 +1,4 @@
-"""The weights and the config of a GGUF file, in our order and under our words.
+"""The weights and the config of a GGUF file, in our order and by our names.
 
 A file's matrices may be kept in blocks of few bits (see gguf.py for the file itself). They are de-quantised
 as they are read, or, where all parts of a layer are Q4_1, handed on as the 4-bit blocks that they are.

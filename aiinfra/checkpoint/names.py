@@ -1,5 +1,4 @@
-"""What each format calls our layers: the one table for reading, for writing, and for cutting layers into
-shards.
+"""What each format calls our layers: the one table for reading and for writing.
 
     ours                          Hugging Face                      GGUF
     layers.3.attention.qkv   <─>  q_proj + k_proj + v_proj     <──  attn_q + attn_k + attn_v

@@ -4,23 +4,26 @@ The life of a request:
 
 1. `LLM.generate` (llm.py) turns text into token ids and gives them to the engine with `SamplingParams`
    (sampling_params.py), whose values were checked when they were written down.
-2. `Engine.add` (engine.py, set up by options.py) refuses what can never fit, notes what was asked
-   (answers.py) and queues a `Request` (request.py), which is integers.
-3. `Engine.step` asks the scheduler (scheduler.py) for a plan: who runs how many tokens, on which blocks of
-   the cache (blocks.py); with a proposer (speculative.py), guesses are put behind the decodes.
-4. The runner (runner.py) makes one flat batch of the plan and runs the model on it, or replays a recorded
-   step (graphs.py); out come logits for the last row of each request that is up to date.
+2. `Engine.add` (engine.py, set up by options.py) refuses what is longer than the context, and notes what was
+   asked (answers.py); the scheduler refuses what the cache could never hold, and queues a `Request`
+   (request.py), which is integers.
+3. `Engine.step`, or ahead.py in its place, has the answers ask the scheduler (scheduler.py) for a plan: who
+   runs how many tokens, on which blocks of the cache (blocks.py); with a proposer (speculative.py), guesses
+   are put behind the decodes.
+4. The runner (runner.py) first copies each shared block that is about to be written. Then it makes one flat
+   batch of the plan and runs the model on it, or replays a recorded step (graphs.py); out come logits for the
+   last row of each request that is up to date, and for the rows before it if tokens were guessed.
 5. The sampler (sampler.py, likelihood.py) chooses a token from each of these rows; after a prompt, one for
-   each of the n answers.
-6. The answers (answers.py) take their tokens, branch off, or end, and the scheduler commits the step: full
-   blocks can now be found by others, and the blocks of those who ended are free.
-7. A `StepRecord` (record.py) says what was made and what it cost; where a GPU works while Python goes on,
-   the next step has been asked for by then (ahead.py).
-8. Back in llm.py, a stream decoder turns ids into text and cuts it at a stop string, until every answer of
-   the `RequestOutput` has a finish_reason.
+   each of the n answers. Of the rows with guesses, those up to the first wrong guess count.
+6. The answers (answers.py) take their tokens, and have the scheduler commit the step: full blocks can now be
+   found by others. Then answers branch off, or end: what was in their blocks alone can be evicted from now on.
+7. A `StepRecord` (record.py) says what was made and what it cost. Where a GPU works while Python goes on, the
+   next step may have been asked for by then (ahead.py).
+8. Back in llm.py, a stream decoder (checkpoint/tokenizer.py) turns ids into text, which is cut at a stop
+   string, until every answer of the `RequestOutput` has a finish_reason.
 
-Beside this path, generate.py has the two loops without an engine that everything here must equal, token for
-token. Importing this package runs nothing: the scheduler, which needs no torch, must not have to wait for
+Beside this path there are three loops without an engine, whose tokens everything here must equal: two in
+generate.py, and one in speculative.py that takes guesses. Importing this package runs nothing: the scheduler, which needs no torch, must not have to wait for
 it.
 """
 

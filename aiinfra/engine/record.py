@@ -39,7 +39,7 @@ class StepRecord:
     already, so its blocks are counted with the used ones, and who was admitted to it is not waiting any
     more."""
 
-    ran: tuple[tuple[str, int, int], ...]     # (request id, first token, tokens run, guesses among them)
+    ran: tuple[tuple[str, int, int], ...]     # (request id, first token, tokens run, guesses included)
     made: tuple[Made, ...]                    # the new tokens
     admitted: tuple[str, ...]                 # ids of who began, or began again
     preempted: tuple[str, ...]                # ids of who was pushed out
