@@ -225,7 +225,7 @@ def _explain_backward(got, want, q: torch.Tensor, k: torch.Tensor, v: torch.Tens
     explain(got[2], (
         (weights.T @ dy, f"dv: {after}"),
         (weights.tril() @ dy, f"dv: {turned}"),
-        (scaled.tril().T @ dy, f"dv: your scores are divided by √{q.shape[1]}; here they are not, only by n."),
+        (scaled.tril().T @ dy, f"dv: your scores are divided by √{q.shape[1]}; here, only the weights by n."),
     ), unless=dv)
     explain(got[0], (
         (dk, "dq and dk are exchanged: return (dq, dk, dv)."),

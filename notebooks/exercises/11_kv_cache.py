@@ -4,17 +4,12 @@ import math
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from aiinfra.lab.exercise import Wrong, close, exercise, require
-from aiinfra.lab.judging import same
+from aiinfra.lab.judging import EveryTensor, about, explain, same
 from aiinfra.model import KVCache, ModelConfig, Transformer
 
-_LLAMA2 = {
-    "num_hidden_layers": 32,
-    "hidden_size": 4096,
-    "num_attention_heads": 32,
-}
+_LLAMA2 = {"num_hidden_layers": 32, "hidden_size": 4096, "num_attention_heads": 32}
 _LLAMA3 = {
     "num_hidden_layers": 80,
     "hidden_size": 8192,
@@ -243,7 +238,7 @@ def longest_context(longest):
             "not many users.")
 
 
-class _Made(TorchDispatchMode):
+class _Made(EveryTensor):
     """Watches for keys and values: one large tensor, a matrix of `tokens` rows of `size`, many rows."""
 
     def __init__(self, tokens: int, size: int, latent: int) -> None:
@@ -253,15 +248,7 @@ class _Made(TorchDispatchMode):
         self.matrix: list[int] = []              # the shape of a head's keys or values, if they were made
         self.small = 0                           # values in all vectors of a key's length, but not in weights
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        results = out if isinstance(out, tuple | list) else (out,)
-        for result in results:
-            if isinstance(result, Tensor):
-                self._look(result)
-        return out
-
-    def _look(self, tensor: Tensor) -> None:
+    def look(self, tensor: Tensor) -> None:
         values = tensor.untyped_storage().nbytes() // tensor.element_size()
         if values > self.values:
             self.values, self.shape = values, list(tensor.shape)
@@ -385,20 +372,28 @@ def tokens_to_run(count):
     )
     for name, cached, prompt, want in cases:
         got = count(list(cached), list(prompt))
-        same_place = sum(a == b for a, b in zip(cached, prompt))
-        if want != got and same(got, 0):
-            raise Wrong(f"{name}: 0 tokens run gives no logits, so no next token. The last one always runs.")
-        if name == cases[0][0] and same(got, len(prompt) - want):
-            raise Wrong(f"{name}: {got} can be kept, {want} are to be run: of {len(prompt)} tokens you "
-                        "counted the others.")
-        if want != got and same(got, max(1, len(prompt) - same_place)):
-            raise Wrong(f"{name}: a token that is equal but stands AFTER the change has other keys and "
-                        "values: in all layers but the first it has looked at what changed.")
-        if want != got and same(got, max(1, len(prompt) - len(set(cached) & set(prompt)))):
-            raise Wrong(f"{name}: a cache slot belongs to a token at a place, not to a token wherever it "
-                        "appears.")
-        if want != got and name == "a line put in front" and int(got) < want:
-            raise Wrong(f"{name}: everything has moved by one place and has a new beginning. Nothing can be "
-                        "kept.")
-        close(got, want, name)
+        with about(name):
+            if want != got:
+                _explain_run(got, want, cached, prompt)
+            require(want == got or name != "a line put in front" or int(got) >= want,
+                    "everything has moved by one place and has a new beginning. Nothing can be kept.")
+            close(got, want, "tokens to run")
     return "This comparison, made block by block, is prefix caching (notebook 13)."
+
+
+def _explain_run(got, want: int, cached: list[int], prompt: list[int]) -> None:
+    """Raise Wrong with the reason, if it is a known one."""
+    total = len(prompt)
+    same_place = sum(a == b for a, b in zip(cached, prompt))
+    anywhere = len(set(cached) & set(prompt))
+    mistakes = [(0, "0 tokens run gives no logits, so no next token. The last one always runs.")]
+    if prompt[:len(cached)] == cached:
+        mistakes.append((total - want, f"{got} can be kept, {want} are to be run: of {total} tokens you "
+                                       "counted the others."))
+    explain(got, [
+        *mistakes,
+        (max(1, total - same_place), "a token that is equal but stands AFTER the change has other keys and "
+                                     "values: in all layers but the first it has looked at what changed."),
+        (max(1, total - anywhere), "a cache slot belongs to a token at a place, not to a token wherever it "
+                                   "appears."),
+    ])
