@@ -14,6 +14,7 @@ from aiinfra import environment
 from aiinfra.device import default_device
 from aiinfra.lab import course, style
 from aiinfra.lab.markup import Rich, inline
+from aiinfra.lab.without_triton import skip_kernels
 
 # JupyterLab only: lines of prose that can be read, and in the dark theme figures turned dark with their hues kept.
 _LOOKS = """<style>
@@ -47,6 +48,7 @@ def start(page: str, interpret: bool = False, grad: bool = True) -> torch.device
     device = default_device()
     if interpret and device.type == "cpu":
         environment.interpret_triton()
+    skip_kernels()
     environment.silence_profiler()
     torch.set_grad_enabled(grad)
     display(Opening(style.use(), opened, threads))
