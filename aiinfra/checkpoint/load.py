@@ -38,7 +38,7 @@ def load(name_or_path: str | Path = DEFAULT_MODEL, dtype: str | torch.dtype | No
     tokenizer.eos_ids = tuple(dict.fromkeys(ends))
     with torch.device("meta"):                    # shapes only: no random numbers, no memory
         model = Transformer(source.config)
-    model.rotary.to(device)
+    model.rotary.to(device)                       # computed from the config, not filled from the file
     place: WeightPlace = PlacePlain()
     if packed and can_pack(dtype, device):
         place = PlacePacked(model)

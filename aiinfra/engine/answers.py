@@ -147,7 +147,7 @@ class Answers:
                 continue
             guesses = list(work.guesses)
             after = first + 1 + len(guesses)              # a row for each guess, and one for what comes next
-            for answer in self._sharing(self.by_request[work.request]):
+            for answer in self._open_all(self.by_request[work.request]):
                 asked = answer.asked
                 takers.append((answer, guesses))
                 rows += rows_ahead(answer.sampler, guesses, asked.stop_ids, asked.params.min_tokens)
@@ -257,16 +257,16 @@ class Answers:
         asked.answers[index] = answer
         return answer
 
-    def _sharing(self, answer: GrowingAnswer) -> list[GrowingAnswer]:
-        """Whose next token comes from this answer's logits: its own, or all n when their prompt was just
-        read."""
+    def _open_all(self, answer: GrowingAnswer) -> list[GrowingAnswer]:
+        """The answers whose next token comes from this one's logits: itself, or all n, made here, when their
+        prompt was just read."""
         asked = answer.asked
         prompt = answer.request
         if prompt.made or asked.params.n == 1:
             return [answer]
         for index in range(1, asked.params.n):
-            sister = Request(f"{asked.id}#{index}", prompt.prompt, prompt.max_tokens, prompt.priority)
-            self._new(asked, index, sister)
+            other = Request(f"{asked.id}#{index}", prompt.prompt, prompt.max_tokens, prompt.priority)
+            self._new(asked, index, other)
         return list(asked.answers.values())
 
     def _propose(self, request: Request, most: int) -> list[int]:

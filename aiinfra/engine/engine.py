@@ -78,6 +78,7 @@ class Engine:
         if request_id in self.answers.asked:
             raise ValueError(f"request id {request_id!r} is in use: choose another, or wait until it has "
                              "finished.")
+        # `LLM` has asked this of all prompts of a call, before any is run; here it is asked of everybody else's.
         check_ids(prompt, self.model.config.vocab_size)
         most = len(prompt) + params.max_tokens
         if most > self.max_model_len:

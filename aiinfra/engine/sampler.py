@@ -7,6 +7,10 @@ Invariant: a token depends on its own row of logits, its request's seed and its 
 nothing else in the batch (likelihood.py tells how). So a preempted request has no state to save, and any
 place can be drawn again. The logits themselves are rounded differently in other company; that seldom changes
 a draw. The order of penalty and cuts is transformers'. Notebook 12.
+
+    Choosing   how one row becomes a token      Draws    the tokens of all rows, perhaps still on their way
+    Choice     the token that a row became      Sampler  what one answer remembers from token to token
+    draw       likelihood.py: one at random     Drawn    answers.py: Draws, and who gets which
 """
 
 import math

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 from aiinfra.config import config
 
-# As a temperature, it brings logits that are 0.1 apart within one float32 rounding of each other. As a
-# penalty, it keeps logits of up to 1e32 finite.
+# The largest temperature and repetition penalty. A higher temperature would change nothing: divided by this
+# one, logits that are 0.1 apart differ by no more than float32's rounding. With a higher penalty, large logits
+# would overflow: times this one, those of up to 1e32 stay finite.
 _FAR = 1e6
 
 

@@ -36,8 +36,7 @@ _AGE = attrgetter("age")
 
 @dataclass(frozen=True)
 class Work:
-    """Run `count` tokens of a request from token number `start`, the guesses among them; `last` if a new
-    token comes out of it."""
+    """Run `count` tokens of a request from token number `start`, the guesses among them."""
 
     request: Request
     start: int
@@ -56,7 +55,8 @@ class Work:
 
     @property
     def last(self) -> bool:
-        """True if nothing of the request is left to run after this."""
+        """True if nothing of the request is left to run after this: a new token comes out of it. Asked before
+        `commit`, which lets the request grow."""
         return self.end == len(self.request.tokens) + len(self.guesses)
 
     @property
@@ -99,7 +99,7 @@ class Scheduler:
         self.waiting: list[Request] = []                    # in order of age
         self.running: list[Request] = []
         self._arrivals = 0
-        self._bus: list[Request] = []                       # who rides together, where there is a bus
+        self._batch: list[Request] = []     # modes one and static: who runs until all of them have ended
 
     def add(self, request: Request, places: int = 1) -> None:
         """Queue a request. places: so many arrivals are kept for it and those that will be forked off it.
@@ -124,7 +124,7 @@ class Scheduler:
         preempted: list[Request] = []
         # Decodes before chunks: a long prompt must not delay those who are being served.
         for request in sorted(self.running, key=lambda r: (r.pending > 1, r.age)):
-            count = self._share(request, work)
+            count = self._tokens_for(request, work)
             if count and self._make_room(request, count, work, preempted):
                 copies += self._reserve(request, count)
                 work[request] = count
@@ -188,7 +188,7 @@ class Scheduler:
             request.computed = 0
         self.waiting = sorted(requests, key=_AGE)
         self.running = []
-        self._bus = []
+        self._batch = []
         self.pool.clear()
 
     def finish(self, request: Request, failed: bool = False) -> None:
@@ -219,15 +219,15 @@ class Scheduler:
 
     def may_enter(self, request: Request) -> bool:
         """True if a waiting request may be admitted once there is room; False if it must wait for the next
-        bus."""
-        return self.mode == "continuous" or request in self._bus
+        batch."""
+        return self.mode == "continuous" or request in self._batch
 
     def _arrive(self, request: Request, places: int = 1) -> None:
         if request.arrival is None:
             request.arrival = self._arrivals
             self._arrivals += places
 
-    def _share(self, request: Request, work: dict[Request, int]) -> int:
+    def _tokens_for(self, request: Request, work: dict[Request, int]) -> int:
         """How many tokens a running request may run in a step that has this `work` already; 0: it must
         wait."""
         # One that was pushed out a moment ago does not run. One step ahead, who has all its tokens has not
@@ -290,7 +290,7 @@ class Scheduler:
     def _admit(self, work: dict[Request, int]) -> list[Request]:
         """Start waiting requests in order, while there are places, tokens and blocks."""
         admitted = []
-        for request in self._door():
+        for request in self._may_be_admitted():
             budget = self._budget(request, work)
             if len(self.running) >= self.max_running or budget == 0:
                 break
@@ -313,17 +313,17 @@ class Scheduler:
             work[request] = count
         return admitted
 
-    def _door(self) -> Iterable[Request]:
-        """Who may be admitted, in order. With a bus: those it came for, over as many steps as reading them
-        takes."""
+    def _may_be_admitted(self) -> Iterable[Request]:
+        """Who may be admitted, in order. In modes one and static: the rest of the batch, over as many steps as
+        reading its prompts takes; the next batch is put together when nobody runs."""
         if len(self.running) >= self.max_running:
             return []
         queue = (r for r in list(self.waiting) if r.made < r.max_tokens)
         if self.mode == "continuous":
             return queue
         if not self.running:
-            self._bus = list(islice(queue, self.max_running))
-        return [r for r in self._bus if r.status == "waiting" and r.made < r.max_tokens]
+            self._batch = list(islice(queue, self.max_running))
+        return [r for r in self._batch if r.status == "waiting" and r.made < r.max_tokens]
 
     def _missing(self, request: Request, count: int) -> int:
         """Blocks to be taken before `count` more tokens of `request` can be run."""
