@@ -14,7 +14,7 @@ from IPython import get_ipython
 
 SENTENCE = "This cell needs Triton, which is not installed here (it ships for Linux)."
 _TRITON = {"triton", "tl"}
-_COMPILERS = ("aiinfra.gpu.listing", "aiinfra.gpu.compile", "aiinfra.gpu.dry_run", "aiinfra.gpu.traffic", "puzzles")
+_COMPILERS = ("aiinfra.gpu.listing", "aiinfra.gpu.compile", "aiinfra.gpu.dry_run", "aiinfra.gpu.traffic")
 
 
 def skip_kernels() -> None:
