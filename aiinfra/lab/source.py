@@ -44,10 +44,10 @@ class Recorded(NamedTuple):
 
 
 def recorded(name: str) -> Recorded | None:
-    """The results of one benchmark, recorded("kernels"), from data/recorded/kernels*.json; None if there are none.
+    """The results of one benchmark, recorded("kernels"), from data/recorded/kernels*.json; or None.
 
-    `save_json` writes such files: see the folder's README. Rows of several files stand one after another, and each
-    carries the `device` and `date` of its file's settings; the settings are those of the last file.
+    `save_json` writes such files: see the folder's README. Rows of several files stand one after another, and
+    each carries the `device` and `date` of its file's settings; the settings are those of the last file.
     """
     rows, settings = [], None
     for path in sorted(RECORDED.glob(f"{name}*.json")):
@@ -120,7 +120,8 @@ def _window(lines: list[str], first: int, around: str,
             context: int | tuple[int, int]) -> tuple[list[str], int]:
     hits = [i for i, line in enumerate(lines) if around in line]
     if not hits:
-        raise ValueError(f"{around!r} is in none of the {len(lines)} lines: look at show_source without around=.")
+        raise ValueError(f"{around!r} is in none of the {len(lines)} lines: "
+                         "look at show_source without around=.")
     before = after = context
     if not isinstance(context, int):
         before, after = context

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from aiinfra.errors import plural
 from aiinfra.lab.exercise import Wrong, close, exercise, require
-from aiinfra.lab.judging import answered
+from aiinfra.lab.judging import answered, explain
 from aiinfra.perf import gaps
 
 
@@ -35,8 +35,7 @@ def idle_gaps(answer):
     two_streams = [(0.0, 10.0), (1.0, 2.0), (12.0, 13.0)]
     got = answer(two_streams)
     require(got != 10.0, "one stream is busy from 0 to 10 and another from 1 to 2. You counted from 2 on, "
-                         "but at 2 the "
-            "first is still at work.")
+                         "but at 2 the first is still at work.")
     close(got, 2.0, "a short kernel on a second stream, while a long one runs")
     rng = random.Random(0)
     for _ in range(50):
@@ -64,12 +63,11 @@ def layer_size(answer):
         want = kernels * ask * bandwidth / size
         got = answer(kernels, ask, bandwidth, size)
         if isinstance(got, int | float):
-            factor = got / want
-            require(size == 1 or abs(factor - size) > 1e-6,
-                    "that is bytes; the question is how many parameters they are.")
-            require(abs(factor - 1 / kernels) > 1e-6, f"that is for one kernel; a layer asks for {kernels}.")
-            require(size == 1 or abs(factor - size ** 2) > 1e-6,
-                    "the more bytes a weight has, the fewer weights are read in the same time.")
+            explain(got, (
+                (want * size, "that is bytes; the question is how many parameters they are."),
+                (want / kernels, f"that is for one kernel; a layer asks for {kernels}."),
+                (want * size**2, "the more bytes a weight has, the fewer weights are read in the same time."),
+            ), unless=want)
         close(got, want, f"parameters for {kernels} kernels at {ask * 1e6:g} µs and {size} bytes a weight")
     return "100 million parameters a layer: a Llama-3-8B layer has 218, one of SmolLM2-135M has 3.5."
 
@@ -92,15 +90,21 @@ def fill(answer):
     for rows in (five, two, eight):
         answered(answer(buffers, rows))
         for name, tensor in kept.items():
-            in_place = buffers.get(name) is tensor and tensor.data_ptr() == addresses[name]
-            require(in_place, f"`{name}` is another tensor now. The graph still reads the old one: write "
-                              "into the "
+            same_tensor = buffers.get(name) is tensor
+            same_memory = tensor.data_ptr() == addresses[name]
+            require(same_tensor and same_memory,
+                    f"`{name}` is another tensor now. The graph still reads the old one: write into the "
                     "memory that is there.")
         for tensor in buffers.values():
             require(not (tensor == 99).any(), "rows behind the requests have not been written at all.")
         tokens, positions, slots = map(list, zip(*rows))
         contexts = [position + 1 for position in positions]
-        want = {"tokens": tokens, "positions": positions, "slots": slots, "context_lens": contexts}
+        want = {
+            "tokens": tokens,
+            "positions": positions,
+            "slots": slots,
+            "context_lens": contexts,
+        }
         for name, values in want.items():
             close(buffers[name][:len(rows)], values, f"`{name}` of the requests")
         _judge_padding(buffers, len(rows))
@@ -110,18 +114,18 @@ def fill(answer):
 def _judge_padding(buffers: dict[str, Tensor], rows: int) -> None:
     """Raise Wrong if a row behind the requests would be written to a block, or look at keys."""
     slots = buffers["slots"][rows:].tolist()
-    contexts = buffers["context_lens"][rows:].tolist()
-    require(set(slots) <= {-1}, f"a padding row has slot {max(slots, default=0)}: its key would be written "
-                                "there, into "
-            "a block that belongs to somebody.")
+    require(set(slots) <= {-1},
+            f"a padding row has slot {max(slots, default=0)}: its key would be written there, into a block "
+            "that belongs to somebody.")
     for name in ("tokens", "positions"):
         least = int(buffers[name].min())
-        require(least >= 0, f"a padding row has {least} in `{name}`: the graph computes that row too, and "
-                            "there is no "
+        require(least >= 0,
+                f"a padding row has {least} in `{name}`: the graph computes that row too, and there is no "
                 "such token or position.")
-    require(set(contexts) <= {0}, f"a padding row has a context of {max(contexts, default=0)}: it would "
-                                  "attend to keys "
-            "of others, for nothing.")
+    contexts = buffers["context_lens"][rows:].tolist()
+    require(set(contexts) <= {0},
+            f"a padding row has a context of {max(contexts, default=0)}: it would attend to keys of others, "
+            "for nothing.")
 
 
 class _NoMask(TorchDispatchMode):
@@ -155,9 +159,11 @@ def next_tokens(answer):
         want = _one_by_one(logits, temperature, noise)
         if isinstance(got, Tensor) and got.shape == want.shape:
             for row, t in enumerate(temperature.tolist()):
-                how = "its logits.argmax()" if t == 0 else "its (logits / temperature + noise).argmax()"
-                require(got[row] == want[row],
-                        f"row {row} has temperature {t:g}: {how} is {want[row]}, you have {got[row]}.")
+                how = "its (logits / temperature + noise).argmax()"
+                if t == 0:
+                    how = "its logits.argmax()"
+                mine, right = got[row], want[row]
+                require(mine == right, f"row {row} has temperature {t:g}: {how} is {right}, you have {mine}.")
         close(got, want, f"the tokens of {plural(rows, 'request')}, every third of them greedy")
     got = _without_numbers(answer)
     require(isinstance(got, Tensor) and got.device.type == "meta",
@@ -176,7 +182,9 @@ def _one_by_one(logits: Tensor, temperature: Tensor, noise: Tensor) -> Tensor:
 
 def _without_numbers(answer):
     """What the answer makes of tensors that hold nothing. Raises Wrong if it looks at a number."""
-    logits, temperature, noise = (torch.empty(shape, device="meta") for shape in ((6, 50), (6,), (6, 50)))
+    logits = torch.empty(6, 50, device="meta")
+    temperature = torch.empty(6, device="meta")
+    noise = torch.empty_like(logits)
     try:
         with _NoMask():
             return answer(logits, temperature, noise)
@@ -191,14 +199,16 @@ class _Device:
     STEP, HOST = 10.0, 6.0
 
     def __init__(self, tokens: list[int]) -> None:
-        self.tokens, self.started, self.reads = tokens, 0, 0
+        self.tokens = tokens
+        self.started = 0
+        self.reads = 0
         self.cpu = self.free = 0.0
         self.done: list[float] = []
 
     def start(self, after: object) -> "_Step":
-        expected = -1 if self.started == 0 else self.started - 1
+        last = self.started - 1                # -1: none was started
         number = after.number if isinstance(after, _Step) else -1
-        if number != expected:
+        if number != last:
             raise Wrong("each step needs the token of the step before it: pass start() the handle of the "
                         "step that was started last, and None for the first.")
         if self.started > len(self.tokens) + 2:
@@ -209,9 +219,12 @@ class _Device:
         return _Step(self.started - 1)
 
     def read(self, step: "_Step") -> int:
-        self.cpu = max(self.cpu, self.done[step.number]) + self.HOST
+        there = self.done[step.number]
+        self.cpu = max(self.cpu, there) + self.HOST
         self.reads += 1
-        return self.tokens[step.number] if step.number < len(self.tokens) else 7
+        if step.number < len(self.tokens):
+            return self.tokens[step.number]
+        return 7
 
 
 class _Step:
@@ -246,9 +259,10 @@ def one_ahead(answer):
         require(isinstance(got, list), f"return a list of tokens; you returned {type(got).__name__}.")
         require(got[:-1] != want,
                 "one token too many: the step that was in flight when the stop token was seen is surplus.")
-        require(got == want, f"the device makes {tokens[:6]}…, the stop token is 0 and the limit {limit}: "
-                             "you returned "
-                f"{got[:8]}, wanted is {want[:8]}.")
+        mine, right = got[:8], want[:8]
+        require(got == want,
+                f"the device makes {tokens[:6]}…, the stop token is 0 and the limit {limit}: you returned "
+                f"{mine}, wanted is {right}.")
         require(gpu.started <= limit,
                 f"{gpu.started} steps were started for a limit of {limit}: that end is known in advance.")
         require(gpu.reads <= count,
@@ -303,7 +317,7 @@ def buckets(answer):
         others = combinations(smaller, min(k, len(counts)) - 1)
         best = min(_padding(counts, (*choice, largest)) for choice in others)
         mine = _padding(counts, got)
-        require(mine <= best, f"for {counts} and {k} graphs your {got} pad {mine:,} rows; {best:,} are "
-                              "possible.")
+        require(mine <= best,
+                f"for {counts} and {k} graphs your {got} pad {mine:,} rows; {best:,} are possible.")
     return ("The sizes that occur often get a graph of their own, the rare ones share. vLLM lets you set "
             "such a list.")

@@ -22,26 +22,33 @@ _EDGE = "#7FB8DE"                         # between two pieces of work that touc
 
 def lanes(rows: Mapping[str, Iterable[Span]], unit: str = "ms", length: float | None = None, note: str = "",
           edge: str = _EDGE) -> Figure:
-    """One strip for each of `rows`: title -> spans (start, end) in seconds, in any order; overlapping ones count once.
+    """One strip for each of `rows`: title -> spans (start, end) in seconds, in any order.
 
-    Each strip begins with its first span and shows `length` seconds of it; None: every strip shows the same time,
-    from the first span of all to the last. `note` goes under the axis. Raises ValueError for a row without spans.
+    Overlapping spans count once. Each strip begins with its first span and shows `length` seconds of it;
+    None: every strip shows the same time, from the first span of all to the last. `note` goes under the axis.
+    Raises ValueError for a row without spans.
     """
     merged = {title: merge(spans) for title, spans in rows.items()}
     for title, spans in merged.items():
         if not spans:
             raise ValueError(f"{title!r} has no spans: there is nothing to draw.")
     size = (7, 0.6 + 0.85 * len(merged))
-    fig, axes = style.plt.subplots(len(merged), 1, figsize=size, layout="constrained", sharex=True, squeeze=False)
+    fig, axes = style.plt.subplots(
+        len(merged), 1, figsize=size, layout="constrained", sharex=True, squeeze=False)
     shared = _window(merged.values())
     scale = _SCALES[unit]
     for ax, (title, spans) in zip(axes[:, 0], merged.items()):
         begin, end = shared
         if length is not None:
-            begin, end = spans[0][0], spans[0][0] + length
-        shown = [(scale * (start - begin), scale * (stop - begin)) for start, stop in _clip(spans, begin, end)]
+            begin, _ = spans[0]
+            end = begin + length
+        shown = []
+        for start, stop in _clip(spans, begin, end):
+            from_zero = scale * (start - begin), scale * (stop - begin)
+            shown.append(from_zero)
         _strip(ax, title, shown, edge)
-        ax.set_xlim(0, scale * (end - begin))
+        width = scale * (end - begin)
+        ax.set_xlim(0, width)
     label = f"time [{unit}]"
     axes[-1, 0].set_xlabel(f"{label}; {note}" if note else label)
     style.plt.close(fig)                  # shown once, as the cell's result

@@ -1,7 +1,7 @@
 """Who sat where, and when: seats down, steps across, drawn from what a scheduler or an engine recorded.
 
-    seat 1 │ A A A │ E E E E E E │ ░ ░ ░        one row a seat, one column a step
-    seat 2 │ B B B B B B B │ F F │ ░ ░ ░        ░ empty although somebody waits · blank: empty, and nobody waits
+    seat 1 │ A A A │ E E E E E E │ ░ ░ ░     one row a seat, one column a step
+    seat 2 │ B B B B B B B │ F F │ ░ ░ ░     ░ empty although somebody waits · blank: empty, and nobody waits
 
 What goes in is the least that every scheduler can tell: for each step, the ids that ran in it. A request
 takes the lowest seat that is free when it comes and keeps it until it leaves; the engine itself knows no
@@ -19,7 +19,7 @@ from matplotlib.patches import Patch
 from aiinfra.lab import style
 
 Steps = Sequence[Sequence[str]]
-_TINTS = ("#9CC4E4", "#C6DDEF", "#B1CFE8", "#D9E8F4")        # neighbours differ; which is which says the letter
+_TINTS = ("#9CC4E4", "#C6DDEF", "#B1CFE8", "#D9E8F4")     # neighbours differ; which is which says the letter
 _FIRST = "#5B9BCB"                                           # the step that ran the prompt
 _WASTED = {"facecolor": style.PALE_WASTE, "edgecolor": style.WASTE, "hatch": "////", "linewidth": 0}
 _SPARE = {"facecolor": "#F4F4F4", "edgecolor": "none", "linewidth": 0}
@@ -39,7 +39,8 @@ def seating(steps: Steps, seats: int) -> list[list[str | None]]:
     row: list[str | None] = [None] * seats
     for at, ids in enumerate(steps):
         if len(ids) > seats:
-            raise ValueError(f"{len(ids)} requests ran in step {at}, and there are {seats} seats: give more seats.")
+            raise ValueError(f"{len(ids)} requests ran in step {at}, and there are {seats} seats: "
+                             "give more seats.")
         row = [name if name in ids else None for name in row]
         newcomers = [name for name in ids if name not in row]
         for name in newcomers:
@@ -65,7 +66,7 @@ def draw(ax: Axes, steps: Steps, seats: int, arrivals: Mapping[str, int], title:
     """The timeline of `steps` on `ax`. Hatched: seats that somebody who was waiting could have had."""
     plan = seating(steps, seats)
     queue = waiting(steps, arrivals)
-    for at, row in enumerate(plan):                              # empty seats first, lowest ones to those who wait
+    for at, row in enumerate(plan):                     # empty seats first, lowest ones to those who wait
         empty = [seat for seat in range(seats) if row[seat] is None]
         for rank, seat in enumerate(empty):
             _bar(ax, seat, at, at + 1, **(_WASTED if rank < queue[at] else _SPARE))
@@ -115,8 +116,8 @@ def stack(runs: Mapping[str, tuple[Steps, int]], arrivals: Mapping[str, int], ti
     heights = [seats + 0.6 for _, seats in runs.values()]
     size = (7.6, 0.8 + 0.31 * sum(heights) + 0.3 * len(runs))
     ratios = {"height_ratios": heights}
-    fig, axes = style.plt.subplots(len(runs), 1, figsize=size, sharex=True, layout="constrained", squeeze=False,
-                                   gridspec_kw=ratios)
+    fig, axes = style.plt.subplots(
+        len(runs), 1, figsize=size, sharex=True, layout="constrained", squeeze=False, gridspec_kw=ratios)
     for ax, (name, (steps, seats)) in zip(axes[:, 0], runs.items()):
         draw(ax, steps, seats, arrivals, name)
     longest = max(len(steps) for steps, _ in runs.values())
@@ -149,7 +150,7 @@ class Progress:
 
 
 _STATES = {"to come": style.LIGHT, "waiting": style.WASTE, "running": style.MEASURED, "done": style.GOOD}
-_LETTERS = 68                                                # of text beside a bar; the end is what has just been made
+_LETTERS = 68                                   # of text beside a bar; the end is what has just been made
 
 
 def board(rows: Sequence[Progress], title: str = "") -> Figure:
