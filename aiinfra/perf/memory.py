@@ -106,7 +106,7 @@ def predict_memory(shape: DecoderShape, lengths: Sequence[int], policy: str = "n
     policy: activation checkpointing, "none", "operation" or "block". accumulate: micro-batches a step.
     narrow: autocast to 16 bits.
     """
-    step = _Step(shape, lengths, policy, narrow)
+    step = _Step(shape, lengths, policy=policy, narrow=narrow)
     weights = parameter_count(shape) * _WIDE
     held = 3 * weights                               # parameters and two moments
     if accumulate > 1:

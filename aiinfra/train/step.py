@@ -10,8 +10,8 @@ class Diverged(RuntimeError):
 
     def __init__(self, step: int, loss: float, gradient_norm: float, limit: str) -> None:
         found = f"step {step}: loss {loss:.4g}, gradient norm {gradient_norm:.4g}; {limit}"
-        super().__init__(f"{found}. The step was not taken. Go back to the last checkpoint with a lower learning "
-                         "rate, or a longer warm-up.")
+        super().__init__(f"{found}. The step was not taken. Go back to the last checkpoint with a lower "
+                         "learning rate, or a longer warm-up.")
         self.step = step
         self.loss = loss
         self.gradient_norm = gradient_norm

@@ -26,8 +26,9 @@ def corpus(count: int = 30, seed: int = 0, vocab_size: int = 300) -> Corpus:
 
 
 def tiny_config(**changes) -> ModelConfig:
-    sizes = dict(vocab_size=300, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
-                 intermediate_size=48, max_position_embeddings=128, tie_word_embeddings=True)
+    sizes = dict(vocab_size=300, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+                 num_key_value_heads=2, head_dim=8, intermediate_size=48, max_position_embeddings=128,
+                 tie_word_embeddings=True)
     return ModelConfig(**{**sizes, **changes})
 
 

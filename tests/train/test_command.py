@@ -17,8 +17,8 @@ from aiinfra import LLM, SamplingParams, load
 from aiinfra.train.run import read_lines
 from tests.train.stories import stories
 
-SMALL = ("--layers", "1", "--width", "32", "--heads", "2", "--kv-heads", "1", "--feed-forward", "48", "--vocabulary", "300",
-         "--length", "32", "--rows", "2", "--device", "cpu")
+SMALL = ("--layers", "1", "--width", "32", "--heads", "2", "--kv-heads", "1", "--feed-forward", "48",
+         "--vocabulary", "300", "--length", "32", "--rows", "2", "--device", "cpu")
 
 
 def command(data: Path, out: Path, *args: str) -> list[str]:
@@ -54,7 +54,8 @@ def test_transformers_opens_the_export(trained: Path) -> None:
 def test_the_engine_serves_the_export(trained: Path) -> None:
     export = trained / "out" / "export"
     llm = LLM(str(export), device="cpu")
-    made = llm.generate("The fox found", SamplingParams(temperature=0, max_tokens=12, ignore_eos=True))[0].outputs[0]
+    params = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
+    made = llm.generate("The fox found", params)[0].outputs[0]
     theirs = transformers.AutoModelForCausalLM.from_pretrained(export).eval()
     ids = torch.tensor([llm.tokenizer.encode("The fox found")])
     expected = theirs.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=12,
@@ -82,7 +83,8 @@ def test_ctrl_c_saves_and_stops_and_resume_goes_on(trained: Path) -> None:
     lines = read_lines(out / "metrics.jsonl")
     assert [path.name for path in (out / "checkpoints").glob("step-*")] == [f"step-{len(lines):08}"]
     steps = str(len(lines) + 2)
-    again = command(trained / "stories.txt", out, "--steps", steps, "--seed", "3", "--save-every", "4000", "--resume")
+    again = command(trained / "stories.txt", out, "--steps", steps, "--seed", "3", "--save-every", "4000",
+                    "--resume")
     done = subprocess.run(again, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert f"going on after step {len(lines)}" in done.stdout and "steps was 4000" in done.stdout

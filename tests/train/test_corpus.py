@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from aiinfra.checkpoint.tokenizer import Tokenizer
-from aiinfra.train.corpus import END_OF_TEXT, bytes_of_tokens, read_documents, split_documents, tokenize, train_tokenizer
+from aiinfra.train.corpus import END_OF_TEXT, bytes_of_tokens, read_documents, split_documents, tokenize
+from aiinfra.train.corpus import train_tokenizer
 from tests.train.stories import stories
 
 
@@ -28,7 +29,7 @@ def test_what_is_no_text_is_named(content: bytes, message: str, tmp_path: Path) 
 
 
 def test_parts_of_a_split_share_no_text() -> None:
-    texts = stories(200, longest=1)                                    # 125 different ones at most: many copies
+    texts = stories(200, longest=1)                      # 125 different ones at most: many copies
     split = split_documents(texts, validation=0.1, test=0.2)
     parts = [set(split.train), set(split.validation), set(split.test)]
     assert len(set(texts)) < len(texts)

@@ -15,8 +15,9 @@ TEXT = corpus()
 
 
 def same(a: MicroBatch, b: MicroBatch) -> bool:
-    return all(torch.equal(x, y) for x, y in ((a.tokens, b.tokens), (a.targets, b.targets), (a.positions, b.positions),
-                                              (a.documents.cu_seqlens, b.documents.cu_seqlens)))
+    pairs = ((a.tokens, b.tokens), (a.targets, b.targets), (a.positions, b.positions),
+             (a.documents.cu_seqlens, b.documents.cu_seqlens))
+    return all(torch.equal(x, y) for x, y in pairs)
 
 
 @settings(max_examples=30, deadline=None)
@@ -56,7 +57,7 @@ def test_a_stream_goes_on_where_it_was_left(length: int, rows: int, seed: int, l
 
 def test_looking_elsewhere_does_not_disturb_the_order() -> None:
     stream, calm = PackedStream(TEXT, 16, 2, seed=0), PackedStream(TEXT, 16, 2, seed=0)
-    next(stream), next(calm)
+    assert same(next(stream), next(calm))
     here, stream.position = stream.position, 500
     next(stream)
     torch.manual_seed(12)
@@ -116,7 +117,8 @@ def test_a_change_in_one_document_reaches_no_other() -> None:
 
 
 def test_a_row_longer_than_the_corpus() -> None:
-    with pytest.raises(ValueError, match=rf"a row is 9,000 tokens and the whole text is {len(TEXT):,}: give more text"):
+    message = rf"a row is 9,000 tokens and the whole text is {len(TEXT):,}: give more text"
+    with pytest.raises(ValueError, match=message):
         PackedStream(TEXT, 9000, 1, seed=0)
     with pytest.raises(ValueError, match="length=0, rows=1; both must be at least 1"):
         PackedStream(TEXT, 0, 1, seed=0)
@@ -130,5 +132,6 @@ def test_parts_of_a_batch_add_up_to_the_loss_of_the_whole() -> None:
     parts = [linear_cross_entropy(h, weight, t, total=7) for h, t in zip(hidden.split(4), targets.split(4))]
     assert parts[0] == 0
     torch.testing.assert_close(sum(parts), whole)
-    for one, other in zip(torch.autograd.grad(sum(parts), (hidden, weight)), torch.autograd.grad(whole, (hidden, weight))):
+    of_parts = torch.autograd.grad(sum(parts), (hidden, weight))
+    for one, other in zip(of_parts, torch.autograd.grad(whole, (hidden, weight))):
         torch.testing.assert_close(one, other)

@@ -55,7 +55,8 @@ def test_the_losses_of_transformers_llama(tied: bool) -> None:
     steps, warmup, rows, length = 50, 10, 4, 32
     theirs_optimizer = torch.optim.AdamW([
         {"params": [p for p in theirs.parameters() if p.ndim > 1], "weight_decay": 0.1},
-        {"params": [p for p in theirs.parameters() if p.ndim == 1], "weight_decay": 0.0}], lr=3e-3, betas=(0.9, 0.95))
+        {"params": [p for p in theirs.parameters() if p.ndim == 1], "weight_decay": 0.0}],
+        lr=3e-3, betas=(0.9, 0.95))
     theirs_schedule = transformers.get_cosine_schedule_with_warmup(theirs_optimizer, warmup, steps)
     theirs_schedule.step()                                              # its step 0 learns nothing
     schedule = Schedule(peak=3e-3, steps=steps, warmup=warmup, floor=0.0)
@@ -87,16 +88,19 @@ def transformers_model(ours) -> nn.Module:
     """transformers' Llama with our weights."""
     config = ours.config
     theirs = transformers.LlamaForCausalLM(transformers.LlamaConfig(
-        vocab_size=config.vocab_size, hidden_size=config.hidden_size, intermediate_size=config.intermediate_size,
-        num_hidden_layers=config.num_hidden_layers, num_attention_heads=config.num_attention_heads,
-        num_key_value_heads=config.num_key_value_heads, head_dim=config.head_dim, rms_norm_eps=config.rms_norm_eps,
+        vocab_size=config.vocab_size, hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size, num_hidden_layers=config.num_hidden_layers,
+        num_attention_heads=config.num_attention_heads, num_key_value_heads=config.num_key_value_heads,
+        head_dim=config.head_dim, rms_norm_eps=config.rms_norm_eps,
         rope_theta=config.rope_theta, max_position_embeddings=config.max_position_embeddings,
         tie_word_embeddings=config.tie_word_embeddings))
     state = theirs.state_dict()
-    sizes = [config.num_attention_heads * config.head_dim, *[config.num_key_value_heads * config.head_dim] * 2]
+    heads = [config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads]
+    sizes = [count * config.head_dim for count in heads]
     for name, value in ours.state_dict().items():
         name = name.replace("embed.", "model.embed_tokens.").replace("attention.out", "self_attn.o_proj")
-        name = name.replace("attention_norm", "input_layernorm").replace("mlp_norm", "post_attention_layernorm")
+        name = name.replace("attention_norm", "input_layernorm")
+        name = name.replace("mlp_norm", "post_attention_layernorm")
         name = name.replace("mlp.down", "mlp.down_proj") if "layers" in name else name
         name = f"model.{name}" if name.startswith(("layers", "norm")) else name
         if "attention.qkv" in name:
@@ -134,7 +138,8 @@ def test_parts_of_a_step_are_the_whole_step(sizes: list[int], share: float) -> N
 
 
 def test_eight_times_four_is_thirty_two() -> None:
-    results = [train(tiny_model(), PackedStream(TEXT, 16, rows, seed=0), accumulate=32 // rows) for rows in (4, 32)]
+    results = [train(tiny_model(), PackedStream(TEXT, 16, rows, seed=0), accumulate=32 // rows)
+               for rows in (4, 32)]
     for few, many in zip(*results):
         assert few.loss == pytest.approx(many.loss, rel=1e-6)
         assert few.gradient_norm == pytest.approx(many.gradient_norm, rel=1e-4)
@@ -204,7 +209,8 @@ def test_bits_per_byte_count_no_byte_for_special_tokens() -> None:
 
 
 def test_a_record_tells_time_memory_and_mfu() -> None:
-    records = train(tiny_model(), PackedStream(TEXT, 16, 4, seed=0), flops=lambda batch: 1e6 * batch.valid, peak_flops=1e12)
+    stream = PackedStream(TEXT, 16, 4, seed=0)
+    records = train(tiny_model(), stream, flops=lambda batch: 1e6 * batch.valid, peak_flops=1e12)
     for record in records:
         phases = record.phases
         told = phases.data + phases.forward + phases.backward + phases.optimizer
@@ -221,7 +227,8 @@ def test_a_tied_table_is_decayed_once() -> None:
         groups = decay_groups(model, 0.1)
         listed = [parameter for group in groups for parameter in group["params"]]
         assert len({id(parameter) for parameter in listed}) == len(listed) == len(list(model.parameters()))
-        assert all(parameter.ndim == 1 for parameter in groups[1]["params"]) and groups[1]["weight_decay"] == 0
+        assert all(parameter.ndim == 1 for parameter in groups[1]["params"])
+        assert groups[1]["weight_decay"] == 0
         assert all(parameter.ndim == 2 for parameter in groups[0]["params"])
 
 
@@ -271,7 +278,8 @@ def test_any_model_and_loss_can_be_trained() -> None:
     def squares(model, batch, total):
         return ((model(batch.x) - 3 * batch.x - 1) ** 2).sum() / total
     batches = [Points(torch.randn(8, 1), valid=8) for _ in range(300)]
-    records = list(loop(model, batches, adamw(model, weight_decay=0), Schedule(peak=0.1, steps=300), loss=squares))
+    schedule = Schedule(peak=0.1, steps=300)
+    records = list(loop(model, batches, adamw(model, weight_decay=0), schedule, loss=squares))
     assert records[-1].loss < 1e-3 and records[-1].bits_per_byte is None
     with pytest.raises(ValueError, match="accumulate=0"):
         next(loop(model, batches, adamw(model), Schedule(peak=1, steps=1), accumulate=0))
@@ -281,6 +289,7 @@ def test_any_model_and_loss_can_be_trained() -> None:
 def test_on_a_gpu() -> None:
     on_cpu = train(tiny_model(), PackedStream(TEXT, 32, 4, seed=0), steps=10)
     on_gpu = train(tiny_model().to("cuda"), PackedStream(TEXT, 32, 4, seed=0), steps=10)
-    narrow = train(tiny_model().to("cuda"), PackedStream(TEXT, 32, 4, seed=0), steps=10, autocast=torch.bfloat16)
+    narrow = train(tiny_model().to("cuda"), PackedStream(TEXT, 32, 4, seed=0), steps=10,
+                   autocast=torch.bfloat16)
     for a, b, c in zip(on_cpu, on_gpu, narrow):
         assert b.loss == pytest.approx(a.loss, rel=1e-3) and c.loss == pytest.approx(a.loss, rel=0.03)

@@ -18,7 +18,7 @@ def results(policy: str, dropout: float) -> tuple[torch.Tensor, list[torch.Tenso
     batch = next(PackedStream(TEXT, 40, 3, seed=0))
     torch.manual_seed(7)
     loss = next_token_loss(model, batch, batch.valid)
-    torch.rand(5)                                       # the generator has moved on when the backward pass comes
+    torch.rand(5)                              # the generator has moved on when the backward pass comes
     loss.backward()
     return loss.detach(), [parameter.grad for parameter in model.parameters()]
 

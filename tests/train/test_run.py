@@ -23,8 +23,8 @@ from aiinfra.train.state import StateError
 from aiinfra.train.step import Diverged
 from tests.train.stories import stories
 
-SMALL = TrainOptions(steps=12, layers=1, width=32, feed_forward=48, heads=2, kv_heads=1, vocabulary=300, length=32,
-                     rows=2, accumulate=3, save_every=3, device="cpu")
+SMALL = TrainOptions(steps=12, layers=1, width=32, feed_forward=48, heads=2, kv_heads=1, vocabulary=300,
+                     length=32, rows=2, accumulate=3, save_every=3, device="cpu")
 KILLS = 5
 # Each line is a command: options as JSON. One process imports PyTorch, and has a child run each.
 RUNNER = """
@@ -139,7 +139,8 @@ def test_killed_at_random_moments(data: Path, whole: Path, tmp_path: Path) -> No
     same_end(whole, tmp_path)
 
 
-@pytest.mark.parametrize("moment", ["a save", "the move of a save", "an evaluation", "an accumulation", "a line"])
+@pytest.mark.parametrize(
+    "moment", ["a save", "the move of a save", "an evaluation", "an accumulation", "a line"])
 def test_killed_in_the_midst_of(moment: str, data: Path, whole: Path, tmp_path: Path) -> None:
     """A child kills itself just there, at its second occasion; then the run is gone on with."""
     child = os.fork()
@@ -178,7 +179,8 @@ def test_a_full_disk_stops_nothing(data: Path, whole: Path, tmp_path: Path, monk
             raise OSError(28, "No space left on device")
         save_state(*args)
     monkeypatch.setattr(checkpoints_module, "save_state", sometimes_full)
-    with pytest.warns(UserWarning, match="checkpoint of step 6 could not be written .*No space left.*is of step 3"):
+    message = "checkpoint of step 6 could not be written .*No space left.*is of step 3"
+    with pytest.warns(UserWarning, match=message):
         finish(data, tmp_path)
     assert losses(tmp_path) == losses(whole)
     assert [line["step"] for line in evaluations(tmp_path)] == [3, 9, 12]
@@ -186,11 +188,13 @@ def test_a_full_disk_stops_nothing(data: Path, whole: Path, tmp_path: Path, monk
 
 def test_a_run_that_diverges_keeps_its_checkpoints(data: Path, tmp_path: Path) -> None:
     wild = replace(SMALL, learning_rate=30.0, save_every=1)
-    with pytest.raises(Diverged, match=r"step \d: loss .*, gradient norm .*; the loss may be at most 11.41") as found:
+    message = r"step \d: loss .*, gradient norm .*; the loss may be at most 11.41"
+    with pytest.raises(Diverged, match=message) as found:
         finish(data, tmp_path, wild)
     run = TrainingRun(data, tmp_path, wild, resume=True)
     assert run.step == found.value.step - 1 and run.checkpoints.best_step() is not None
-    assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == list(range(1, found.value.step))
+    lines = read_lines(tmp_path / "metrics.jsonl")
+    assert [line["step"] for line in lines] == list(range(1, found.value.step))
 
 
 def test_a_changed_configuration(data: Path, whole: Path, tmp_path: Path) -> None:

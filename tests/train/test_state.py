@@ -41,8 +41,8 @@ class Run:
         records = loop(self.model, self.stream, self.optimizer, self.schedule, accumulate=2,
                        steps_done=self.place.step, tokens_seen=self.place.tokens_seen)
         done = list(islice(records, steps))
-        self.place = Waypoint(step=done[-1].step, tokens_seen=done[-1].tokens_seen, position=self.stream.position,
-                           configuration=self.place.configuration)
+        self.place = Waypoint(step=done[-1].step, tokens_seen=done[-1].tokens_seen,
+                              position=self.stream.position, configuration=self.place.configuration)
         return [(record.loss, record.gradient_norm) for record in done]
 
     def save(self, folder: Path) -> None:
@@ -67,7 +67,9 @@ def test_going_on_is_never_having_stopped(left_at: int, tmp_path: Path) -> None:
     first = Run()
     first.train(left_at)
     first.save(tmp_path / "state")
-    torch.rand(3), np.random.rand(3), random.random()                   # whatever else drew random numbers
+    torch.rand(3)                                       # whatever else drew random numbers
+    np.random.rand(3)
+    random.random()
     second = Run(seed=5)
     second.load(tmp_path / "state")
     assert second.train(12 - left_at) == losses[left_at:]
@@ -111,9 +113,10 @@ def damage(path: Path, how: str) -> None:
         path.write_bytes(raw)
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "random.safetensors", "state.json"])
+@pytest.mark.parametrize(
+    "file", ["model.safetensors", "optimizer.safetensors", "random.safetensors", "state.json"])
 @pytest.mark.parametrize("how", ["missing", "cut", "empty", "a bit"])
-def test_a_damaged_newest_is_passed_over_with_a_warning_that_names_it(file: str, how: str, tmp_path: Path) -> None:
+def test_a_damaged_newest_is_passed_over_and_named(file: str, how: str, tmp_path: Path) -> None:
     run, checkpoints = Run(), Checkpoints(tmp_path)
     run.train(1)
     checkpoints.save(run.model, run.optimizer, run.place)
@@ -147,7 +150,8 @@ def test_all_damaged_or_none(tmp_path: Path) -> None:
     run.train(1)
     checkpoints.save(run.model, run.optimizer, run.place)
     damage(checkpoints.path(1) / "state.json", "cut")
-    with pytest.raises(StateError, match="no checkpoint in .* is whole: step-00000001/state.json cannot be read"):
+    message = "no checkpoint in .* is whole: step-00000001/state.json cannot be read"
+    with pytest.raises(StateError, match=message):
         checkpoints.load_newest(run.model, run.optimizer)
 
 
@@ -157,7 +161,7 @@ def test_a_checkpoint_of_another_model(tmp_path: Path) -> None:
     run.save(tmp_path / "state")
     for changes, message in (({"num_hidden_layers": 1}, "only the checkpoint has a weight layers.1"),
                              ({"tie_word_embeddings": False}, "only the model has a weight lm_head.weight"),
-                             ({"intermediate_size": 40}, r"gate_up.weight is \[96, 32\] in the checkpoint and \[80, 32\]")):
+                             ({"intermediate_size": 40}, r"gate_up.weight is \[96, 32\] .* and \[80, 32\]")):
         other = tiny_model(**changes)
         with pytest.raises(StateError, match=message):
             load_state(tmp_path / "state", other, adamw(other))
@@ -207,14 +211,15 @@ def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
     assert [one.name for one in tmp_path.iterdir()] == ["made"] and (path / "a").read_text() == "1"
     (tmp_path / ".made.left.part").mkdir()                              # by a process that was killed
     replace_folder(path, lambda folder: (folder / "b").write_text("3"))
-    assert [one.name for one in tmp_path.iterdir()] == ["made"] and [one.name for one in path.iterdir()] == ["b"]
+    assert [one.name for one in tmp_path.iterdir()] == ["made"]
+    assert [one.name for one in path.iterdir()] == ["b"]
 
 
 def test_a_changed_configuration_is_named() -> None:
     saved, may = {"seed": 1, "layers": 4, "steps": 100}, frozenset({"steps", "keep"})
     assert check_configuration(saved, {**saved, "steps": 200}, may) == ["steps was 100 and is 200"]
     assert check_configuration(saved, saved, may) == []
-    with pytest.raises(StateError, match="seed was 1 and is 2; layers was 4 and is 5. .*only in: keep, steps"):
+    with pytest.raises(StateError, match="seed was 1 and is 2; layers was 4 and is 5. .*in: keep, steps"):
         check_configuration(saved, {"seed": 2, "layers": 5, "steps": 1}, may)
     with pytest.raises(StateError, match="width was None and is 7"):
         check_configuration(saved, {**saved, "width": 7}, may)
