@@ -45,7 +45,8 @@ def check(name: str, kernel: Any, grid: Any = None, *, seconds: float = 20.0,
         puzzle = find(name)
         text = from_kernel(kernel)
         _require_usable(kernel)
-        grids = tuple(launch_grids(puzzle, grid))
+        seed = fresh_seed() if seed is None else seed
+        grids = tuple(launch_grids(puzzle, grid, seed))
     except BadInput as error:
         return show(rejected(str(name), [Finding("bad_input", str(error))]))
     return _record(judge_text(puzzle, text, seconds=seconds, seed=seed, grids=grids))

@@ -15,12 +15,12 @@ Grid = tuple[int, ...]
 _MOST_SAID = 200
 
 
-def launch_grids(puzzle: Puzzle, grid: Any) -> list[Grid]:
-    """The launch grid of every case, the large one last: the puzzle's own, or the learner's.
+def launch_grids(puzzle: Puzzle, grid: Any, seed: int) -> list[Grid]:
+    """The launch grid of every case of a judgement, the large one last: the puzzle's own, or the learner's.
 
     Raises BadInput for a grid that is missing, one too many, or no grid.
     """
-    cases = [*puzzle.cases, puzzle.big]
+    cases = [*puzzle.cases_of(seed), puzzle.big]
     if puzzle.grid is None:
         return _learners_grids(puzzle, grid, cases)
     if grid is not None:

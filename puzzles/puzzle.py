@@ -12,8 +12,9 @@ sizes and numbers, `stride_<tensor><dim>` for tensors declared with strides, and
 Used by all sheets; notebook 09 shows how the judge reads it.
 """
 
+import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from inspect import cleandoc, signature
 
 import torch
@@ -22,18 +23,32 @@ from puzzles.tensors import BlockSize, Number, Size, Tensor, evaluate
 from puzzles.tiling import Panel
 
 
+_MOST_STEPS = 8                          # by which a size may grow
+
+
 @dataclass(frozen=True)
 class Case:
     """One launch: sizes, numbers and blocks; how large the values are; which layout tensors have.
 
     `layout` 0 is contiguous. Else tensors declared with strides alternate between padded rows and
-    reversed dimensions; 1 begins with padding, 2 with reversal.
+    reversed dimensions; 1 begins with padding, 2 with reversal. `make` puts in what must occur, such as
+    ties; its name says what. `grow` adds between one and eight steps to a size, others in every judgement,
+    so that no constant is large enough.
     """
 
     sizes: Mapping[str, float]
     scale: float = 1.0
     shift: float = 0.0
     layout: int = 0
+    make: Callable | None = None            # (tensors, sizes) -> tensors
+    grow: Mapping[str, int] = field(default_factory=dict)       # size -> step
+
+    def grown(self, seed: int) -> "Case":
+        """This case as a judgement with this seed sees it."""
+        rng = random.Random(seed)
+        more = {name: self.sizes[name] + step * rng.randint(1, _MOST_STEPS)
+                for name, step in self.grow.items()}
+        return replace(self, sizes={**self.sizes, **more}, grow={})
 
     def __str__(self) -> str:
         parts = [f"{name}={value}" for name, value in self.sizes.items()]
@@ -43,12 +58,15 @@ class Case:
             parts.append(f"values + {self.shift:g}")
         if self.layout:
             parts.append("odd strides")
+        if self.make:
+            parts.append(self.make.__name__.replace("_", " "))
         return ", ".join(parts)
 
 
-def case(scale: float = 1.0, shift: float = 0.0, layout: int = 0, **sizes: float) -> Case:
+def case(scale: float = 1.0, shift: float = 0.0, layout: int = 0, make: Callable | None = None,
+         grow: Mapping[str, int] | None = None, **sizes: float) -> Case:
     """A Case with its sizes as keywords: case(N=200, BLOCK=64, layout=1)."""
-    return Case(sizes=sizes, scale=scale, shift=shift, layout=layout)
+    return Case(sizes=sizes, scale=scale, shift=shift, layout=layout, make=make, grow=grow or {})
 
 
 @dataclass(frozen=True)
@@ -130,12 +148,18 @@ class Puzzle:
         """The sizes and blocks that a learner's own grid function receives."""
         return {name: case.sizes[name] for name in (*self.scalars, *self.blocks)}
 
+    def cases_of(self, seed: int) -> tuple[Case, ...]:
+        """The cases of one judgement, from small to large."""
+        return tuple(case.grown(seed) for case in self.cases)
+
     def draw(self, case: Case, seed: int) -> dict[str, torch.Tensor]:
         """Fresh input tensors for a case."""
         rng = torch.Generator().manual_seed(seed)
         tensors = {name: tensor.draw(case.sizes, rng) for name, tensor in self.inputs.items()}
         if (case.scale, case.shift) != (1.0, 0.0):
             tensors = {name: _scaled(values, case) for name, values in tensors.items()}
+        if case.make is not None:
+            tensors = case.make(tensors, case.sizes)
         if self.prepare is None:
             return tensors
         return self.prepare(tensors, case.sizes, rng)

@@ -61,13 +61,15 @@ class Tensor:
         return values.to(self.dtype)
 
     @property
-    def unwritten(self) -> float:
-        """What an output holds before the launch: its start value, else NaN, or the smallest integer."""
+    def unwritten(self) -> tuple[float, ...]:
+        """What an output may hold before a launch: its start value, else NaN, or an integer from either end.
+        """
         if self.start is not None:
-            return self.start
+            return (self.start,)
         if self.dtype.is_floating_point:
-            return float("nan")
-        return torch.iinfo(self.dtype).min
+            return (float("nan"),)
+        limits = torch.iinfo(self.dtype)
+        return (limits.max, limits.min)
 
     @property
     def axes(self) -> list[str]:

@@ -130,8 +130,8 @@ def _launch_all(answer: KnownAnswer, seed: int, folder: Path, pipe: int) -> None
     os.dup2(devnull, 2)                      # tracebacks and NumPy's warnings: not this page's subject
     puzzle = PUZZLES[answer.puzzle]
     rebuilt = load(from_text(answer.text, answer.puzzle), folder)
-    grids = launch_grids(puzzle, rebuilt.namespace.get(f"grid_of_{puzzle.name}"))
-    for case, grid in zip(puzzle.cases, grids):
+    grids = launch_grids(puzzle, rebuilt.namespace.get(f"grid_of_{puzzle.name}"), seed)
+    for case, grid in zip(puzzle.cases_of(seed), grids):
         seen = _launch(puzzle, case, rebuilt.kernel, grid, seed)
         _write_line(pipe, json.dumps(asdict(seen)))
         if min(seen.after, seen.before) > _HOPELESS:

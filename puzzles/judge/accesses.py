@@ -43,8 +43,8 @@ class Use:
     touched: np.ndarray                 # which elements were loaded
     line_of_write: np.ndarray           # of each element, the last one; 0 if it was not written
     loaded: int = 0
-    stored: int = 0
-    atomic: bool = False
+    stored: int = 0                     # plainly
+    updated: int = 0                    # atomically
 
 
 class Tracer:
@@ -148,8 +148,8 @@ class Tracer:
             use.loaded += len(unique)
             use.touched[unique] = True
         else:
-            use.stored += len(unique)
-            use.atomic |= kind == "atomic"
+            use.stored += len(unique) if kind == "write" else 0
+            use.updated += len(unique) if kind == "atomic" else 0
             _, line = self.line()
             use.line_of_write[unique] = line
             if not region.is_output and len(unique):
@@ -235,19 +235,25 @@ class Tracer:
     def _traffic_of(self, region: Region, budget: int | None) -> Traffic:
         use = self.uses[region.name]
         written = int(use.races.written().sum())
-        store_budget = None
-        if not use.atomic:
-            store_budget = int(_STORE_SLACK * written)
         return Traffic(
             tensor=region.name,
             loaded=use.loaded,
             distinct=int(use.touched.sum()),
-            stored=use.stored,
+            stored=use.stored + use.updated,
             written=written,
             itemsize=region.itemsize,
             budget=budget,
-            store_budget=store_budget,
+            store_budget=_store_budget(use, written),
         )
+
+
+def _store_budget(use: Use, written: int) -> int | None:
+    """The most stores. Sums that many programs add up atomically may take any number; with one addition for
+    each element, or plain stores among them, nothing is being added up.
+    """
+    if use.updated > use.stored and use.updated > written:
+        return None
+    return int(_STORE_SLACK * written)
 
 
 def show(program: Program) -> str:

@@ -67,7 +67,7 @@ def _task(job: Job, folder: Path, printed: Callable[[], str]) -> _Task:
     rebuilt = _load(job, folder)
     grids = job.grids
     if not grids:
-        grids = launch_grids(puzzle, rebuilt.namespace.get(f"grid_of_{puzzle.name}"))
+        grids = launch_grids(puzzle, rebuilt.namespace.get(f"grid_of_{puzzle.name}"), job.seed)
     return _Task(puzzle=puzzle, rebuilt=rebuilt, grids=list(grids), seed=job.seed, printed=printed)
 
 

@@ -39,7 +39,7 @@ def judge(puzzle: Puzzle, kernel: Any, files: dict[str, Piece], seed: int,
         return rejected(puzzle.name, [bad], seed=seed)
     done: list[tuple[str, bool]] = []
     traffic: tuple[Traffic, ...] = ()
-    for i, case in enumerate(puzzle.cases):
+    for i, case in enumerate(puzzle.cases_of(seed)):
         launch = _Launch(puzzle=puzzle, case=case, kernel=kernel, files=files, seed=seed + i, grid=grids[i])
         seen = launch.run()
         done.append((str(case), not seen.findings))
@@ -49,6 +49,8 @@ def judge(puzzle: Puzzle, kernel: Any, files: dict[str, Piece], seed: int,
                 puzzle.name, findings, cases=tuple(done), traffic=seen.traffic, heat=seen.heat, seed=seed,
             )
         traffic = max(traffic, seen.traffic, key=_moved)
+    if unused := _unused_blocks(puzzle, kernel, files):
+        return rejected(puzzle.name, unused, cases=tuple(done), traffic=traffic, seed=seed)
     return Verdict(puzzle.name, "passed", cases=tuple(done), traffic=traffic, seed=seed)
 
 
@@ -122,7 +124,7 @@ class _Launch:
 
     def _execute(self, poison: float) -> _Run:
         """Launch once, watched; `poison` is what masked lanes hold."""
-        tensors = self.inputs | fresh_outputs(self.puzzle, self.case, self.inputs)
+        tensors = self.inputs | fresh_outputs(self.puzzle, self.case, self.inputs, self.seed)
         in_order = {name: tensors[name] for name in self.puzzle.tensors}
         memory = Memory(in_order, set(self.puzzle.outputs))
         tracer = Tracer(memory, self.files, self.grid, self.seed)
@@ -217,6 +219,17 @@ def stores_anything(files: Mapping[str, Piece]) -> bool:
             if any(word in name for word in _STORING):
                 return True
     return False
+
+
+def _unused_blocks(puzzle: Puzzle, kernel: Any, files: Mapping[str, Piece]) -> list[Finding]:
+    """Block sizes that the kernel never looks at: a constant stands in their place."""
+    piece = list(files.values())[-1]
+    function = next(node for node in ast.walk(ast.parse(piece.text))
+                    if isinstance(node, ast.FunctionDef) and node.name == kernel.fn.__name__)
+    names = {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}
+    look = "numbers in the kernel that stand where a block size should"
+    return [Finding("unused_block", f"{name} is never used, though the launch chooses it", look)
+            for name in puzzle.blocks if name not in names]
 
 
 def _signature_finding(puzzle: Puzzle, kernel: Any) -> Finding | None:

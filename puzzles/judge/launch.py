@@ -33,12 +33,15 @@ def odd_strides(values: torch.Tensor, choice: int) -> torch.Tensor:
     return padded[..., :width].copy_(values)
 
 
-def fresh_outputs(puzzle: Puzzle, case: Case, inputs: Tensors) -> dict[str, torch.Tensor]:
-    """Outputs full of NaN (or, for integers, of the smallest value), in the layout of the case."""
+def fresh_outputs(puzzle: Puzzle, case: Case, inputs: Tensors, turn: int = 0) -> dict[str, torch.Tensor]:
+    """Outputs full of NaN (or, for integers, of the largest or smallest value by `turn`), in the layout of the
+    case.
+    """
     made = {}
     for name, tensor in puzzle.outputs.items():
         if name not in inputs:
-            made[name] = torch.full(tensor.shape(case.sizes), tensor.unwritten, dtype=tensor.dtype)
+            start = tensor.unwritten[turn % len(tensor.unwritten)]
+            made[name] = torch.full(tensor.shape(case.sizes), start, dtype=tensor.dtype)
     return lay_out(puzzle, case, made)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 KINDS = (
     "bad_input", "not_solved", "time_limit", "crash", "error",
     "out_of_bounds_read", "out_of_bounds_write", "race", "input_changed", "extra_write", "not_written",
-    "masked_lanes", "not_finite", "wrong_value", "wrong_program", "too_many_programs", "traffic",
+    "masked_lanes", "not_finite", "wrong_value", "wrong_program", "unused_block", "too_many_programs", "traffic",
     "does_not_compile", "gpu",
 )
 

@@ -3,6 +3,7 @@
 import torch
 
 from puzzles.puzzle import Expected, case, puzzle
+from puzzles.specs.made import all_equal, largest_at_the_edges
 from puzzles.tensors import BlockSize, Number, Size, f16, f32, i32
 from puzzles.tiling import panel
 
@@ -18,7 +19,7 @@ _EXP = 200  # exp(x - m) for |x - m| < 88 is off by up to 88 units, and so is ea
     grid="N",
     outputs=dict(z=f32("N")),
     cases=[case(N=2, M=16, BLOCK=16), case(N=4, M=200, BLOCK=32), case(N=1, M=1, BLOCK=8),
-           case(N=3, M=65, BLOCK=16)],
+           case(N=3, M=256, BLOCK=16, grow=dict(M=1))],
     big=case(N=4096, M=16384, BLOCK=1024),
     budget=dict(x="N * M"),
     picture=(*_ROW, panel("z", 4, 1, own=[(1, 0)], labels=("N", ""))),
@@ -51,7 +52,10 @@ def long_sum(x: f32("N", "M"), N: Size, M: Size, BLOCK: BlockSize):
         case(N=4, M=200, BLOCK=32),
         case(N=3, M=1, BLOCK=8),
         case(N=3, M=65, BLOCK=16, scale=100.0),
-        case(N=2, M=33, BLOCK=16, shift=-1000.0),
+        case(N=2, M=33, BLOCK=16, shift=-30000.0),
+        case(N=5, M=33, BLOCK=16, make=largest_at_the_edges),
+        case(N=2, M=32, BLOCK=16, make=all_equal),
+        case(N=2, M=256, BLOCK=64, grow=dict(M=1)),
     ],
     big=case(N=4096, M=16384, BLOCK=1024),
     budget=dict(x="2 * N * M"),
@@ -93,6 +97,7 @@ def _plain_weight(tensors, sizes, rng):
         case(N=1, D=1, eps=1e-3, BLOCK=8),
         case(N=3, D=40, eps=1e-6, BLOCK=64, scale=1e-3),
         case(N=2, D=30, eps=1e-6, BLOCK=32, scale=200.0),
+        case(N=4, D=101, eps=2e-3, BLOCK=256, scale=0.05, grow=dict(D=3)),
     ],
     big=case(N=8192, D=4096, eps=1e-6, BLOCK=4096),
     budget=dict(x="N * D"),
@@ -136,7 +141,10 @@ def _ties(tensors, sizes, rng):
         case(N=2, V=16, BLOCK=16),
         case(N=4, V=200, BLOCK=32),
         case(N=2, V=1, BLOCK=8),
-        case(N=6, V=70, BLOCK=16, shift=-1000.0),
+        case(N=6, V=70, BLOCK=16, shift=-30000.0),
+        case(N=5, V=35, BLOCK=16, make=largest_at_the_edges),
+        case(N=2, V=32, BLOCK=16, make=all_equal),
+        case(N=2, V=256, BLOCK=64, grow=dict(V=1)),
     ],
     big=case(N=256, V=131072, BLOCK=1024),
     budget=dict(x="N * V"),
@@ -174,7 +182,10 @@ def argmax(x: f32("N", "V"), N: Size, V: Size, BLOCK: BlockSize):
         case(N=4, V=200, BLOCK=32),
         case(N=3, V=1, BLOCK=8),
         case(N=3, V=65, BLOCK=16, scale=100.0),
-        case(N=2, V=40, BLOCK=16, shift=-1000.0),
+        case(N=2, V=40, BLOCK=16, shift=-30000.0),
+        case(N=5, V=35, BLOCK=16, make=largest_at_the_edges),
+        case(N=2, V=32, BLOCK=16, make=all_equal),
+        case(N=2, V=256, BLOCK=64, grow=dict(V=1)),
     ],
     big=case(N=4096, V=49152, BLOCK=1024),
     budget=dict(x="N * V + N"),
@@ -219,6 +230,7 @@ def _convolve(x: torch.Tensor, k: torch.Tensor, KH: int, KW: int) -> torch.Tenso
         case(B=2, H=9, W=7, KH=3, KW=2, BLOCK_H=4, BLOCK_W=4),
         case(B=3, H=1, W=5, KH=1, KW=3, BLOCK_H=2, BLOCK_W=4),
         case(B=2, H=6, W=10, KH=1, KW=1, BLOCK_H=4, BLOCK_W=8),
+        case(B=2, H=10, W=17, KH=3, KW=4, BLOCK_H=8, BLOCK_W=16, grow=dict(H=1, W=1)),
     ],
     big=case(B=64, H=256, W=250, KH=3, KW=3, BLOCK_H=16, BLOCK_W=64),
     flops="2 * B * H * W * KH * KW",

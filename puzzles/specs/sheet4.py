@@ -5,7 +5,12 @@ import torch
 from puzzles.puzzle import Expected, case, puzzle
 from puzzles.tensors import BlockSize, Number, Size, f32, i32
 from puzzles.specs.attention import amplified_by, attend, backward, saved_by_forward
+from puzzles.specs.made import first_and_last_position, scores_far_below_zero
 from puzzles.tiling import panel
+
+
+# What causal walks load: all programs' blocks of keys up to the diagonal.
+_UP_TO_THE_DIAGONAL = "H * D * (BLOCK * cdiv(T, BLOCK) * (cdiv(T, BLOCK) - 1) // 2 + T)"
 
 
 @puzzle(
@@ -19,7 +24,8 @@ from puzzles.tiling import panel
         case(N=20, S=70, BLOCK_N=16, BLOCK_S=32),
         case(N=1, S=1, BLOCK_N=8, BLOCK_S=8),
         case(N=33, S=21, BLOCK_N=16, BLOCK_S=16, scale=20.0),
-        case(N=9, S=130, BLOCK_N=8, BLOCK_S=8),
+        case(N=9, S=144, BLOCK_N=8, BLOCK_S=16, grow=dict(N=1, S=2)),
+        case(N=9, S=48, BLOCK_N=8, BLOCK_S=16, make=scores_far_below_zero),
     ],
     big=case(N=4096, S=8191, BLOCK_N=64, BLOCK_S=64),
     budget=dict(q="N", k="S * cdiv(N, BLOCK_N)", v="S * cdiv(N, BLOCK_N)"),
@@ -62,13 +68,18 @@ def scalar_flash(q: f32("N"), k: f32("S"), v: f32("S"), N: Size, S: Size, BLOCK_
     outputs=dict(o=f32("H", "T", "D"), lse=f32("H", "T")),
     cases=[
         case(H=1, K=1, T=16, sm_scale=0.25, D=16, BLOCK=16),
-        case(H=4, K=2, T=37, sm_scale=0.25, D=16, BLOCK=16),
+        case(H=6, K=2, T=37, sm_scale=0.3, D=16, BLOCK=16),
         case(H=3, K=1, T=1, sm_scale=0.18, D=32, BLOCK=16),
-        case(H=3, K=1, T=40, sm_scale=0.25, D=16, BLOCK=16, scale=6.0),
+        case(H=4, K=4, T=35, sm_scale=0.2, D=16, BLOCK=32, scale=6.0),
+        case(H=2, K=1, T=48, sm_scale=0.18, D=32, BLOCK=16, make=scores_far_below_zero, grow=dict(T=1)),
     ],
     big=case(H=32, K=8, T=2047, sm_scale=0.125, D=64, BLOCK=32),
     flops="2 * H * T * T * D",
-    budget=dict(q="H * T * D", k="H * D * (BLOCK * cdiv(T, BLOCK) * (cdiv(T, BLOCK) - 1) // 2 + T)"),
+    budget=dict(
+        q="H * T * D",
+        k=_UP_TO_THE_DIAGONAL,
+        v=_UP_TO_THE_DIAGONAL,
+    ),
     picture=(
         panel("q", 4, 1, sweep=[(2, 0)], ragged="r", labels=("T", "D")),
         panel(
@@ -127,6 +138,7 @@ def flash_attention(
         case(N=1, H=1, P=1, D=2, BLOCK_H=1),
         case(N=4, H=5, P=9, D=8, BLOCK_H=8, layout=1),
         case(N=3, H=2, P=9, D=4, BLOCK_H=2, layout=2),
+        case(N=6, H=6, P=41, D=32, BLOCK_H=16, make=first_and_last_position, grow=dict(N=1, H=1, P=2)),
     ],
     big=case(N=8192, H=32, P=4096, D=64, BLOCK_H=32),
     budget=dict(x="N * H * D", cos="N * (D // 2)", sin="N * (D // 2)"),
@@ -183,10 +195,14 @@ def rope(
 
 _BACKWARD_CASES = [
     case(H=1, T=16, sm_scale=0.25, D=16, BLOCK=16),
-    case(H=2, T=37, sm_scale=0.25, D=16, BLOCK=16),
+    case(H=2, T=37, sm_scale=0.3, D=16, BLOCK=16),
     case(H=1, T=1, sm_scale=0.18, D=32, BLOCK=16),
-    case(H=2, T=33, sm_scale=0.25, D=16, BLOCK=16, scale=3.0),
+    case(H=2, T=40, sm_scale=0.2, D=16, BLOCK=32, scale=3.0),
+    case(H=3, T=48, sm_scale=0.18, D=32, BLOCK=16, grow=dict(T=1)),
 ]
+_FROM_THE_DIAGONAL = (
+    "H * D * (T * cdiv(T, BLOCK) - BLOCK * cdiv(T, BLOCK) * (cdiv(T, BLOCK) - 1) // 2)"
+)
 _BACKWARD_BIG = case(H=32, T=2047, sm_scale=0.125, D=64, BLOCK=16)
 
 
@@ -200,7 +216,7 @@ _BACKWARD_BIG = case(H=32, T=2047, sm_scale=0.125, D=64, BLOCK=16)
     cases=_BACKWARD_CASES,
     big=_BACKWARD_BIG,
     flops="3 * H * T * T * D",
-    budget=dict(q="H * T * D", do="H * T * D"),
+    budget=dict(q="H * T * D", do="H * T * D", k=_UP_TO_THE_DIAGONAL, v=_UP_TO_THE_DIAGONAL),
     picture=(
         panel("q, do, lse, delta", 4, 1, sweep=[(2, 0)], ragged="r", labels=("T", "D")),
         panel("p, never stored", 4, 4, sweep=[(2, 0), (2, 1), (2, 2)],
@@ -252,7 +268,7 @@ def flash_dq(
     cases=_BACKWARD_CASES,
     big=_BACKWARD_BIG,
     flops="4 * H * T * T * D",
-    budget=dict(k="H * T * D", v="H * T * D"),
+    budget=dict(k="H * T * D", v="H * T * D", q=_FROM_THE_DIAGONAL, do=_FROM_THE_DIAGONAL),
     picture=(
         panel("k, v", 4, 1, sweep=[(1, 0)], ragged="r", labels=("T", "D")),
         panel("p, never stored", 4, 4, sweep=[(1, 1), (2, 1), (3, 1)],
@@ -305,10 +321,14 @@ def flash_dkdv(
 
 
 def _jagged(tensors, sizes, rng):
-    """Sequences of random lengths up to N, some of them empty, and times that only grow within a sequence."""
-    lengths = [0] * sizes["B"]
-    for b in torch.randperm(sizes["B"] * sizes["N"], generator=rng)[: sizes["L"]].tolist():
-        lengths[b % sizes["B"]] += 1
+    """The first sequences are as long as allowed, the last has the rest, those between are empty; times only
+    grow within a sequence.
+    """
+    rest, lengths = sizes["L"], [0] * sizes["B"]
+    for b in range(sizes["B"]):
+        last = b == sizes["B"] - 1
+        lengths[b if rest > sizes["N"] or not b else -1] = min(rest, sizes["N"]) if not last else rest
+        rest -= lengths[b]
     offsets = torch.tensor([0, *lengths]).cumsum(0).int()
     return tensors | dict(offset=offsets, time=tensors["time"].long().cumsum(0).int())
 
@@ -328,10 +348,16 @@ def _silu_size(score_size: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         case(B=1, L=16, H=1, N=16, M=4, WIDTH=8, D=16, BLOCK=16),
         case(B=3, L=50, H=2, N=40, M=6, WIDTH=10, D=16, BLOCK=16),
         case(B=2, L=1, H=1, N=5, M=2, WIDTH=3, D=16, BLOCK=16),
-        case(B=2, L=35, H=1, N=18, M=9, WIDTH=4, D=16, BLOCK=16, scale=2.0),
+        case(B=2, L=35, H=1, N=18, M=9, WIDTH=4, D=32, BLOCK=16, scale=2.0),
+        case(B=1, L=41, H=3, N=43, M=5, WIDTH=7, D=16, BLOCK=32, grow=dict(M=1, WIDTH=1)),
     ],
     big=case(B=16, L=16000, H=4, N=2048, M=128, WIDTH=64, D=64, BLOCK=32),
     flops="2 * H * L * N * D",
+    budget=dict(
+        q="L * H * D",
+        k="B * H * D * (BLOCK * cdiv(N, BLOCK) * (cdiv(N, BLOCK) - 1) // 2 + N)",
+        v="B * H * D * (BLOCK * cdiv(N, BLOCK) * (cdiv(N, BLOCK) - 1) // 2 + N)",
+    ),
     picture=(
         panel("q of one sequence", 3, 1, sweep=[(1, 0)], ragged="r", labels=("its length", "D")),
         panel("weights, never stored", 3, 3, sweep=[(1, 0), (1, 1)], ragged="rc", labels=("items", "items")),
@@ -372,8 +398,8 @@ def hstu_attention(
     within each sequence: items of sequence b are rows offset[b] to offset[b + 1] - 1 of q, k, v, time and o,
     and i and j count from its first. No sequence is longer than N; some are empty; the division is by N,
     whatever the sequence's length. bucket = min((time[i] - time[j]) // WIDTH, M - 1); times grow within a
-    sequence. Program (b, h, n) owns items n * BLOCK and on of sequence b, head h. silu(s) = s / (1 +
-    exp(-s)). Contiguous; D is a power of two; full float32.
+    sequence. Program (b, h, n) owns items n * BLOCK and on of sequence b, head h, and loads no block of keys
+    that lies wholly after them. silu(s) = s / (1 + exp(-s)). Contiguous; D is a power of two; full float32.
     """
     o, size = torch.zeros_like(q), torch.zeros_like(q)
     for first, end in zip(offset.tolist(), offset.tolist()[1:]):

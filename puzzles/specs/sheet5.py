@@ -3,6 +3,7 @@
 import torch
 
 from puzzles.puzzle import Expected, case, puzzle
+from puzzles.specs.made import all_equal, largest_at_the_edges, scores_far_below_zero
 from puzzles.tensors import BlockSize, Number, Size, f32, i32
 from puzzles.tiling import panel
 
@@ -11,9 +12,14 @@ _GARBAGE = 1_000_000_000  # what lies behind the used part of a block table or s
 
 
 def _slots(tensors, sizes, rng):
-    """Different slots for different tokens, the cache's first and last rows free; every fourth is padding."""
-    rows = torch.arange(sizes["S"])[1:-1] if sizes["S"] > 2 else torch.zeros(1)
-    slots = rows[torch.randperm(len(rows), generator=rng)[: sizes["N"]]].int()
+    """Different slots for different tokens; every fourth is padding. The cache's last and first rows are the
+    first two tokens' if N is a multiple of 3, and nobody's otherwise.
+    """
+    N, S = sizes["N"], sizes["S"]
+    inner = 1 + torch.randperm(max(S - 2, 0), generator=rng)
+    if N % 3 == 0:
+        inner = torch.cat([torch.tensor([S - 1, 0]), inner])
+    slots = (inner if S > 1 else torch.zeros(1))[:N].int()
     slots[3::4] = -1
     return tensors | dict(slot=slots)
 
@@ -30,6 +36,7 @@ def _slots(tensors, sizes, rng):
         case(N=10, S=12, W=40, BLOCK=64),
         case(N=1, S=1, W=1, BLOCK=8),
         case(N=7, S=40, W=33, BLOCK=64),
+        case(N=12, S=41, W=65, BLOCK=128, grow=dict(S=1, W=2)),
     ],
     big=case(N=8192, S=65536, W=1024, BLOCK=1024),
     budget=dict(new="N * W", cache="0"),
@@ -61,15 +68,21 @@ def kv_write(new: f32("N", "W"), slot: i32("N"), cache: f32("S", "W"), N: Size, 
 
 
 def _paged(tensors, sizes, rng):
-    """Block tables over a shuffled pool: all entries used, two, or any number; garbage behind them."""
+    """Block tables over a shuffled pool that begins with the last and the first block; garbage behind them.
+
+    The first request fills all its blocks, the second two but not the last of them, the third has one token.
+    """
     B, P, NB, T = sizes["B"], sizes["P"], sizes["NB"], sizes["T"]
     table = torch.full((B, T), _GARBAGE, dtype=torch.int32)
-    pool, length = torch.randperm(NB, generator=rng).int(), torch.empty(B, dtype=torch.int32)
+    inner = 1 + torch.randperm(NB - 2, generator=rng)
+    pool = torch.cat([torch.tensor([NB - 1, 0]), inner]).int()
+    length = torch.empty(B, dtype=torch.int32)
     for b in range(B):
-        used = (T, min(2, T), int(torch.randint(1, T + 1, (1,), generator=rng)))[min(b, 2)]
+        used = (T, min(2, T), 1, int(torch.randint(1, T + 1, (1,), generator=rng)))[min(b, 3)]
         table[b, :used] = pool[:used]
         pool = pool.roll(-used)
-        length[b] = (used - 1) * P + int(torch.randint(1, P + 1, (1,), generator=rng))
+        filled = (P, int(torch.randint(1, P, (1,), generator=rng)), 1)[b % 3]
+        length[b] = (used - 1) * P + filled
     return tensors | dict(table=table, length=length)
 
 
@@ -105,8 +118,10 @@ _POOL = (
     prepare=_paged,
     cases=[
         case(B=1, H=1, K=1, NB=3, T=2, sm_scale=0.25, P=16, D=16, GROUP=16),
-        case(B=3, H=4, K=2, NB=12, T=3, sm_scale=0.25, P=16, D=16, GROUP=16),
+        case(B=3, H=6, K=2, NB=12, T=3, sm_scale=0.3, P=32, D=16, GROUP=16),
         case(B=2, H=3, K=1, NB=6, T=3, sm_scale=0.18, P=16, D=32, GROUP=16, scale=12.0),
+        case(B=4, H=4, K=4, NB=13, T=4, sm_scale=0.2, P=16, D=16, GROUP=32, make=scores_far_below_zero,
+             grow=dict(NB=1, T=1)),
     ],
     big=case(B=64, H=32, K=8, NB=16384, T=256, sm_scale=0.125, P=16, D=64, GROUP=16),
     budget=dict(q="B * H * D", table="B * K * T"),
@@ -165,8 +180,10 @@ def paged_decode(
     prepare=_paged,
     cases=[
         case(B=1, H=1, K=1, NB=3, T=2, sm_scale=0.25, P=16, D=16, GROUP=16, SPLITS=2),
-        case(B=3, H=4, K=2, NB=16, T=5, sm_scale=0.25, P=16, D=16, GROUP=16, SPLITS=2),
+        case(B=3, H=6, K=2, NB=16, T=5, sm_scale=0.3, P=32, D=16, GROUP=16, SPLITS=2),
         case(B=2, H=3, K=1, NB=6, T=3, sm_scale=0.18, P=16, D=32, GROUP=16, SPLITS=4, scale=5.0),
+        case(B=4, H=4, K=4, NB=17, T=6, sm_scale=0.2, P=16, D=16, GROUP=32, SPLITS=3,
+             make=scores_far_below_zero, grow=dict(NB=1, T=1)),
     ],
     big=case(B=4, H=32, K=8, NB=4096, T=1024, sm_scale=0.125, P=16, D=64, GROUP=16, SPLITS=16),
     budget=dict(table="B * K * T"),
@@ -226,6 +243,11 @@ def split_k_decode(
     )
 
 
+def _rounded(lse: torch.Tensor) -> int:
+    """A log-sum-exp of all parts, were it stored, is rounded by half a unit of its own size; so is exp of it."""
+    return 2 * int(lse[lse.isfinite()].abs().max())
+
+
 def _empty_parts(tensors, sizes, rng):
     """The last part of every second request is empty; no request is without any keys."""
     part, lse = tensors["part"].clone(), tensors["lse"].clone()
@@ -246,6 +268,7 @@ def _empty_parts(tensors, sizes, rng):
         case(B=2, H=1, D=8, BLOCK_S=2, S=1),
         case(B=3, H=2, D=16, BLOCK_S=4, S=3, scale=100.0),
         case(B=2, H=2, D=8, BLOCK_S=4, S=3, shift=500.0),  # overflows whatever is drawn; the one above mostly
+        case(B=2, H=4, D=32, BLOCK_S=16, S=6, shift=-30000.0, grow=dict(S=1)),
     ],
     big=case(B=256, H=32, D=128, BLOCK_S=16, S=16),
     budget=dict(part="B * H * S * D", lse="B * H * S"),
@@ -276,7 +299,7 @@ def merge_splits(
     """
     w = torch.softmax(lse, 2)
     return dict(
-        o=Expected((w[..., None] * part).sum(2), terms=S, amplified=_EXP,
+        o=Expected((w[..., None] * part).sum(2), terms=S, amplified=_EXP + _rounded(lse),
                    size=lambda: (w[..., None] * part.abs()).sum(2))
     )
 
@@ -298,7 +321,10 @@ def _route(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor
         case(N=5, E=12, TOP=4, BLOCK=16),
         case(N=3, E=1, TOP=1, BLOCK=4),
         case(N=4, E=10, TOP=10, BLOCK=16, scale=100.0),
-        case(N=3, E=9, TOP=3, BLOCK=16, shift=-500.0),
+        case(N=3, E=9, TOP=3, BLOCK=16, shift=-30000.0),
+        case(N=5, E=20, TOP=3, BLOCK=32, make=largest_at_the_edges),
+        case(N=2, E=11, TOP=5, BLOCK=16, make=all_equal),
+        case(N=3, E=33, TOP=11, BLOCK=64, grow=dict(E=1, TOP=1)),
     ],
     big=case(N=16384, E=128, TOP=8, BLOCK=128),
     budget=dict(logits="N * E"),
@@ -355,6 +381,7 @@ def _each_expert(x: torch.Tensor, w: torch.Tensor, offset: torch.Tensor) -> torc
         case(N=50, E=4, D=40, F=33, BLOCK_N=16, BLOCK_F=16, BLOCK_D=16),
         case(N=1, E=3, D=5, F=1, BLOCK_N=16, BLOCK_F=16, BLOCK_D=16),
         case(N=37, E=2, D=33, F=20, BLOCK_N=16, BLOCK_F=32, BLOCK_D=32),
+        case(N=51, E=5, D=64, F=35, BLOCK_N=32, BLOCK_F=16, BLOCK_D=32, grow=dict(N=1, D=1, F=2)),
     ],
     big=case(N=4096, E=16, D=1024, F=1024, BLOCK_N=64, BLOCK_F=32, BLOCK_D=32),
     flops="2 * N * D * F",

@@ -1,0 +1,28 @@
+"""Mutants that pass because they are right: an argument for each, in place of a judgement."""
+
+import re
+
+_LAST_AXIS = "one axis is left, and -1 is its other name"
+_NOT_STORED = "what the mask cuts off here reaches only rows or columns that the store's mask cuts off"
+_OVERWRITTEN = "every row has a largest value, which replaces the start"
+_CONVERTS = "an integer times a float32 is a float32 without .to"
+
+# (puzzle, what was changed) -> why the answer is still right. Both are regular expressions.
+EQUIVALENT: dict[tuple[str, str], str] = {
+    (".*", r"^'0': is -1$"): _LAST_AXIS,
+    ("online_softmax", r"other=-': (no other|other=(0|1)\.0)$"): _NOT_STORED,
+    ("online_softmax", r"float\('inf'\).: is "): _NOT_STORED,
+    ("argmax", r"^'0': is 1$"): _OVERWRITTEN,
+    ("argmax|topk_route", r"'tl\.store\((token|expert)_ptr.* times 1\.0001$"):
+        "an index below 10,000 is rounded down to itself",
+    ("int4_matmul", r"mask=(n < N|row < M).*: (no other|other=.*)$"): _NOT_STORED,
+    ("int4_matmul", r"to\(tl\.float32\)': no to$"): _CONVERTS,
+}
+
+
+def reason(puzzle: str, what: str) -> str:
+    """Why this mutant is right; "" if nobody has shown it."""
+    for (name, pattern), why in EQUIVALENT.items():
+        if re.fullmatch(name, puzzle) and re.search(pattern, what):
+            return why
+    return ""
