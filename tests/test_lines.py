@@ -25,14 +25,12 @@ def folder_of(path: Path) -> str:
     return f"{top}/{below[0]}" if len(below) > 1 else top
 
 
-@mending
 def test_a_line_holds_one_thought():
     folders = {folder: density(paths) for folder, paths in groupby(sorted(PROSE, key=folder_of), folder_of)}
     dense = [f"{folder} has {nodes:.2f}" for folder, nodes in folders.items() if nodes >= MOST_NODES]
     say(f"A folder has fewer than {MOST_NODES} expression nodes a line.", dense)
 
 
-@mending
 def test_a_function_decides_little():
     many = []
     for path in PROSE:
@@ -54,7 +52,6 @@ def test_a_file_is_about_one_idea():
     say(f"A file has at most {MOST_LINES} lines.", long)
 
 
-@mending
 def test_a_record_is_made_by_keyword():
     large = {node.name for _, node in nodes(ast.ClassDef) if fields(node) > 3}
     unnamed = []
@@ -65,14 +62,12 @@ def test_a_record_is_made_by_keyword():
     say("A record or config with more than three values is made by keyword.", unnamed)
 
 
-@mending
 def test_a_statement_chooses_once():
     twice = [at(path, statement) for path in PROSE for statement, parts in statements(path)
              if sum(isinstance(part, ast.IfExp) for part in parts) > 1]
     say("A statement has at most one `x if c else y`: an `if` stands on its own line.", twice)
 
 
-@mending
 def test_no_tuple_is_made_and_thrown_away():
     thrown = [at(path, node) for path, node in nodes(ast.Expr) if isinstance(node.value, ast.Tuple)]
     say("Two calls are two statements, not a tuple that nobody reads.", thrown)
@@ -106,7 +101,6 @@ def unlike(values: list[ast.expr]) -> bool:
     return len({type(value) for value in values}) > 1 or len(called) > 1
 
 
-@mending
 def test_at_most_two_names_are_set_at_once():
     crowded = []
     for path, node in nodes(ast.Assign):

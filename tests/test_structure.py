@@ -80,7 +80,6 @@ def test_no_file_needs_itself():
     say("Imports between files form no circle.", circles)
 
 
-@mending
 def test_only_optional_packages_are_imported_late():
     """...and whatever the command line needs after it has read its arguments."""
     late = []
@@ -94,6 +93,7 @@ def test_only_optional_packages_are_imported_late():
     say("Imports stand at the top of a file.", late)
 
 
+@mending
 def test_the_library_does_not_know_the_puzzles():
     """Not even as text: a path put together from words is an import that nobody sees. Pages are no code."""
     named = []

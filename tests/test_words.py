@@ -11,8 +11,6 @@ from tests.source_tree import ROOT, Function, at, house, imports, is_answer, nod
 
 PAGES = [*sorted(ROOT.glob("notebooks/[0-9]*.ipynb")), *sorted(ROOT.glob("puzzles/sheets/*.ipynb"))]
 
-mending = pytest.mark.xfail(strict=False, reason="being mended")
-
 
 # Contracts
 
@@ -52,7 +50,6 @@ def test_public_things_have_a_contract():
     say("What is public says what it does.", [where for where in silent if not where.endswith(passed_on)])
 
 
-@mending
 def test_public_signatures_are_typed():
     untyped = []
     for where, node in public_things():
@@ -65,7 +62,6 @@ def test_public_signatures_are_typed():
 
 # One word, one thing
 
-@mending
 def test_no_public_class_name_stands_twice():
     homes = defaultdict(list)
     for path, node in nodes(ast.ClassDef):
@@ -104,7 +100,6 @@ def test_the_scheduler_has_one_driver():
     say("Only the engine and plan/simulate.py drive a scheduler.", drivers - allowed)
 
 
-@mending
 def test_there_is_one_plural():
     by_hand = []
     for path, node in nodes(ast.IfExp):

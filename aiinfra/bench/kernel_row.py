@@ -63,7 +63,7 @@ class KernelRow(Row):
 
 
 @dataclass(frozen=True)
-class Comparison:
+class KernelComparison:
     """A kernel whose result has been checked, and that can be measured: `measure()` returns the row's missing
     fields, ours and peer in seconds. `missing`: in words, what is not known without."""
 

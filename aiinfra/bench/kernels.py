@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from aiinfra.bench.kernel_row import Comparison, KernelRow, peak_bytes, seconds_of
+from aiinfra.bench.kernel_row import KernelComparison, KernelRow, peak_bytes, seconds_of
 from aiinfra.device import as_device, device_name
 from aiinfra.errors import nearest
 from aiinfra.kernels.flash_attention import attention_reference, flash_attention
@@ -72,7 +72,7 @@ def settings(device: torch.device | str | None = None) -> dict[str, str]:
     }
 
 
-def _rmsnorm(device: torch.device) -> Comparison:
+def _rmsnorm(device: torch.device) -> KernelComparison:
     n, width = (16384, 4096) if device.type == "cuda" else (33, 96)
     x, residual = _randn(device, n, width), _randn(device, n, width)
     weight = _randn(device, width)
@@ -97,10 +97,10 @@ def _rmsnorm(device: torch.device) -> Comparison:
         checked="F.rms_norm in float64",
         error=_error(y, wanted),
     )
-    return Comparison(row, "its share of copy bandwidth", measure)
+    return KernelComparison(row, "its share of copy bandwidth", measure)
 
 
-def _quant_matmul(device: torch.device) -> Comparison:
+def _quant_matmul(device: torch.device) -> KernelComparison:
     outputs, inputs = (14336, 4096) if device.type == "cuda" else (64, 96)
     x, weight = _randn(device, 1, inputs), _randn(device, outputs, inputs)
     packed = quantize_int4(weight)
@@ -123,7 +123,7 @@ def _quant_matmul(device: torch.device) -> Comparison:
         checked="dequantised weight in float64",
         error=_error(quant_matmul(x, packed), wanted),
     )
-    return Comparison(row, "its speed beside cuBLAS", measure)
+    return KernelComparison(row, "its speed beside cuBLAS", measure)
 
 
 def _copy(packed: PackedWeight) -> PackedWeight:
@@ -131,7 +131,7 @@ def _copy(packed: PackedWeight) -> PackedWeight:
         words=packed.words.clone(), scale=packed.scale.clone(), minimum=packed.minimum.clone(), bits=4)
 
 
-def _flash_attention(device: torch.device, size: int, heads: int, kv_heads: int, goal: float) -> Comparison:
+def _flash_attention(device: torch.device, size: int, heads: int, kv_heads: int, goal: float) -> KernelComparison:
     batch, length = (4, 4096) if device.type == "cuda" else (1, 40)
     q = _randn(device, batch, length, heads, size)
     k, v = (_randn(device, batch, length, kv_heads, size) for _ in "kv")
@@ -159,10 +159,10 @@ def _flash_attention(device: torch.device, size: int, heads: int, kv_heads: int,
         checked="softmax in float64, one group of heads",
         error=_error(flash_attention(q, k, v)[0, :, :group], wanted),
     )
-    return Comparison(row, "its speed beside SDPA's flash attention", measure)
+    return KernelComparison(row, "its speed beside SDPA's flash attention", measure)
 
 
-def _paged_attention(device: torch.device) -> Comparison:
+def _paged_attention(device: torch.device) -> KernelComparison:
     requests, context = (64, 4096) if device.type == "cuda" else (3, 37)
     block, heads, kv_heads, size = 16, 32, 8, 128
     per_request = -(-context // block)
@@ -194,10 +194,10 @@ def _paged_attention(device: torch.device) -> Comparison:
         checked="softmax in float64 over gathered keys",
         error=_error(paged_attention(q, k, v, tables, lengths)[0, :group], wanted),
     )
-    return Comparison(row, "its share of read bandwidth", measure)
+    return KernelComparison(row, "its share of read bandwidth", measure)
 
 
-def _hstu_attention(device: torch.device) -> Comparison:
+def _hstu_attention(device: torch.device) -> KernelComparison:
     batch, length, heads, size = (4, 4096, 4, 64) if device.type == "cuda" else (2, 24, 2, 16)
     q, k, v, dy = (_randn(device, batch * length, heads, size) for _ in range(4))
     position, time = (0.1 * _randn(device, heads, n) for n in (2 * length - 1, BUCKETS))
@@ -233,7 +233,7 @@ def _hstu_attention(device: torch.device) -> Comparison:
         checked="the formula and autograd in float64",
         error=max(_error(got, wanted) for got, wanted in zip(ours(), in_float64(), strict=True)),
     )
-    return Comparison(row, "its speed and memory beside the composition", measure)
+    return KernelComparison(row, "its speed and memory beside the composition", measure)
 
 
 def _randn(device: torch.device, *shape: int) -> Tensor:
@@ -255,7 +255,7 @@ def _error(got: Tensor, wanted: Tensor) -> float:
     return ((got.double() - wide).norm() / wide.norm()).item()
 
 
-COMPARISONS: dict[str, tuple[Callable[[torch.device], Comparison], ...]] = {
+COMPARISONS: dict[str, tuple[Callable[[torch.device], KernelComparison], ...]] = {
     "flash_attention": (
         partial(_flash_attention, size=64, heads=32, kv_heads=8, goal=1.2),
         partial(_flash_attention, size=128, heads=16, kv_heads=4, goal=1.1),

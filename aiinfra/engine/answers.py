@@ -265,7 +265,12 @@ class Answers:
         if prompt.made or asked.params.n == 1:
             return [answer]
         for index in range(1, asked.params.n):
-            other = Request(f"{asked.id}#{index}", prompt.prompt, prompt.max_tokens, prompt.priority)
+            other = Request(
+                id=f"{asked.id}#{index}",
+                tokens=prompt.prompt,
+                max_tokens=prompt.max_tokens,
+                priority=prompt.priority,
+            )
             self._new(asked, index, other)
         return list(asked.answers.values())
 

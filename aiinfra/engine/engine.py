@@ -87,7 +87,7 @@ class Engine:
         if not isinstance(priority, int):
             raise ValueError(f"priority={priority!r}; it must be a whole number: the lowest goes first.")
         stop_ids = params.stop_ids(eos_ids, self.model.config.vocab_size)
-        request = Request(request_id, prompt, params.max_tokens, priority)
+        request = Request(id=request_id, tokens=prompt, max_tokens=params.max_tokens, priority=priority)
         self.answers.add(Asked(request_id, params, stop_ids), request)
 
     def abort(self, request_id: str, index: int | None = None) -> bool:

@@ -108,7 +108,13 @@ class DecodeGraphs:
     def _forward(self, bucket: int) -> None:
         """The recorded part: from the buffers to `logits`."""
         tokens, positions, slots = self.numbers[:3 * bucket].view(3, bucket)
-        kv = StepKV(self.cache, slots, self.block_tables[:bucket], self.context_lens[:bucket], None)
+        kv = StepKV(
+            cache=self.cache,
+            slots=slots,
+            block_tables=self.block_tables[:bucket],
+            context_lens=self.context_lens[:bucket],
+            cu_seqlens=None,
+        )
         self.logits[:bucket].copy_(self.model(tokens, positions, kv))
 
 

@@ -70,7 +70,7 @@ class Sampler:
         seen = ()
         if self.params.repetition_penalty != 1:
             seen = self._ids().union(ahead) if ahead else self._ids()
-        return Choosing(self.params, key, seen, banned)
+        return Choosing(params=self.params, key=key, seen=seen, banned=banned)
 
     def took(self, token: int) -> None:
         """The answer has grown by this token."""
@@ -228,7 +228,7 @@ def _report(logits: Tensor, ids: Tensor, rows: Sequence[Choosing]) -> Report | N
         chosen = logprobs.gather(-1, ids[at, None])
         rank = (logprobs > chosen).sum(-1) + 1
         top = logprobs.topk(most)
-        parts.append(Report(chosen[:, 0], rank, top.indices, top.values))
+        parts.append(Report(logprob=chosen[:, 0], rank=rank, top_ids=top.indices, top_logprobs=top.values))
     return Report(*map(torch.cat, zip(*parts)))
 
 

@@ -148,7 +148,8 @@ class Scheduler:
             if known.last and known.count == 1 and known.request.made:
                 guesses = self._guesses(known, spare, propose)
                 spare -= len(guesses)
-            work.append(Work(known.request, known.start, known.count + len(guesses), guesses))
+            count = known.count + len(guesses)
+            work.append(Work(request=known.request, start=known.start, count=count, guesses=guesses))
         return Plan(work=work, copies=plan.copies, admitted=plan.admitted, preempted=plan.preempted)
 
     def commit(self, plan: Plan, made: dict[Request, int], right: dict[Request, int] | None = None,

@@ -119,7 +119,8 @@ def grouped_matmul(x_ptr, w_ptr, offset_ptr, y_ptr, N, E, D, F,
         acc = tl.zeros([BLOCK_N, BLOCK_F], dtype=tl.float32)
         for start in range(0, D, BLOCK_D):
             d = start + tl.arange(0, BLOCK_D)
-            x = tl.load(x_ptr + n[:, None] * D + d[None, :], mask=(n[:, None] < end) & (d[None, :] < D), other=0.0)
+            x = tl.load(x_ptr + n[:, None] * D + d[None, :],
+                        mask=(n[:, None] < end) & (d[None, :] < D), other=0.0)
             w = tl.load(w_ptr + (e * D + d)[:, None] * F + f[None, :],
                         mask=(d[:, None] < D) & (f[None, :] < F), other=0.0)
             acc = tl.dot(x, w, acc, input_precision="ieee")
