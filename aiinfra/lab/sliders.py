@@ -129,6 +129,11 @@ def _widget(ipywidgets, name: str, spec: Any):
         return ipywidgets.Checkbox(value=spec, indent=False, **common)
     if isinstance(spec, list):
         return ipywidgets.Dropdown(options=spec, value=spec[0], **common)
+    return _scale(ipywidgets, spec, **wide)
+
+
+def _scale(ipywidgets, spec: Slider, **wide: Any):
+    """The widget of a numeric control."""
     if spec.log:
         values = steps(spec.low, spec.high, _LOG_STEPS, log=True, whole=spec.whole)
         return slider_of(ipywidgets, {*values, spec.start}, spec.start, **wide)

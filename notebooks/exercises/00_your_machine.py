@@ -185,7 +185,14 @@ _STEPS = (
           limit="dispatch"),
     _Step("256 users of a 1B model", 5e-3, nbytes=9e9, flops=0.6e12, operations=400, limit="memory"),
 )
-_SHEET = Hardware("a GPU", 80e9, 3.0e12, 60e12, 700e12, dispatch_seconds=5e-6)
+_SHEET = Hardware(
+    name="a GPU",
+    memory_bytes=80e9,
+    bandwidth=3.0e12,
+    float32=60e12,
+    bfloat16=700e12,
+    dispatch_seconds=5e-6,
+)
 
 
 @exercise("00.diagnose", hints=(
