@@ -33,8 +33,6 @@ NEED_NO_TORCH = [
     "aiinfra.engine.blocks", "aiinfra.engine.scheduler", "aiinfra.engine.record", "aiinfra.plan.simulate",
 ]
 
-mending = pytest.mark.xfail(strict=False, reason="being mended")
-
 
 def room_of(path: Path) -> str:
     """The folder of aiinfra/ that a file belongs to, or its name on the ground; puzzles; exercises."""
@@ -93,7 +91,6 @@ def test_only_optional_packages_are_imported_late():
     say("Imports stand at the top of a file.", late)
 
 
-@mending
 def test_the_library_does_not_know_the_puzzles():
     """Not even as text: a path put together from words is an import that nobody sees. Pages are no code."""
     named = []

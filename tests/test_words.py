@@ -5,8 +5,6 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-import pytest
-
 from tests.source_tree import ROOT, Function, at, house, imports, is_answer, nodes, say, short, text, tree
 
 PAGES = [*sorted(ROOT.glob("notebooks/[0-9]*.ipynb")), *sorted(ROOT.glob("puzzles/sheets/*.ipynb"))]
