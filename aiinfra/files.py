@@ -88,7 +88,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file of a model's folder. Raises LoadError naming folder and file."""
-    path = path.resolve()
+    path = path.absolute()               # not resolved: a link of the Hub's cache leads to a nameless file
     name = f"{path.parent.name}/{path.name}"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -139,7 +139,9 @@ def _read_blocks(model: Transformer, source: WeightFile, layer: str,
 def _part_rows(model: Transformer, source: WeightFile, ours: str, shape: torch.Size) -> list[int]:
     """Rows of each part of our parameter. Raises LoadError unless the file's parts have these shapes."""
     parts = source.parts(ours)
-    rows = part_rows(ours, model.config, shape[0])
+    rows = [shape[0]]
+    if len(parts) > 1:
+        rows = part_rows(ours, model.config, shape[0])
     shapes = [source.shape(part) for part in parts]
     if shapes != [(n, *shape[1:]) for n in rows]:
         found = ", ".join(f"{part} {list(found)}" for part, found in zip(parts, shapes))

@@ -13,13 +13,33 @@ import torch
 from torch import Tensor
 
 from aiinfra.checkpoint.gguf import GGUFFile
-from aiinfra.checkpoint.huggingface_config import FAMILIES, required
+from aiinfra.checkpoint.fields import count, number, required, token_ids
 from aiinfra.checkpoint.names import gguf_parts
+from aiinfra.checkpoint.rope import rope_from_gguf
 from aiinfra.errors import LoadError, reading
 from aiinfra.kernels.quant_matmul import PackedWeight, from_q4_1
 from aiinfra.model.config import ModelConfig, RopeScaling
 
-GGUF_FAMILIES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+# architecture -> what it adds to the plain Llama decoder
+GGUF_FAMILIES: dict[str, dict[str, bool]] = {
+    "llama": {},
+    "qwen2": {"qkv_bias": True},
+    "qwen3": {"qk_norm": True},
+}
+_BIASES = {
+    "qkv_bias": "blk.0.attn_q.bias",
+    "out_bias": "blk.0.attn_output.bias",
+    "mlp_bias": "blk.0.ffn_down.bias",
+}
+# Keys under the architecture that are read here, and some that change no number.
+_READ = {
+    "context_length", "embedding_length", "block_count", "feed_forward_length", "vocab_size",
+    "attention.head_count", "attention.head_count_kv", "attention.key_length", "attention.value_length",
+    "attention.layer_norm_rms_epsilon", "attention.sliding_window", "rope.freq_base", "rope.dimension_count",
+    "rope.scale_linear", "rope.scaling.type", "rope.scaling.factor", "rope.scaling.original_context_length",
+    "rope.scaling.attn_factor", "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow",
+}
+_HARMLESS = {"rope.scaling.finetuned", "tensor_data_layout", "pooling_type", "attention.causal"}
 
 
 class GGUFWeights:
@@ -82,40 +102,64 @@ def config_from_gguf(meta: dict[str, Any], tensor_names: set[str], source: str) 
     if arch not in GGUF_FAMILIES:
         raise LoadError(f"{source}: architecture {arch!r} is not supported. "
                         f"Supported: {', '.join(GGUF_FAMILIES)}.")
-
-    def need(key: str) -> Any:
-        return required(meta, f"{arch}.{key}", source)
-
-    heads = need("attention.head_count")
-    width = need("embedding_length")
-    eos = meta.get("tokenizer.ggml.eos_token_id")
-    if "tokenizer.ggml.tokens" in meta:
-        vocab_size = len(meta["tokenizer.ggml.tokens"])
-    else:
-        vocab_size = need("vocab_size")
+    meta = _one_for_all_layers(meta, source)
+    _refuse(meta, arch, source)
+    heads = count(meta, f"{arch}.attention.head_count", source)
+    width = count(meta, f"{arch}.embedding_length", source)
+    head_dim = meta.get(f"{arch}.attention.key_length") or width // heads
+    _check_head(meta, arch, source, head_dim)
+    context = count(meta, f"{arch}.context_length", source)
+    if meta.get(f"{arch}.attention.sliding_window"):       # within it nothing is hidden; here all is seen
+        context = min(context, count(meta, f"{arch}.attention.sliding_window", source))
+    theta, scaling = rope_from_gguf(meta, arch, source, head_dim)
+    vocabulary = meta.get("tokenizer.ggml.tokens")
     return ModelConfig(
-        vocab_size=vocab_size,
+        vocab_size=required(meta, f"{arch}.vocab_size", source) if vocabulary is None else len(vocabulary),
         hidden_size=width,
-        num_hidden_layers=need("block_count"),
+        num_hidden_layers=required(meta, f"{arch}.block_count", source),
         num_attention_heads=heads,
         num_key_value_heads=meta.get(f"{arch}.attention.head_count_kv", heads),
-        head_dim=meta.get(f"{arch}.attention.key_length", width // max(heads, 1)),
-        intermediate_size=need("feed_forward_length"),
-        max_position_embeddings=need("context_length"),
-        rms_norm_eps=need("attention.layer_norm_rms_epsilon"),
-        rope_theta=meta.get(f"{arch}.rope.freq_base", 10_000.0),
-        rope_scaling=_rope_scaling(meta, arch, source),
+        head_dim=head_dim,
+        intermediate_size=required(meta, f"{arch}.feed_forward_length", source),
+        max_position_embeddings=context,
+        rms_norm_eps=number(meta, f"{arch}.attention.layer_norm_rms_epsilon", source),
+        rope_theta=theta,
+        rope_scaling=scaling,
         tie_word_embeddings="output.weight" not in tensor_names,
-        eos_token_ids=() if eos is None else (eos,),
+        eos_token_ids=token_ids(meta, "tokenizer.ggml.eos_token_id", source),
         bos_token_id=meta.get("tokenizer.ggml.bos_token_id"),
-        **FAMILIES[GGUF_FAMILIES[arch]])
+        **GGUF_FAMILIES[arch] | {key: True for key, tensor in _BIASES.items() if tensor in tensor_names})
 
 
-def _rope_scaling(meta: dict[str, Any], arch: str, source: str) -> RopeScaling | None:
-    kind = meta.get(f"{arch}.rope.scaling.type", "none")
-    if kind == "none":
-        return None
-    if kind == "linear":
-        return RopeScaling("linear", factor=float(meta[f"{arch}.rope.scaling.factor"]))
-    raise LoadError(f"{source}: rope scaling {kind!r} is not supported. Supported: none, linear "
-                    "(and Llama 3's frequency factors, which are a tensor of the file).")
+def _one_for_all_layers(meta: dict[str, Any], source: str) -> dict[str, Any]:
+    """Where a file lists a number for each layer, the one that they share. Raises LoadError if they
+    differ."""
+    found = dict(meta)
+    for key, value in meta.items():
+        if isinstance(value, list) and not key.startswith(("tokenizer.", "general.")):
+            if len(set(value)) != 1:
+                raise LoadError(f"{source}: {key}={value}: layers of several sizes are not supported.")
+            found[key] = value[0]
+    return found
+
+
+def _refuse(meta: dict[str, Any], arch: str, source: str) -> None:
+    """Keys that nobody reads here, unless they say "none": they may change the arithmetic."""
+    if meta.get("split.count", 1) > 1:
+        part = meta.get("split.no", 0) + 1
+        raise LoadError(f"{source} is part {part} of {meta['split.count']} of a split file. Join them first: "
+                        "llama-gguf-split --merge.")
+    for key, value in meta.items():
+        name = key.removeprefix(f"{arch}.")
+        if name != key and value and name not in _READ | _HARMLESS:
+            raise LoadError(f"{source}: {key}={value!r} is not supported: it may change what the model "
+                            "computes, and nothing here knows it.")
+
+
+def _check_head(meta: dict[str, Any], arch: str, source: str, head_dim: int) -> None:
+    """Values are as wide as keys here, and whole heads are turned."""
+    for name in ("attention.value_length", "rope.dimension_count"):
+        size = meta.get(f"{arch}.{name}", head_dim)
+        if size != head_dim:
+            raise LoadError(f"{source}: {arch}.{name}={size!r} is not supported: it must be the size of a "
+                            f"head, {head_dim}.")

@@ -4,7 +4,9 @@
     model.safetensors                 header (name -> type, shape, place), then the bytes
     model.safetensors.index.json      or: name -> shard, for model-00001-of-00003.safetensors …
 
-Tensors are read one at a time. Every error names folder, file and tensor.
+Tensors are read one at a time. Every error names folder, file and tensor. Some files hold the decoder alone,
+without "model." before each name, or a tied embedding under the last layer's name: what they have is found by
+its usual name.
 """
 
 import json
@@ -12,56 +14,75 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from aiinfra.checkpoint.huggingface_config import config_from_json
-from aiinfra.checkpoint.names import huggingface_parts
+from aiinfra.checkpoint.names import fused_part, huggingface_parts
 from aiinfra.errors import LoadError, nearest, reading
 from aiinfra.files import read_json
 
 _ROWS_AT_ONCE = 4096      # of two tables that are compared
+_FLOATS = ("F64", "F32", "F16", "BF16")
+_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_OTHER_FORMS = ("pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.safetensors")
+
+
+class TensorPlace(NamedTuple):
+    """Where a tensor lies, and what it is called there."""
+
+    shard: str
+    name: str
 
 
 class HuggingFaceFolder:
     """A folder's config and weights: a `WeightFile`."""
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder).resolve()             # "." has no name to put into an error
+        self.folder = Path(folder).absolute()            # "." has no name to put into an error
         self.label = self.folder.name
         source = f"{self.label}/config.json"
+        if not (self.folder / "config.json").exists():
+            raise LoadError(f"{self.label} has no config.json: {_what_it_is(self.folder)}.")
         raw = read_json(self.folder / "config.json")
         with reading(source):
             self.config = config_from_json(raw, source)
         self._open: dict[str, Any] = {}                     # file name -> open file
-        self._shard_of = self._index()                      # tensor name -> file name
+        self._shard_of = self._index()                      # tensor's name in the files -> file name
+        self._places = self._by_usual_names()
         self._head_is_a_copy = False
-        if self.config.tie_word_embeddings and "lm_head.weight" in self._shard_of:
+        if self.config.tie_word_embeddings and _HEAD in self._places:
             self._settle_tie()
 
     def names(self) -> set[str]:
         """See WeightFile. A last layer that is only a copy of the tied embedding does not count."""
-        found = set(self._shard_of)
+        found = set(self._places)
         for shard in set(self._shard_of.values()):        # a shard may hold more than the index tells
-            found.update(self._file(shard).keys())
+            found.update(name for name in self._file(shard).keys() if name not in self._shard_of)
         if self._head_is_a_copy:
-            found.remove("lm_head.weight")
+            found.remove(_HEAD)
         return found
 
     def parts(self, ours: str) -> list[str]:
-        """See WeightFile."""
-        return huggingface_parts(ours)
+        """See WeightFile. Where a file keeps all parts in one matrix, as we do, it is that one."""
+        fused = fused_part(ours)
+        return [fused] if fused in self._places else huggingface_parts(ours)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """See WeightFile."""
-        return tuple(self._tensor(name, lambda file: file.get_slice(name).get_shape()))
+        return tuple(self._tensor(name, lambda file, there: file.get_slice(there).get_shape()))
 
     def read_into(self, name: str, out: Tensor) -> None:
         """See WeightFile. Raises LoadError naming tensor and file."""
-        out.copy_(self._tensor(name, lambda file: file.get_tensor(name)))
+        kind = self._tensor(name, lambda file, there: file.get_slice(there).get_dtype())
+        if kind not in _FLOATS:
+            shard = self._places[name].shard
+            raise LoadError(f"{self.label}/{shard}: tensor {name} is stored as {kind}: weights that were "
+                            f"quantised by other rules are not read here, only {', '.join(_FLOATS)}.")
+        out.copy_(self._tensor(name, lambda file, there: file.get_tensor(there)))
 
     def blocks(self, ours: str) -> None:
         """See WeightFile: these folders hold floats."""
@@ -70,8 +91,8 @@ class HuggingFaceFolder:
     def _settle_tie(self) -> None:
         """The config ties the last layer to the embedding, and the file has both. Where they differ, the file
         is right and the config wrong, as in transformers."""
-        pairs = zip(self._rows("model.embed_tokens.weight"), self._rows("lm_head.weight"))
-        if self.shape("model.embed_tokens.weight") == self.shape("lm_head.weight"):
+        pairs = zip(self._rows(_EMBEDDING), self._rows(_HEAD))
+        if self.shape(_EMBEDDING) == self.shape(_HEAD):
             self._head_is_a_copy = all(torch.equal(ours, theirs) for ours, theirs in pairs)
         if not self._head_is_a_copy:
             self.config = replace(self.config, tie_word_embeddings=False)
@@ -80,31 +101,47 @@ class HuggingFaceFolder:
         """The tensor in pieces of a few thousand rows: two tables are compared in little memory."""
         for first in range(0, self.shape(name)[0], _ROWS_AT_ONCE):
             piece = slice(first, first + _ROWS_AT_ONCE)
-            yield self._tensor(name, lambda file: file.get_slice(name)[piece])
+            yield self._tensor(name, lambda file, there: file.get_slice(there)[piece])
 
-    def _tensor(self, name: str, read: Callable[[Any], Any]) -> Any:
-        if name not in self._shard_of:
-            close = nearest(name, self._shard_of)
+    def _tensor(self, name: str, read: Callable[[Any, str], Any]) -> Any:
+        if name not in self._places:
+            close = nearest(name, self._places)
             raise LoadError(f"{self.label}: the weights have no tensor {name}.{close}")
-        shard = self._shard_of[name]
+        shard, there = self._places[name]
         try:
-            return read(self._file(shard))
+            return read(self._file(shard), there)
         except SafetensorError as error:
             raise LoadError(f"{self.label}/{shard}: tensor {name} cannot be read ({error}).") from error
 
+    def _by_usual_names(self) -> dict[str, TensorPlace]:
+        places = {name: TensorPlace(shard, name) for name, shard in self._shard_of.items()}
+        if not any(name.startswith("model.") for name in places):
+            places = {name if name == _HEAD else f"model.{name}": place for name, place in places.items()}
+        if self.config.tie_word_embeddings and _EMBEDDING not in places and _HEAD in places:
+            places[_EMBEDDING] = places.pop(_HEAD)
+        return places
+
     def _index(self) -> dict[str, str]:
-        index = self.folder / "model.safetensors.index.json"
-        if index.exists():
-            with reading(f"{self.label}/{index.name}"):
-                shards = dict(read_json(index)["weight_map"])
-            for shard in sorted(set(shards.values())):
-                if not (self.folder / shard).exists():
-                    raise LoadError(f"{self.label}: shard {shard} is missing; {index.name} names it. "
-                                    "Fetch the whole folder.")
-            return shards
-        if not (self.folder / "model.safetensors").exists():
-            raise LoadError(f"{self.label} has neither model.safetensors nor {index.name}.")
-        return dict.fromkeys(self._file("model.safetensors").keys(), "model.safetensors")
+        """Which file has which tensor. Where there are both, one file goes before shards, as in
+        transformers."""
+        whole, index = self.folder / "model.safetensors", self.folder / "model.safetensors.index.json"
+        for path in (whole, index):
+            if path.is_symlink() and not path.exists():
+                raise LoadError(f"{self.label}/{path.name} is a link to a file that is gone "
+                                f"({path.readlink()}). Fetch the model again.")
+        if whole.exists():
+            return dict.fromkeys(self._file(whole.name).keys(), whole.name)
+        if not index.exists():
+            others = [name for name in _OTHER_FORMS if (self.folder / name).exists()]
+            instead = f", only {', '.join(others)}, which is not read here" if others else ""
+            raise LoadError(f"{self.label} has neither model.safetensors nor {index.name}{instead}.")
+        with reading(f"{self.label}/{index.name}"):
+            shards = dict(read_json(index)["weight_map"])
+        for shard in sorted(set(shards.values())):
+            if not (self.folder / shard).exists():
+                raise LoadError(f"{self.label}: shard {shard} is missing; {index.name} names it. "
+                                "Fetch the whole folder.")
+        return shards
 
     def _file(self, shard: str) -> Any:
         if shard not in self._open:
@@ -115,6 +152,16 @@ class HuggingFaceFolder:
                 why = _what_is_cut(path)
                 raise LoadError(f"{self.label}/{shard} {why} ({error}). Fetch it again.") from error
         return self._open[shard]
+
+
+def _what_it_is(folder: Path) -> str:
+    """What a folder without config.json is, for an error."""
+    snapshots = sorted(path.name for path in folder.glob("snapshots/*"))
+    if snapshots:
+        return f"it is a folder of the Hub's cache; give one of its snapshots, as snapshots/{snapshots[-1]}"
+    if (folder / "adapter_config.json").exists():
+        return "it has adapter_config.json, so it is an adapter (LoRA); merge it into its base model first"
+    return "it is not a Hugging Face model folder"
 
 
 def _what_is_cut(path: Path) -> str:

@@ -2,23 +2,48 @@
 
     config.json ──config_from_json──> ModelConfig ──config_to_json──> config.json
 
-One decoder serves a whole family: Llama (SmolLM2 is one), Qwen2 (adds a bias to q, k, v) and Qwen3
-(normalises q and k). Notebook 03.
+One decoder serves a whole family: Llama (SmolLM2 is one), Mistral, Qwen2 (adds a bias to q, k, v), Qwen3
+(normalises q and k) and Phi-3 (keeps q, k, v in one matrix, as we do). What a key means when it is left out
+differs from one to the next, and stands in their table. Notebook 03.
 """
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from aiinfra.errors import LoadError, nearest
+from aiinfra.checkpoint.fields import count, number, required, token_ids, truth
+from aiinfra.checkpoint.rope import rope_from_json
+from aiinfra.errors import LoadError
 from aiinfra.model.config import ModelConfig, RopeScaling
 
-# family -> what it adds to the plain Llama decoder
-FAMILIES: dict[str, dict[str, bool]] = {
-    "LlamaForCausalLM": {},
-    "Qwen2ForCausalLM": {"qkv_bias": True},
-    "Qwen3ForCausalLM": {"qk_norm": True},
+
+@dataclass(frozen=True)
+class Family:
+    """What a family adds to the plain Llama decoder, and its config's values for keys that are left out.
+    Source: transformers, models/*/configuration_*.py."""
+
+    model_type: str
+    reads_biases: bool = False                       # attention_bias and mlp_bias; others do not know these
+    adds: dict[str, bool] = field(default_factory=dict)
+    defaults: dict[str, Any] = field(default_factory=dict)
+
+
+_QWEN = {
+    "num_key_value_heads": 32, "max_position_embeddings": 32768, "sliding_window": 4096,
+    "max_window_layers": 28,
 }
+FAMILIES = {
+    "LlamaForCausalLM": Family("llama", reads_biases=True),
+    "MistralForCausalLM": Family("mistral", defaults={
+        "num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 4096}),
+    "Qwen2ForCausalLM": Family("qwen2", adds={"qkv_bias": True}, defaults=_QWEN),
+    "Qwen3ForCausalLM": Family("qwen3", reads_biases=True, adds={"qk_norm": True},
+                               defaults={**_QWEN, "head_dim": 128}),
+    "Phi3ForCausalLM": Family("phi3", defaults={
+        "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "original_max_position_embeddings": 4096}),
+}
+_DEFAULTS = {"max_position_embeddings": 2048, "rms_norm_eps": 1e-6}
 # Ours and Hugging Face's key are one word for these.
 _SAME_KEYS = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
               "num_key_value_heads", "head_dim", "max_position_embeddings", "rms_norm_eps", "rope_theta",
@@ -27,27 +52,56 @@ _SAME_KEYS = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_laye
 
 def config_from_json(raw: dict[str, Any], source: str = "config.json") -> ModelConfig:
     """From a parsed Hugging Face `config.json`. Raises LoadError for what is not supported."""
-    family = _family(raw, source)
+    architecture = _architecture(raw, source)
+    family = FAMILIES[architecture]
+    raw = {**_DEFAULTS, **family.defaults, **raw, "model_type": family.model_type}
     _refuse(raw, source)
-    heads = required(raw, "num_attention_heads", source)
-    width = required(raw, "hidden_size", source)
-    rope = raw.get("rope_parameters") or {}          # transformers 5; earlier: two separate keys
+    heads = count(raw, "num_attention_heads", source)
+    width = count(raw, "hidden_size", source)
+    head_dim = raw.get("head_dim") or width // heads
+    context = count(raw, "max_position_embeddings", source)
+    theta, scaling, context = rope_from_json(raw, source, head_dim, context)
+    window = _window(raw, source)
     return ModelConfig(
         vocab_size=required(raw, "vocab_size", source),
         hidden_size=width,
         num_hidden_layers=required(raw, "num_hidden_layers", source),
         num_attention_heads=heads,
         num_key_value_heads=raw.get("num_key_value_heads") or heads,
-        head_dim=raw.get("head_dim") or width // max(heads, 1),
+        head_dim=head_dim,
         intermediate_size=required(raw, "intermediate_size", source),
-        max_position_embeddings=raw.get("max_position_embeddings", 2048),
-        rms_norm_eps=raw.get("rms_norm_eps", 1e-6),
-        rope_theta=rope.get("rope_theta") or raw.get("rope_theta") or 10_000.0,
-        rope_scaling=_rope_scaling(raw.get("rope_scaling") or rope, source),
-        tie_word_embeddings=raw.get("tie_word_embeddings", False),
-        eos_token_ids=_as_tuple(raw.get("eos_token_id")),
+        max_position_embeddings=context if window is None else min(context, window),
+        rms_norm_eps=number(raw, "rms_norm_eps", source),
+        rope_theta=theta,
+        rope_scaling=scaling,
+        tie_word_embeddings=truth(raw, "tie_word_embeddings", source),
+        eos_token_ids=token_ids(raw, "eos_token_id", source),
         bos_token_id=raw.get("bos_token_id"),
-        **FAMILIES[family])
+        **family.adds | _biases(raw, source, family))
+
+
+def _biases(raw: dict[str, Any], source: str, family: Family) -> dict[str, bool]:
+    """What the config adds to its family."""
+    added = {}
+    if family.reads_biases and truth(raw, "attention_bias", source):
+        added |= {"qkv_bias": True, "out_bias": True}
+    if family.reads_biases and truth(raw, "mlp_bias", source):
+        added["mlp_bias"] = True
+    return added
+
+
+def _window(raw: dict[str, Any], source: str) -> int | None:
+    """Tokens within which a sliding window hides nothing. Attention here sees all, so the context ends
+    there."""
+    if raw.get("sliding_window") is None:
+        return None
+    if raw["model_type"].startswith("qwen"):         # in the upper layers only, and only if this is said
+        used = raw["max_window_layers"] < count(raw, "num_hidden_layers", source)
+        if raw.get("layer_types"):
+            used = "sliding_attention" in raw["layer_types"]
+        if not used or not truth(raw, "use_sliding_window", source):
+            return None
+    return count(raw, "sliding_window", source)
 
 
 def config_to_json(config: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
@@ -55,22 +109,23 @@ def config_to_json(config: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
 
     Raises ValueError for a config that Hugging Face's form has no words for.
     """
-    family = _family_of(config)
+    architecture = _architecture_of(config)
     raw = {
-        "architectures": [family],
-        "model_type": family.removesuffix("ForCausalLM").lower(),
+        "architectures": [architecture],
+        "model_type": FAMILIES[architecture].model_type,
         "hidden_act": "silu",
-        "attention_bias": False,
+        "attention_bias": config.out_bias,
+        "mlp_bias": config.mlp_bias,
         "torch_dtype": str(dtype).removeprefix("torch."),
     }
     raw |= {key: getattr(config, key) for key in _SAME_KEYS}
-    raw |= token_ids(config)
+    raw |= ends_to_json(config)
     if config.rope_scaling is not None:              # the form of transformers 4, which 5 reads too
         raw["rope_scaling"] = _rope_to_json(config.rope_scaling)
     return raw
 
 
-def token_ids(config: ModelConfig) -> dict[str, Any]:
+def ends_to_json(config: ModelConfig) -> dict[str, Any]:
     """The ids that begin and end a text, as config.json and generation_config.json write them."""
     eos: Any = list(config.eos_token_ids) or None
     if len(config.eos_token_ids) == 1:
@@ -78,15 +133,12 @@ def token_ids(config: ModelConfig) -> dict[str, Any]:
     return {"bos_token_id": config.bos_token_id, "eos_token_id": eos}
 
 
-def required(raw: dict[str, Any], key: str, source: str) -> Any:
-    """The value of a key. Raises LoadError, naming the nearest one, if it is absent."""
-    if raw.get(key) is None:
-        raise LoadError(f"{source} has no {key!r}, which the model's shape needs.{nearest(key, raw)}")
-    return raw[key]
-
-
-def _family(raw: dict[str, Any], source: str) -> str:
-    names = raw.get("architectures") or [f"model_type {raw.get('model_type')!r}"]
+def _architecture(raw: dict[str, Any], source: str) -> str:
+    names = raw.get("architectures")
+    if not names:                                    # transformers goes by the model's type then
+        model_type = raw.get("model_type")
+        names = [name for name, family in FAMILIES.items() if family.model_type == model_type]
+        names = names or [f"model_type {model_type!r}"]
     if isinstance(names, str):
         names = [names]
     if names[0] not in FAMILIES:
@@ -95,44 +147,32 @@ def _family(raw: dict[str, Any], source: str) -> str:
     return names[0]
 
 
-def _family_of(config: ModelConfig) -> str:
-    for family, added in FAMILIES.items():
-        if config.qkv_bias == ("qkv_bias" in added) and config.qk_norm == ("qk_norm" in added):
-            return family
-    raise ValueError("no family of Hugging Face has both qkv_bias and qk_norm; the model cannot be saved in "
-                     "their form.")
+def _architecture_of(config: ModelConfig) -> str:
+    """Whose layers these are: Llama, Qwen2 and Qwen3 cover all that can be loaded."""
+    if config.qk_norm:
+        if config.qkv_bias != config.out_bias or config.mlp_bias:
+            raise ValueError("no family of Hugging Face has both qkv_bias and qk_norm; the model cannot be "
+                             "saved in their form.")
+        return "Qwen3ForCausalLM"
+    if config.qkv_bias and not config.out_bias:
+        return "Qwen2ForCausalLM"
+    return "LlamaForCausalLM"
 
 
 def _refuse(raw: dict[str, Any], source: str) -> None:
     """Settings that change the arithmetic and that this decoder does not compute."""
+    layers = set(raw.get("layer_types") or ())
     wrong = {
         "hidden_act": raw.get("hidden_act", "silu") != "silu",
-        "attention_bias": bool(raw.get("attention_bias")),
-        "mlp_bias": bool(raw.get("mlp_bias")),
-        "use_sliding_window": bool(raw.get("use_sliding_window")),
         "quantization_config": raw.get("quantization_config") is not None,
-        "partial_rotary_factor": raw.get("partial_rotary_factor", 1.0) != 1.0,
+        "quantization": raw.get("quantization") is not None,
+        "layer_types": bool(layers - {"full_attention", "sliding_attention"}),
     }
     for key, bad in wrong.items():
         if bad:
-            raise LoadError(f"{source}: {key}={raw[key]!r} is not supported; this decoder computes the plain "
-                            "Llama, Qwen2 and Qwen3 layers in float32, bfloat16 or float16.")
-
-
-def _rope_scaling(raw: dict[str, Any], source: str) -> RopeScaling | None:
-    kind = raw.get("rope_type") or raw.get("type") or "default"
-    if kind == "default":
-        return None
-    if kind == "linear":
-        return RopeScaling("linear", factor=float(raw["factor"]))
-    if kind == "llama3":
-        return RopeScaling(
-            kind="llama3",
-            factor=float(raw["factor"]),
-            low_freq_factor=float(raw["low_freq_factor"]),
-            high_freq_factor=float(raw["high_freq_factor"]),
-            original_max_position_embeddings=int(raw["original_max_position_embeddings"]))
-    raise LoadError(f"{source}: rope_type {kind!r} is not supported. Supported: default, linear, llama3.")
+            kind = " (the form of MLX)" if key == "quantization" else ""
+            raise LoadError(f"{source}: {key}={raw[key]!r}{kind} is not supported; this decoder computes the "
+                            "plain Llama, Qwen2 and Qwen3 layers in float32, bfloat16 or float16.")
 
 
 def _rope_to_json(scaling: RopeScaling) -> dict[str, Any]:
@@ -148,9 +188,3 @@ def _rope_to_json(scaling: RopeScaling) -> dict[str, Any]:
         "high_freq_factor": scaling.high_freq_factor,
         "original_max_position_embeddings": scaling.original_max_position_embeddings,
     }
-
-
-def _as_tuple(ids: int | list[int] | None) -> tuple[int, ...]:
-    if ids is None:
-        return ()
-    return tuple(ids) if isinstance(ids, list) else (ids,)

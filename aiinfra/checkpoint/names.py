@@ -21,6 +21,7 @@ class LayerNames:
     ours: str
     huggingface: tuple[str, ...]           # the parts, in the order in which they are stacked
     gguf: tuple[str, ...]
+    fused: str = ""                        # Hugging Face's name where all parts are one matrix (Phi-3)
 
 
 LAYER_NAMES = (
@@ -30,7 +31,8 @@ LAYER_NAMES = (
         "layers.{}.attention.qkv",
         ("model.layers.{}.self_attn.q_proj", "model.layers.{}.self_attn.k_proj",
          "model.layers.{}.self_attn.v_proj"),
-        ("blk.{}.attn_q", "blk.{}.attn_k", "blk.{}.attn_v")),
+        ("blk.{}.attn_q", "blk.{}.attn_k", "blk.{}.attn_v"),
+        fused="model.layers.{}.self_attn.qkv_proj"),
     LayerNames("layers.{}.attention.q_norm", ("model.layers.{}.self_attn.q_norm",), ("blk.{}.attn_q_norm",)),
     LayerNames("layers.{}.attention.k_norm", ("model.layers.{}.self_attn.k_norm",), ("blk.{}.attn_k_norm",)),
     LayerNames("layers.{}.attention.out", ("model.layers.{}.self_attn.o_proj",), ("blk.{}.attn_output",)),
@@ -38,7 +40,8 @@ LAYER_NAMES = (
     LayerNames(
         "layers.{}.mlp.gate_up",
         ("model.layers.{}.mlp.gate_proj", "model.layers.{}.mlp.up_proj"),
-        ("blk.{}.ffn_gate", "blk.{}.ffn_up")),
+        ("blk.{}.ffn_gate", "blk.{}.ffn_up"),
+        fused="model.layers.{}.mlp.gate_up_proj"),
     LayerNames("layers.{}.mlp.down", ("model.layers.{}.mlp.down_proj",), ("blk.{}.ffn_down",)),
     LayerNames("norm", ("model.norm",), ("output_norm",)),
     LayerNames("lm_head", ("lm_head",), ("output",)),
@@ -54,6 +57,13 @@ def huggingface_parts(ours: str) -> list[str]:
     if the table has no such layer."""
     row, number, leaf = _find(ours)
     return [f"{part.format(number)}.{leaf}" for part in row.huggingface]
+
+
+def fused_part(ours: str) -> str:
+    """What Hugging Face calls our parameter where a family keeps all its parts in one matrix; empty: none
+    does."""
+    row, number, leaf = _find(ours)
+    return row.fused and f"{row.fused.format(number)}.{leaf}"
 
 
 def gguf_parts(ours: str) -> list[str]:

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from aiinfra.checkpoint.fill import layers_of, leaves_of
-from aiinfra.checkpoint.huggingface_config import config_to_json, token_ids
+from aiinfra.checkpoint.huggingface_config import config_to_json, ends_to_json
 from aiinfra.checkpoint.names import huggingface_parts, part_rows
 from aiinfra.checkpoint.tokenizer import Tokenizer
 from aiinfra.compress.packed import PackedLinear
@@ -64,7 +64,7 @@ def _named_weights(model: Transformer) -> dict[str, Tensor]:
 
 
 def _generation_config(model: Transformer, tokenizer: Tokenizer | None) -> dict[str, Any]:
-    raw = token_ids(model.config)
+    raw = ends_to_json(model.config)
     if tokenizer is not None:
         raw["eos_token_id"] = list(tokenizer.eos_ids) or None
     return raw

@@ -1,8 +1,8 @@
-"""Text to token ids and back. Rust does the byte-pair merging; this file says which rules to load.
+"""Text to token ids and back. Rust does the byte-pair merging; which rules it follows is read elsewhere.
 
-    tokenizer.json ──────────┐
-                             ├──> Tokenizer.encode / decode / chat / stream
-    GGUF metadata ─(rebuilt)─┘
+    tokenizer.json and its companions ─ huggingface_tokenizer.py ──┐
+                                                                   ├──> encode / decode / chat / stream
+    GGUF metadata ─ gguf_tokenizer.py ─────────────────────────────┘
 
 Ids are whole bytes, not whole characters: one emoji can be four tokens. A stream must therefore hold
 back what is not yet a character (`StreamDecoder`). Notebook 15 sends these pieces over a network.
@@ -12,98 +12,63 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 
 from aiinfra.checkpoint import chat_template
-from aiinfra.errors import LoadError, reading
-from aiinfra.files import read_json, write_json, write_text
-
-_LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-           r"|\s*[\r\n]+|\s+(?!\S)|\s+")
-_QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
-_CONTROL, _USER_DEFINED = 3, 4                                # tokenizer.ggml.token_type
+from aiinfra.checkpoint.gguf_tokenizer import vocabulary_from_gguf
+from aiinfra.checkpoint.huggingface_tokenizer import vocabulary_from_folder
+from aiinfra.checkpoint.vocabulary import Vocabulary
+from aiinfra.files import write_json, write_text
 
 
 class Tokenizer:
     """A model's vocabulary, its special tokens and its chat template."""
 
     def __init__(self, backend: tokenizers.Tokenizer, template: str | None = None,
-                 bos_token: str = "", eos_token: str = "", eos_ids: tuple[int, ...] = ()) -> None:
+                 eos_ids: tuple[int, ...] = (), **special: str) -> None:
+        """special: tokens by role, as `bos_token="<s>"`."""
         self.backend = backend
         self.chat_template = template
-        self.bos_token, self.eos_token = bos_token, eos_token
         self.eos_ids = eos_ids
+        self.special = special
+        # Byte by byte, where a piece is missing (Llama 2): a run of bytes is read as a whole.
+        self._bytes_apart = self.backend.decoder.decode(["<0x41>"]) == "A"
+        self._added = self.backend.get_added_tokens_decoder()
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> "Tokenizer":
-        """From a Hugging Face folder: tokenizer.json, tokenizer_config.json, chat_template.jinja."""
-        folder = Path(folder).resolve()
-        path = folder / "tokenizer.json"
-        if not path.exists():
-            raise LoadError(f"{folder.name} has no tokenizer.json. Save it with the model (transformers: "
-                            "AutoTokenizer.from_pretrained(…).save_pretrained(folder)).")
-        read_json(path)                                       # a clear error for what is not JSON
-        try:
-            backend = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:                            # the Rust side raises bare Exception
-            raise LoadError(f"{folder.name}/tokenizer.json cannot be used ({error}).") from error
-        side = folder / "tokenizer_config.json"
-        config = read_json(side) if side.exists() else {}
-        template_file = folder / "chat_template.jinja"
-        template = config.get("chat_template")
-        if template_file.exists():
-            with reading(f"{folder.name}/{template_file.name}"):
-                template = template_file.read_text(encoding="utf-8")
-        if isinstance(template, list):                        # several, by name: transformers 4's form
-            template = {one.get("name"): one.get("template") for one in template}.get("default")
-        eos = _content(config.get("eos_token"))
-        eos_id = backend.token_to_id(eos) if eos else None
-        return cls(
-            backend,
-            template=template,
-            bos_token=_content(config.get("bos_token")),
-            eos_token=eos,
-            eos_ids=_ids(eos_id))
+        """From a Hugging Face folder. Raises LoadError, naming the file, for what cannot be read."""
+        return cls._of(vocabulary_from_folder(folder))
 
     @classmethod
     def from_gguf(cls, meta: dict[str, Any], source: str) -> "Tokenizer":
         """From a GGUF file's metadata. Raises LoadError for a kind that is not supported."""
-        kind = meta.get("tokenizer.ggml.model")
-        builders = {"gpt2": _byte_level_bpe, "llama": _sentencepiece_bpe}
-        if kind not in builders:
-            raise LoadError(f"{source}: tokenizer {kind!r} is not supported. "
-                            f"Supported: {', '.join(builders)}.")
-        with reading(source):
-            tokens = meta["tokenizer.ggml.tokens"]
-            try:
-                backend = builders[kind](meta, source)
-            except (LookupError, LoadError):
-                raise
-            except Exception as error:                        # the Rust side raises bare Exception
-                raise LoadError(f"{source}: its tokenizer cannot be used ({error}).") from error
-        _add_special_tokens(backend, meta)
-        bos = meta.get("tokenizer.ggml.bos_token_id")
-        eos = meta.get("tokenizer.ggml.eos_token_id")
-        if bos is not None and meta.get("tokenizer.ggml.add_bos_token", kind == "llama"):
-            first = _text_of(bos, tokens)
-            backend.post_processor = processors.TemplateProcessing(
-                single=f"{first} $A",
-                pair=f"{first} $A {first} $B",
-                special_tokens=[(first, bos)])
-        return cls(
-            backend,
-            template=meta.get("tokenizer.chat_template"),
-            bos_token=_text_of(bos, tokens),
-            eos_token=_text_of(eos, tokens),
-            eos_ids=_ids(eos))
+        return cls._of(vocabulary_from_gguf(meta, source))
+
+    @classmethod
+    def _of(cls, found: Vocabulary) -> "Tokenizer":
+        return cls(found.backend, template=found.template, eos_ids=found.eos_ids, **found.special)
+
+    @property
+    def bos_token(self) -> str:
+        """What begins a text, empty if there is no such token."""
+        return self.special.get("bos_token", "")
+
+    @property
+    def eos_token(self) -> str:
+        """What ends a text, empty if there is no such token."""
+        return self.special.get("eos_token", "")
+
+    @property
+    def eos_token_id(self) -> int | None:
+        """The id of `eos_token`, which is one of `eos_ids`."""
+        return self.backend.token_to_id(self.eos_token)
 
     def save(self, folder: str | Path) -> None:
         """Write what `from_folder` and transformers read: tokenizer.json, tokenizer_config.json and, if the
         model has one, chat_template.jinja."""
         folder = Path(folder)
-        special = {"bos_token": self.bos_token, "eos_token": self.eos_token}
         config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-        config |= {name: token for name, token in special.items() if token}
+        config |= self.special
         write_text(folder / "tokenizer.json", self.backend.to_str(pretty=True))
         write_json(folder / "tokenizer_config.json", config)
         if self.chat_template:
@@ -127,17 +92,30 @@ class Tokenizer:
         if not self.chat_template:
             raise ValueError("this model has no chat template: it was not trained to chat. "
                              "Use generate with a prompt.")
-        return chat_template.render(
-            self.chat_template,
-            messages,
-            add_generation_prompt,
-            bos_token=self.bos_token,
-            eos_token=self.eos_token)
+        return chat_template.render(self.chat_template, messages, add_generation_prompt, **self.special)
+
+    def apply_chat_template(self, conversation: list[chat_template.Message], tokenize: bool = True,
+                            add_generation_prompt: bool = False) -> str | list[int]:
+        """The chat as ids, or as text; under transformers' name and with its defaults."""
+        if tokenize:
+            return self.encode_chat(conversation, add_generation_prompt)
+        return self.render_chat(conversation, add_generation_prompt)
 
     def encode_chat(self, messages: list[chat_template.Message],
                     add_generation_prompt: bool = True) -> list[int]:
         """Token ids of the rendered chat; the template writes the special tokens itself."""
         return self.encode(self.render_chat(messages, add_generation_prompt), add_special_tokens=False)
+
+    def may_go_on(self, token_id: int) -> bool:
+        """True if the text of what comes before may still change after this id: it is a byte of a run whose
+        end decides how all its bytes are read, or it is not shown at all."""
+        text = self.backend.id_to_token(token_id)
+        if text is None:
+            return True
+        if self._bytes_apart and len(text) == 6 and text.startswith("<0x"):
+            return True
+        added = self._added.get(token_id)
+        return added is not None and added.special
 
     @property
     def vocab_size(self) -> int:
@@ -149,7 +127,8 @@ class StreamDecoder:
     """Decodes ids one by one; `push` returns only text that later ids cannot change.
 
     Invariant: the pieces, joined, equal `decode` of all ids. A window of ids since the last whole
-    character is decoded twice, with and without the new id; the difference is the new text.
+    character is decoded twice, with and without the new id; the difference is the new text. Where bytes are
+    tokens of their own, one that is wrong spoils its whole run, so a run is held back until it has ended.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -161,6 +140,8 @@ class StreamDecoder:
     def push(self, token_id: int) -> str:
         """The text that this id completes: possibly empty, never half a character."""
         self.ids.append(token_id)
+        if self.tokenizer.may_go_on(token_id):
+            return ""
         before = self.tokenizer.decode(self.ids[self.start:self.shown])
         after = self.tokenizer.decode(self.ids[self.start:])
         if after.endswith("\ufffd") or len(after) <= len(before):
@@ -174,83 +155,3 @@ class StreamDecoder:
         after = self.tokenizer.decode(self.ids[self.start:])
         self.start = self.shown = len(self.ids)
         return after[len(before):]
-
-
-def _content(token: Any) -> str:
-    """tokenizer_config.json writes a token as a string or as an object with its content."""
-    return token.get("content", "") if isinstance(token, dict) else token or ""
-
-
-def _text_of(token_id: int | None, tokens: list[str]) -> str:
-    return "" if token_id is None else tokens[token_id]
-
-
-def _ids(token_id: int | None) -> tuple[int, ...]:
-    return () if token_id is None else (token_id,)
-
-
-def _add_special_tokens(backend: tokenizers.Tokenizer, meta: dict[str, Any]) -> None:
-    """Tokens that are matched whole, before any merging: those that steer the model, and the user's."""
-    types = meta.get("tokenizer.ggml.token_type", [])
-    control, user_defined = [], []
-    for token, kind in zip(meta["tokenizer.ggml.tokens"], types):
-        if kind == _CONTROL:
-            control.append(AddedToken(token, normalized=False, special=True))
-        elif kind == _USER_DEFINED:
-            user_defined.append(AddedToken(token, normalized=False))
-    backend.add_special_tokens(control)
-    backend.add_tokens(user_defined)
-
-
-def _byte_level_bpe(meta: dict[str, Any], source: str) -> tokenizers.Tokenizer:
-    vocab = {token: i for i, token in enumerate(meta["tokenizer.ggml.tokens"])}
-    merges = [tuple(pair.split(" ", 1)) for pair in meta["tokenizer.ggml.merges"]]
-    backend = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges))
-    backend.pre_tokenizer = _split_rules(meta.get("tokenizer.ggml.pre", "default"), source)
-    backend.decoder = decoders.ByteLevel()
-    return backend
-
-
-def _split_rules(name: str, source: str) -> pre_tokenizers.PreTokenizer:
-    """How text is cut before merging: a model that learnt on single digits must be fed single digits."""
-    plain = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    if name in ("default", "gpt-2"):
-        return plain
-    if name in ("smollm", "starcoder", "refact", "command-r"):
-        return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), plain])
-    if name in ("llama-bpe", "llama3", "llama-v3", "qwen2"):
-        pattern = _QWEN2 if name == "qwen2" else _LLAMA3
-        split = pre_tokenizers.Split(Regex(pattern), "isolated")
-        bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        return pre_tokenizers.Sequence([split, bytes_only])
-    raise LoadError(f"{source}: pre-tokenizer {name!r} is not supported. Supported: default, gpt-2, smollm, "
-                    "starcoder, refact, command-r, llama-bpe, qwen2.")
-
-
-def _sentencepiece_bpe(meta: dict[str, Any], source: str) -> tokenizers.Tokenizer:
-    """Llama 2's kind: pieces with scores. A pair merges if its union is a piece; better scores first."""
-    tokens, scores = meta["tokenizer.ggml.tokens"], meta["tokenizer.ggml.scores"]
-    vocab = {token: i for i, token in enumerate(tokens)}
-    ranked = []
-    for token, i in vocab.items():
-        for cut in range(1, len(token)):
-            left, right = token[:cut], token[cut:]
-            if left in vocab and right in vocab:
-                ranked.append((-scores[i], vocab[left], vocab[right], (left, right)))
-    merges = [pair for *_, pair in sorted(ranked)]
-    unknown = meta.get("tokenizer.ggml.unknown_token_id")
-    model = models.BPE(
-        vocab=vocab,
-        merges=merges,
-        byte_fallback=True,
-        fuse_unk=True,
-        unk_token=None if unknown is None else tokens[unknown])
-    to_pieces = [normalizers.Replace(" ", "▁")]
-    to_text = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    if meta.get("tokenizer.ggml.add_space_prefix", True):
-        to_pieces.insert(0, normalizers.Prepend("▁"))
-        to_text.append(decoders.Strip(" ", 1, 0))
-    backend = tokenizers.Tokenizer(model)
-    backend.normalizer = normalizers.Sequence(to_pieces)
-    backend.decoder = decoders.Sequence(to_text)
-    return backend

@@ -41,7 +41,7 @@ class Attention(nn.Module):
         # q, k and v are one matrix: the input is read once, and one call is made instead of three.
         outputs = (self.heads + 2 * self.kv_heads) * self.head_dim
         self.qkv = Linear(config.hidden_size, outputs, bias=config.qkv_bias)
-        self.out = Linear(self.heads * self.head_dim, config.hidden_size, bias=False)
+        self.out = Linear(self.heads * self.head_dim, config.hidden_size, bias=config.out_bias)
         self.q_norm = self.k_norm = None
         if config.qk_norm:
             self.q_norm = RMSNorm(self.head_dim, config.rms_norm_eps)

@@ -19,7 +19,7 @@ class RopeScaling:
 
     kind "linear" divides every frequency by `factor`. kind "llama3" does so for long wavelengths,
     leaves short ones alone and blends between (Llama 3.1). kind "factors" divides frequency i by
-    `factors[i]` (the same, worked out).
+    `factors[i]` (any of these, worked out). amplitude: cos and sin are multiplied by it (YaRN).
     """
 
     kind: str
@@ -28,6 +28,7 @@ class RopeScaling:
     high_freq_factor: float = 4.0
     original_max_position_embeddings: int = 8192
     factors: tuple[float, ...] = ()
+    amplitude: float = 1.0
 
     def __post_init__(self) -> None:
         wrong = [factor for factor in (self.factor, *self.factors) if not factor > 0]
@@ -52,6 +53,8 @@ class ModelConfig:
     rope_scaling: RopeScaling | None = None
     tie_word_embeddings: bool = False
     qkv_bias: bool = False
+    out_bias: bool = False                 # of the matrix behind attention
+    mlp_bias: bool = False
     qk_norm: bool = False
     eos_token_ids: tuple[int, ...] = ()
     bos_token_id: int | None = None

@@ -105,6 +105,7 @@ class RotaryEmbedding(nn.Module):
         plain = 1.0 / config.rope_theta ** (pairs / config.head_dim)
         frequency = scale_frequencies(plain, config.rope_scaling)
         self.register_buffer("frequency", frequency, persistent=False)      # [Dh/2], radians per position
+        self.amplitude = 1.0 if config.rope_scaling is None else config.rope_scaling.amplitude
 
     def forward(self, positions: Tensor, dtype: torch.dtype) -> Angles:
         """positions [..., T] -> their angles, ready to broadcast over heads."""
@@ -112,6 +113,8 @@ class RotaryEmbedding(nn.Module):
         angle = positions.unsqueeze(-1) * self.frequency.float()           # [..., T, Dh/2]
         angle = angle.unsqueeze(-2)                                # [..., T, 1, Dh/2]: the same for all heads
         cos, sin = angle.cos(), angle.sin()
+        if self.amplitude != 1.0:
+            cos, sin = cos * self.amplitude, sin * self.amplitude
         return Angles(
             cos=torch.cat([cos, cos], -1).to(dtype),
             sin=torch.cat([-sin, sin], -1).to(dtype),
@@ -157,10 +160,10 @@ class SwiGLU(nn.Module):
     Source: Shazeer 2020, "GLU Variants Improve Transformer".
     """
 
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, width: int, hidden: int, bias: bool = False) -> None:
         super().__init__()
-        self.gate_up = Linear(width, 2 * hidden, bias=False)
-        self.down = Linear(hidden, width, bias=False)
+        self.gate_up = Linear(width, 2 * hidden, bias=bias)
+        self.down = Linear(hidden, width, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [..., D] -> [..., D]."""

@@ -26,7 +26,7 @@ class DecoderLayer(nn.Module):
         self.attention_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.attention = Attention(config, layer)
         self.mlp_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.mlp = SwiGLU(config.hidden_size, config.intermediate_size)
+        self.mlp = SwiGLU(config.hidden_size, config.intermediate_size, config.mlp_bias)
 
     def forward(self, x: Tensor, angles: Angles, kv: KV | None) -> Tensor:
         """x [..., T, D] -> [..., T, D]."""

@@ -73,7 +73,7 @@ def test_from_a_folder(tmp_path, ours, reference_tokenizer) -> None:
     ours_again = Tokenizer.from_folder(tmp_path)
     for text in NASTY:
         assert ours_again.encode(text) == reference_tokenizer(text).input_ids
-    assert ours_again.eos_ids == ours[1].eos_ids == (2,)
+    assert ours_again.eos_ids == ours[1].eos_ids == (2, 0)          # <|im_end|>; <|endoftext|>, by its text
     assert ours_again.render_chat(MESSAGES[1]) == ours[1].render_chat(MESSAGES[1])
 
 
