@@ -80,6 +80,8 @@ class Engine:
                              "finished.")
         # `LLM` has asked this of all prompts of a call, before any is run; here it is asked of everybody else's.
         check_ids(prompt, self.model.config.vocab_size)
+        if params.max_tokens is None:
+            params = params.within(max(1, self.max_model_len - len(prompt)))
         most = len(prompt) + params.max_tokens
         if most > self.max_model_len:
             raise ValueError(f"request {request_id} may grow to {most:,} tokens; the context is "

@@ -45,6 +45,7 @@ def generate_naive(model: Transformer, prompt: list[int], params: SamplingParams
 def generate_cached(model: Transformer, prompt: list[int], params: SamplingParams,
                     eos_ids: tuple[int, ...] = (), answer: int = 0) -> Iterator[TokenStep]:
     """As `generate_naive`, keeping keys and values: after the prompt, one token is run per token made."""
+    params = up_to_the_context(params, prompt, model)
     # The last token made is never run, so it needs no slot.
     cache = KVCache(model.config, len(prompt) + params.max_tokens - 1, dtype=model.dtype, device=model.device)
 
@@ -56,9 +57,17 @@ def generate_cached(model: Transformer, prompt: list[int], params: SamplingParam
     yield from _loop(model, prompt, params, eos_ids, answer, forward)
 
 
+def up_to_the_context(params: SamplingParams, prompt: list[int], model: Transformer) -> SamplingParams:
+    """With max_tokens None, as many as have room behind the prompt; else the same."""
+    if params.max_tokens is not None:
+        return params
+    return params.within(max(1, model.config.max_position_embeddings - len(prompt)))
+
+
 def _loop(model: Transformer, prompt: list[int], params: SamplingParams, eos_ids: tuple[int, ...],
           answer: int, forward: Callable[[list[int]], tuple[Tensor, int]]) -> Iterator[TokenStep]:
     check_ids(prompt, model.config.vocab_size)
+    params = up_to_the_context(params, prompt, model)
     sampler = Sampler(params, prompt, answer)
     stop_ids = params.stop_ids(eos_ids, model.config.vocab_size)
     tokens = list(prompt)

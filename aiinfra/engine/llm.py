@@ -12,7 +12,9 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
+from numbers import Integral
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import torch
@@ -26,6 +28,12 @@ from aiinfra.engine.sampling_params import SamplingParams
 from aiinfra.errors import nearest
 from aiinfra.checkpoint import DEFAULT_MODEL, StreamDecoder, Tokenizer, load
 
+# vLLM's name of an option -> ours
+_OUR_NAMES = {
+    "max_num_seqs": "max_running",
+    "max_num_batched_tokens": "token_budget",
+    "enable_prefix_caching": "prefix_caching",
+}
 Prompt = str | list[int]
 Message = dict[str, Any]
 
@@ -42,6 +50,7 @@ class CompletionOutput:
     # "stop" (end of sequence, stop string or id), "length", "error" (the logits were not numbers); None: it
     # grows.
     finish_reason: str | None = None
+    stop_reason: int | str | None = None                     # the stop string or id that ended it, if one did
 
 
 @dataclass
@@ -52,6 +61,7 @@ class RequestOutput:
     prompt: str | None
     prompt_token_ids: list[int]
     outputs: list[CompletionOutput]
+    num_cached_tokens: int | None = None                     # of the prompt, found in the cache; None: waits
 
     @property
     def finished(self) -> bool:
@@ -62,19 +72,22 @@ class RequestOutput:
 class LLM:
     """A model that answers. `model`, `dtype`, `device` and `cache` as in `aiinfra.checkpoint.load`;
     `max_model_len` lowers the context limit; `quantization` is None, "int8" or "int4" (load's `quantize`);
-    everything else goes to `Engine` (cache_bytes, max_running, token_budget, mode, …)."""
+    `seed` makes requests without a seed of their own draw the same in every run; everything else goes to
+    `Engine` (cache_bytes, max_running, token_budget, mode, …), some of it under vLLM's names, too:
+    max_num_seqs, max_num_batched_tokens, enable_prefix_caching."""
 
     def __init__(self, model: str | Path = DEFAULT_MODEL, dtype: str | torch.dtype | None = None,
                  device: str | torch.device | None = None, max_model_len: int | None = None,
                  cache: str | Path | None = None, quantization: str | None = None,
-                 **engine_options: Any) -> None:
+                 seed: int | None = None, **engine_options: Any) -> None:
+        engine_options = {_OUR_NAMES.get(key, key): value for key, value in engine_options.items()}
         known = EngineOptions.names()
         for key in engine_options:                           # before the model is loaded
             if key not in known:
                 raise TypeError(f"LLM has no option {key!r}.{nearest(key, known)} Known: {', '.join(known)}.")
         EngineOptions(max_model_len=max_model_len, **engine_options)      # and their values
         loaded, tokenizer = load(model, dtype, device, cache=cache, quantize=quantization)
-        self._set_up(Engine(loaded, max_model_len=max_model_len, **engine_options), tokenizer)
+        self._set_up(Engine(loaded, max_model_len=max_model_len, **engine_options), tokenizer, seed)
 
     @classmethod
     def around(cls, engine: Engine, tokenizer: Tokenizer) -> "LLM":
@@ -83,7 +96,9 @@ class LLM:
         llm._set_up(engine, tokenizer)
         return llm
 
-    def _set_up(self, engine: Engine, tokenizer: Tokenizer) -> None:
+    def _set_up(self, engine: Engine, tokenizer: Tokenizer, seed: int | None = None) -> None:
+        self._seeds = None if seed is None else Random(seed)         # for requests without one of their own
+        self._begun: dict[str, RequestOutput] = {}                   # by id, until the engine runs them
         self.model = engine.model
         self.tokenizer = tokenizer
         self.engine = engine
@@ -97,15 +112,20 @@ class LLM:
         """True if nothing is being answered, and nothing is left in the engine."""
         return not self._answers and not self._made and self.engine.idle
 
+    def get_tokenizer(self) -> Tokenizer:
+        """The model's tokenizer, as vLLM hands it out."""
+        return self.tokenizer
+
     def generate(self, prompts: Prompt | Sequence[Prompt],
                  sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
                  use_tqdm: bool | None = None) -> list[RequestOutput]:
         """Complete each prompt (a string or a list of token ids); one output a prompt, in order.
 
         sampling_params: one for all, or one each; None: SamplingParams(). use_tqdm: None shows a bar on a
-        terminal only. Raises ValueError for an empty prompt or one that leaves no room in the context.
+        terminal only. No prompts: no outputs. Raises ValueError for an empty prompt or one that leaves no
+        room in the context.
         """
-        if isinstance(prompts, str | dict) or _is_ids(prompts):
+        if isinstance(prompts, str | dict) or (_is_ids(prompts) and len(prompts)):
             prompts = [prompts]
         params = self._params_for(list(prompts), sampling_params)
         # All are checked before any is run.
@@ -155,7 +175,7 @@ class LLM:
             text = prompt
             ids = self.tokenizer.encode(text)
         elif _is_ids(prompt):
-            ids = list(prompt)
+            ids = [int(token) for token in prompt]
         else:
             kind = type(prompt).__name__
             raise ValueError(f"a prompt must be a string or a list of token ids; got {kind}.")
@@ -196,17 +216,21 @@ class LLM:
             for request_id in added:
                 self.engine.abort(request_id)
             for request in requests:
+                self._begun.pop(request.request_id, None)
                 for out in request.outputs:
                     self._answers.pop((request.request_id, out.index), None)
 
     def _enter(self, request: RequestOutput, params: SamplingParams, added: list[str]) -> None:
         """Give a request to the engine; `added` then has its id."""
         name, prompt = request.request_id, request.prompt_token_ids
-        params = _with_max_tokens(params, self.max_model_len - len(prompt))
+        params = params.within(self.max_model_len - len(prompt))
+        if params.seed is None and self._seeds is not None:
+            params = replace(params, seed=self._seeds.getrandbits(63))
         silent = params.stop_ids(self.tokenizer.eos_ids, self.model.config.vocab_size)
         for out in request.outputs:
             self._answers[name, out.index] = _AnswerText(out, params, silent, self.tokenizer)
         added.append(name)
+        self._begun[name] = request
         try:
             self.engine.add(name, prompt, params, self.tokenizer.eos_ids)
         except ValueError:
@@ -220,7 +244,11 @@ class LLM:
             if not self.engine.unfinished:
                 raise RuntimeError("the engine has nothing left to do and a request has no end: its last "
                                    "step was broken off. Ask again.")
-            self._made.extend(self.engine.step().made)
+            record = self.engine.step()
+            for name, first, _ in record.ran:
+                if name in self._begun:      # it starts behind what it found in the cache
+                    self._begun.pop(name).num_cached_tokens = first
+            self._made.extend(record.made)
         while self._made:
             self._hand_out(self._made[0])
             self._made.popleft()
@@ -265,9 +293,13 @@ class _AnswerText:
             self.decoded += self.decoder.flush()
         if len(out.token_ids) <= self.params.min_tokens:
             self.protected = len(self.decoded)
-        rest, stopped = cut_at_stop(self.decoded[self.protected:], self.params.stop, final)
+        rest, stop = cut_at_stop(self.decoded[self.protected:], self.params.stop, final)
         out.text = self.decoded[:self.protected] + rest
-        out.finish_reason = "stop" if stopped else made.finish_reason
+        out.finish_reason = made.finish_reason
+        if stop is not None:
+            out.finish_reason, out.stop_reason = "stop", stop
+        elif made.finish_reason == "stop" and made.token_id in self.params.stop_token_ids:
+            out.stop_reason = made.token_id
 
     def _tell(self, logprobs: dict[int, Logprob]) -> None:
         """Add the log-probabilities of one token, each with its text."""
@@ -278,31 +310,24 @@ class _AnswerText:
         self.out.logprobs.append(told)
 
 
-def _with_max_tokens(params: SamplingParams, room: int) -> SamplingParams:
-    """The same parameters with max_tokens (and min_tokens) no larger than `room`."""
-    if params.max_tokens <= room:
-        return params
-    least = min(params.min_tokens, room)
-    return replace(params, max_tokens=room, min_tokens=least)
-
-
-def cut_at_stop(text: str, stops: Sequence[str], final: bool) -> tuple[str, bool]:
-    """`text` up to the first stop string, and whether there was one. Unless `final`, also without an ending
-    that may yet grow into a stop string, so that what a stream has shown is never taken back."""
-    found = [text.find(stop) for stop in stops if stop in text]
+def cut_at_stop(text: str, stops: Sequence[str], final: bool) -> tuple[str, str | None]:
+    """`text` up to the first stop string, and that string, if there was one. Unless `final`, also without an
+    ending that may yet grow into a stop string, so that what a stream has shown is never taken back."""
+    found = [stop for stop in stops if stop in text]
     if found:
-        return text[:min(found)], True
+        first = min(found, key=text.find)
+        return text[:text.find(first)], first
     if final:
-        return text, False
+        return text, None
     held = 0
     for stop in stops:
         for n in range(held + 1, len(stop)):
             if text.endswith(stop[:n]):
                 held = n
-    return text[:len(text) - held], False
+    return text[:len(text) - held], None
 
 
 def _is_ids(prompt: object) -> bool:
-    if not isinstance(prompt, list | tuple):
+    if isinstance(prompt, str | bytes | dict) or not hasattr(prompt, "__getitem__"):
         return False
-    return all(isinstance(token, int) and not isinstance(token, bool) for token in prompt)
+    return all(isinstance(token, Integral) and not isinstance(token, bool) for token in prompt)

@@ -8,6 +8,7 @@ names and the scheduler can have its share checked without them. Notebooks 12 to
 """
 
 from dataclasses import fields, replace
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal
 
 from aiinfra.config import config
@@ -19,7 +20,6 @@ Mode = Literal["one", "static", "continuous"]
 
 _DEFAULT_CACHE_BYTES = 1 << 30
 _CHUNK_ON_CPU = 128          # more would delay those who decode
-_SHARE_OF_GPU = 0.8          # of what is free beside the weights; the rest is for activations and graphs
 _OR_NONE = ("cuda_graphs", "overlap")
 
 
@@ -28,9 +28,12 @@ class EngineOptions:
     """What an engine may be told beside its model. Raises ValueError for what makes no sense, and
     TypeError, with the nearest name, for a setting that does not exist."""
 
-    # Memory for keys and values. None: on a GPU 80 % of what is free; on a CPU 1 GiB, or what one full
-    # context needs if that is more.
+    # Memory for keys and values. None: on a GPU the share below; on a CPU 1 GiB, or what one full context
+    # needs if that is more.
     cache_bytes: int | None = None
+    # Of what is free on a GPU beside the weights; the rest is for activations and graphs. A CPU has no use
+    # for it.
+    gpu_memory_utilization: float = 0.8
     block_size: int = 16                 # tokens in a block of that memory
     max_model_len: int | None = None     # tokens of a prompt and its answer; None: the model's context
     token_budget: int = 512              # tokens in a step, of all requests together
@@ -59,6 +62,10 @@ class EngineOptions:
         _check_whole("block_size", self.block_size)
         for name in ("chunked", "prefix_caching", *_OR_NONE):
             _check_either(name, getattr(self, name))
+        share = self.gpu_memory_utilization
+        if not isinstance(share, Real) or not 0 < share <= 1:
+            raise ValueError(f"gpu_memory_utilization={share!r}; it must be above 0 and at most 1 (0.8 is "
+                             "usual).")
         if self.block_size < 1:
             raise ValueError(f"block_size={self.block_size}; it must be at least 1 (16 is usual).")
         check_steps(self.token_budget, self.max_running, self.mode, self.chunk_tokens)
@@ -79,7 +86,7 @@ class EngineOptions:
                              f"choose 1 to {context:,}.")
         cache_bytes = self.cache_bytes
         if cache_bytes is None and on_gpu:
-            cache_bytes = int(_SHARE_OF_GPU * free_bytes)
+            cache_bytes = int(self.gpu_memory_utilization * free_bytes)
         elif cache_bytes is None:
             blocks = -(-max_model_len // self.block_size)
             cache_bytes = max(_DEFAULT_CACHE_BYTES, blocks * block_bytes)
@@ -117,7 +124,7 @@ def check_steps(token_budget: int, max_running: int, mode: str, chunk_tokens: in
 
 
 def _check_whole(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise ValueError(f"{name}={value!r}; it must be a whole number.")
 
 

@@ -7,6 +7,7 @@
 """
 
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Literal
 
 Status = Literal["waiting", "running", "finished"]
@@ -61,7 +62,7 @@ def check_ids(prompt: list[int], vocab_size: int) -> None:
     if not prompt:
         raise ValueError("the prompt is empty: the model needs at least one token to continue from.")
     for token in prompt:
-        whole = isinstance(token, int) and not isinstance(token, bool)
+        whole = isinstance(token, Integral) and not isinstance(token, bool)
         if not whole or not 0 <= token < vocab_size:
             raise ValueError(f"token id {token!r} is outside the vocabulary of {vocab_size:,}: ids are whole "
                              f"numbers from 0 to {vocab_size - 1:,}. Encode the prompt with the model's own "

@@ -5,6 +5,8 @@ from elsewhere (a command line, a server) reads limits and messages there.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 from aiinfra.config import config
@@ -54,7 +56,7 @@ RULES: dict[str, Rule] = {
     "top_p": Rule(float, "above 0 and at most 1", "1 keeps every token", low=0, high=1, above_low=True),
     "min_p": Rule(float, "between 0 and 1", "0 keeps every token", low=0, high=1),
     "top_k": Rule(int, "an integer of at least -1", "0 and -1 keep every token", low=-1),
-    "max_tokens": Rule(int, "an integer of at least 1", "ask for at least one token", low=1),
+    "max_tokens": Rule(int, "an integer of at least 1", "ask for at least one token", low=1, or_none=True),
     "min_tokens": Rule(int, "between 0 and max_tokens={max_tokens}", "raise max_tokens or lower it",
                        low=0, high="max_tokens"),
     "seed": Rule(int, "None or an integer of at most 64 bits", "None draws anew each time",
@@ -86,7 +88,7 @@ class SamplingParams:
     top_k: int = 0                              # keep the k likeliest (0 or -1: all)
     top_p: float = 1.0                          # keep the likeliest that together reach this probability
     min_p: float = 0.0                          # keep those at least so likely as min_p times the likeliest
-    max_tokens: int = 16                        # at most so many new tokens
+    max_tokens: int | None = 16                 # at most so many new tokens; None: as many as have room
     min_tokens: int = 0                         # no end of sequence and no stop string before so many
     stop: str | Sequence[str] | None = ()       # the text ends before the first of these that appears
     stop_token_ids: Sequence[int] | None = ()   # ids that end the text, beside the model's own
@@ -102,8 +104,16 @@ class SamplingParams:
         self._keep_as_tuple("stop_token_ids", self.stop_token_ids)
         for name, rule in RULES.items():
             self._check(name, rule, given[name])
+            if rule.kind is int:
+                self._keep_as_int(name)
         if self.greedy:
             self._check("n", _N_IF_GREEDY, self.n)
+
+    def within(self, room: int) -> "SamplingParams":
+        """The same with max_tokens, and so min_tokens, no larger than `room`."""
+        if self.max_tokens is not None and self.max_tokens <= room:
+            return self
+        return replace(self, max_tokens=room, min_tokens=min(self.min_tokens, room))
 
     @property
     def greedy(self) -> bool:
@@ -125,6 +135,15 @@ class SamplingParams:
             values = tuple(values)
         object.__setattr__(self, name, values)
 
+    def _keep_as_int(self, name: str) -> None:
+        """One form inside: Python's own, whatever library the number comes from."""
+        value = getattr(self, name)
+        if isinstance(value, tuple):
+            value = tuple(int(one) for one in value)
+        elif value is not None:
+            value = int(value)
+        object.__setattr__(self, name, value)
+
     def _check(self, name: str, rule: Rule, given: Any) -> None:
         if not rule.allows(getattr(self, name), self):
             limit = rule.limit.format(max_tokens=self.max_tokens)
@@ -137,5 +156,5 @@ def _size_of(value: Any, kind: type) -> float | None:
         return int(value) if kind is bool and isinstance(value, bool) else None
     if kind is str:
         return len(value) if isinstance(value, str) else None
-    kinds = int if kind is int else int | float
+    kinds = Integral if kind is int else Real
     return value if isinstance(value, kinds) else None

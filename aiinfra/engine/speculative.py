@@ -25,6 +25,7 @@ from typing import Protocol
 
 import torch
 
+from aiinfra.engine.generate import up_to_the_context
 from aiinfra.engine.request import check_ids
 from aiinfra.engine.sampler import NOT_FINITE, Choosing, Sampler, choose
 from aiinfra.engine.sampling_params import SamplingParams
@@ -221,6 +222,7 @@ def generate_speculative(model: Transformer, prompt: list[int], params: Sampling
                          eos_ids: tuple[int, ...] = (), answer: int = 0) -> Iterator[SpeculativeStep]:
     """As `generate_cached`, and the same tokens, in fewer passes of the model if the guesses are good."""
     check_ids(prompt, model.config.vocab_size)
+    params = up_to_the_context(params, prompt, model)
     sampler = Sampler(params, prompt, answer)
     stop_ids = params.stop_ids(eos_ids, model.config.vocab_size)
     end = len(prompt) + params.max_tokens

@@ -144,7 +144,7 @@ def test_the_context_is_the_limit(llm: LLM) -> None:
 
 
 @pytest.mark.parametrize("prompt, message", [
-    ("", "the prompt is empty"), ([], "the prompt is empty"), ([[]], "the prompt is empty"),
+    ("", "the prompt is empty"), ([[]], "the prompt is empty"),
     ([[49152]], "token id 49152 is outside the vocabulary of 49,152"),
     ([[-1]], "token id -1"), ([3.5], "a string or a list of token ids; got float"), ([None], "got NoneType"),
     ([b"\xff"], "got bytes"),
@@ -237,10 +237,10 @@ def test_calls_of_the_wrong_form(call, message: str, llm: LLM) -> None:
 
 
 @pytest.mark.parametrize("text, stops, final, expected", [
-    ("one two three", ("two",), False, ("one ", True)), ("one two", ("zz",), False, ("one two", False)),
-    ("one tw", ("two",), False, ("one ", False)), ("one tw", ("two",), True, ("one tw", False)),
-    ("abc", ("c", "b"), False, ("a", True)), ("x\n", ("\n\n",), False, ("x", False)),
-    ("", ("a",), True, ("", False)),
+    ("one two three", ("two",), False, ("one ", "two")), ("one two", ("zz",), False, ("one two", None)),
+    ("one tw", ("two",), False, ("one ", None)), ("one tw", ("two",), True, ("one tw", None)),
+    ("abc", ("c", "b"), False, ("a", "b")), ("x\n", ("\n\n",), False, ("x", None)),
+    ("", ("a",), True, ("", None)),
 ])
 def test_cut_at_stop(text: str, stops: tuple, final: bool, expected: tuple) -> None:
     assert cut_at_stop(text, stops, final) == expected

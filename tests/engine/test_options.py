@@ -100,4 +100,4 @@ def test_options_need_no_torch() -> None:
     code = ("import sys; from aiinfra.engine.options import EngineOptions; "
             "print(len(EngineOptions.names()), 'torch' in sys.modules)")
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.split() == ["12", "False"]
+    assert out.stdout.split() == ["13", "False"]
