@@ -8,6 +8,7 @@ import nbformat
 import pytest
 from tests.pages.page_files import NOTEBOOKS, PAGES, SHEETS, code_cells, exercise_of, exercises, load, prose
 from tests.pages.page_files import shown, solutions, tags, wrong_answers
+from tests.source_tree import nodes
 
 from aiinfra.lab import exercise as ex
 
@@ -93,13 +94,23 @@ def test_every_cell_ends_in_something_visible(page):
     assert not silent, f"{len(silent)} cells show nothing, the first is:\n{silent[0]}"
 
 
+@each_page
+def test_the_methods_whose_source_a_page_shows_are_there(page):
+    """A rename is seen here, without running the page."""
+    methods = {node.name: {part.name for part in node.body if isinstance(part, ast.FunctionDef)}
+               for _, node in nodes(ast.ClassDef)}
+    shows = re.findall(r"show_source\((\w+)\.(\w+)", "\n".join(cell.source for cell in code_cells(page)))
+    missing = [f"{owner}.{name}" for owner, name in shows if name not in methods.get(owner, {name})]
+    assert not missing, missing
+
+
 def names_of(source: str, kind: type[ast.expr_context]) -> set[str]:
     """The names that a cell reads (ast.Load) or sets (ast.Store, with what it defines and imports)."""
-    nodes = list(ast.walk(ast.parse(re.sub(r"^\s*[%!].*$", "", source, flags=re.MULTILINE))))
-    names = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, kind)}
+    found = list(ast.walk(ast.parse(re.sub(r"^\s*[%!].*$", "", source, flags=re.MULTILINE))))
+    names = {node.id for node in found if isinstance(node, ast.Name) and isinstance(node.ctx, kind)}
     if kind is ast.Store:
-        names |= {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-        names |= {node.asname or node.name for node in nodes if isinstance(node, ast.alias)}
+        names |= {node.name for node in found if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+        names |= {node.asname or node.name for node in found if isinstance(node, ast.alias)}
     return names
 
 
