@@ -27,22 +27,12 @@ def rope_from_json(raw: dict[str, Any], source: str, head_dim: int,
     shorter where the scaling ends earlier."""
     new = raw.get("rope_parameters") or {}           # transformers 5; earlier: two separate keys
     rope = raw.get("rope_scaling") or new
-    if any(isinstance(value, dict) for value in rope.values()):
-        raise LoadError(f"{source}: rope_parameters that differ from layer to layer are not supported.")
-    for part in (raw, rope):
-        if number(part, "partial_rotary_factor", source, 1.0) != 1.0:
-            share = part["partial_rotary_factor"]
-            raise LoadError(f"{source}: partial_rotary_factor={share} is not supported: here whole heads are "
-                            "turned.")
+    _check_whole(raw, rope, source)
     theta = number(rope, "rope_theta", source, number(raw, "rope_theta", source, 10_000.0))
-    kind = rope.get("rope_type") or rope.get("type") or "default"
-    if raw.get("model_type") == "phi3" and kind in ("su", "yarn"):
-        kind = "longrope"
-    key = "original_max_position_embeddings"
-    original = context
-    for part in (rope, raw):                         # the outer one, which Phi-3 has, wins
-        if part.get(key) is not None:
-            original = count(part, key, source)
+    original = _original_context(raw, rope, source, context)
+    kind = _kind(raw, rope)
+    if kind in ("default", "dynamic"):
+        return theta, None, context
     if kind == "linear":
         return theta, RopeScaling("linear", factor=number(rope, "factor", source)), context
     if kind == "llama3":
@@ -52,9 +42,34 @@ def rope_from_json(raw: dict[str, Any], source: str, head_dim: int,
         return theta, _yarn_from_json(rope, source, head_dim, theta, factor, original), context
     if kind == "longrope":
         return theta, _longrope(rope, source, context, original), min(context, original)
-    if kind in ("default", "dynamic"):
-        return theta, None, context
     raise LoadError(f"{source}: rope_type {kind!r} is not supported. Supported: {', '.join(KINDS)}.")
+
+
+def _check_whole(raw: dict[str, Any], rope: dict[str, Any], source: str) -> None:
+    """Raise LoadError unless all of each head is turned, and every layer's heads alike."""
+    if any(isinstance(value, dict) for value in rope.values()):
+        raise LoadError(f"{source}: rope_parameters that differ from layer to layer are not supported.")
+    for part in (raw, rope):
+        share = number(part, "partial_rotary_factor", source, 1.0)
+        if share != 1.0:
+            raise LoadError(f"{source}: partial_rotary_factor={share} is not supported: here whole heads are "
+                            "turned.")
+
+
+def _kind(raw: dict[str, Any], rope: dict[str, Any]) -> str:
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    if raw.get("model_type") == "phi3" and kind in ("su", "yarn"):      # what Phi-3 called it at first
+        return "longrope"
+    return kind
+
+
+def _original_context(raw: dict[str, Any], rope: dict[str, Any], source: str, context: int) -> int:
+    """Tokens of the first training; the config's own key, which Phi-3 has, goes before the scaling's."""
+    key = "original_max_position_embeddings"
+    for part in (raw, rope):
+        if part.get(key) is not None:
+            return count(part, key, source)
+    return context
 
 
 def rope_from_gguf(meta: dict[str, Any], arch: str, source: str,
