@@ -42,10 +42,10 @@ def replace_whole(path: str | Path, write: Callable[[Path], object]) -> None:
 def replace_folder(path: str | Path, write: Callable[[Path], object]) -> None:
     """Have `write(temporary)` fill an empty folder, then move it to `path`: whole, or not there.
 
-    One that stands there is moved aside first, comes back if the new one cannot be moved in, and is removed at
-    the end. A process killed between the two moves leaves none at `path`: the next call begins with `sweep`,
-    which brings the old one back. So a folder has one writer at a time: a second one's work would be swept
-    away. Raises as `replace_whole` does.
+    One that stands there is moved aside first, comes back if the new one cannot be moved in, and is removed
+    at the end. A process killed between the two moves leaves none at `path`: the next call begins with
+    `sweep`, which brings the old one back. So a folder has one writer at a time: a second one's work would be
+    swept away. Raises as `replace_whole` does.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,8 +62,8 @@ def replace_folder(path: str | Path, write: Callable[[Path], object]) -> None:
 
 
 def sweep(path: str | Path) -> None:
-    """Remove what writers of `path` that were killed have left beside it. If a folder was moved aside and none
-    has taken its place, it goes back there. Nobody may be writing `path` meanwhile."""
+    """Remove what writers of `path` that were killed have left beside it. If a folder was moved aside and
+    none has taken its place, it goes back there. Nobody may be writing `path` meanwhile."""
     path = Path(path)
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         if left.name.endswith(_ASIDE) and not path.exists():

@@ -39,9 +39,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def figures_are_closed():
-    """A test leaves no figure open: the next one may count them."""
+def nothing_is_left_behind():
+    """A test leaves no figure open, which the next may count, and gradients on, where they are by default."""
     yield
+    torch.set_grad_enabled(True)
     if "matplotlib.pyplot" in sys.modules:
         sys.modules["matplotlib.pyplot"].close("all")
 

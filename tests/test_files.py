@@ -49,7 +49,8 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path) -> None:
 
 
 def test_two_writers_never_share_a_temporary_file(tmp_path) -> None:
-    """Both are in the middle of writing at the same time; each sees its own file, and one whole content remains."""
+    """Both are in the middle of writing at the same time; each sees its own file, and one whole content
+    remains."""
     path, both_inside, seen = tmp_path / "shared.txt", threading.Barrier(2), []
 
     def write(content: str) -> None:

@@ -131,7 +131,9 @@ def _copy(packed: PackedWeight) -> PackedWeight:
         words=packed.words.clone(), scale=packed.scale.clone(), minimum=packed.minimum.clone(), bits=4)
 
 
-def _flash_attention(device: torch.device, size: int, heads: int, kv_heads: int, goal: float) -> KernelComparison:
+def _flash_attention(
+    device: torch.device, size: int, heads: int, kv_heads: int, goal: float
+) -> KernelComparison:
     batch, length = (4, 4096) if device.type == "cuda" else (1, 40)
     q = _randn(device, batch, length, heads, size)
     k, v = (_randn(device, batch, length, kv_heads, size) for _ in "kv")

@@ -1,6 +1,6 @@
 """FROM FILES AND BACK: a checkpoint's names, weights and tokenizer.
 
-    model, tokenizer = load("smollm2-135m", packed=False)               # packed, the default, is not for saving
+    model, tokenizer = load("smollm2-135m", packed=False)      # packed, the default, is not for saving
     logits = model(torch.tensor([tokenizer.encode("The sea is")]))      # [1, T, V]
     save(model, "my-model", tokenizer)
 

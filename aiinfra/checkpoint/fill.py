@@ -1,8 +1,8 @@
 """From files to a model's weights, one layer after another.
 
     for layer in layers_of(model):
-        values = read_layer(model, source, layer, …)   one tensor at a time, its shape checked against the config
-        place(model, layer, values)                    as it is, or packed, or quantised: chosen once, in load.py
+        values = read_layer(model, source, layer, …)   one tensor at a time, its shape checked
+        place(model, layer, values)                    as it is, packed or quantised: chosen once, in load.py
 
 So the peak in memory is the model and one layer. Every parameter is filled and every tensor of the file is
 used, or an error names it: nothing is left random, and nothing is left over.

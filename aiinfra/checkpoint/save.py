@@ -38,7 +38,8 @@ def save(model: Transformer, folder: str | Path, tokenizer: Tokenizer | None = N
     if (folder / "model.safetensors.index.json").exists():
         raise ValueError(f"{folder.name} holds a checkpoint in shards; save to another folder.")
     config_path = folder / "config.json"
-    # Not `replace_folder`: what else is in the folder (a README, a licence) stays. So the order must guard it.
+    # Not `replace_folder`: what else is in the folder (a README, a licence) stays. So the order must guard
+    # it.
     config_path.unlink(missing_ok=True)
     weights = _named_weights(model)
     metadata = {"format": "pt"}                          # transformers asks for it

@@ -16,15 +16,16 @@ The life of a request:
 5. The sampler (sampler.py, likelihood.py) chooses a token from each of these rows; after a prompt, one for
    each of the n answers. Of the rows with guesses, those up to the first wrong guess count.
 6. The answers (answers.py) take their tokens, and have the scheduler commit the step: full blocks can now be
-   found by others. Then answers branch off, or end: what was in their blocks alone can be evicted from now on.
+   found by others. Then answers branch off, or end: what was in their blocks alone can be evicted from now
+   on.
 7. A `StepRecord` (record.py) says what was made and what it cost. Where a GPU works while Python goes on, the
    next step may have been asked for by then (ahead.py).
 8. Back in llm.py, a stream decoder (checkpoint/tokenizer.py) turns ids into text, which is cut at a stop
    string, until every answer of the `RequestOutput` has a finish_reason.
 
 Beside this path there are three loops without an engine, whose tokens everything here must equal: two in
-generate.py, and one in speculative.py that takes guesses. Importing this package runs nothing: the scheduler, which needs no torch, must not have to wait for
-it.
+generate.py, and one in speculative.py that takes guesses. Importing this package runs nothing: the scheduler,
+which needs no torch, must not have to wait for it.
 """
 
 import importlib

@@ -7,7 +7,8 @@
 
 A full block is known by a digest of its tokens *and of all before it*: so an equal digest means equal
 keys and values, and a prompt that begins like an earlier one starts with that one's blocks. Integers
-only: no tensor is touched here; the keys and values themselves are in runner.py's PagedCache. Source: Kwon et al. 2023 (vLLM). Notebook 13.
+only: no tensor is touched here; the keys and values themselves are in runner.py's PagedCache. Source: Kwon et
+al. 2023 (vLLM). Notebook 13.
 """
 
 import hashlib

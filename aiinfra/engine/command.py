@@ -69,7 +69,8 @@ def run_chat(args: argparse.Namespace) -> None:
 
 
 def _answer(llm: "LLM", messages: list[dict[str, str]], params: "SamplingParams") -> str:
-    """Print the answer as it is made, and its speed; returns what there is of it, also if Ctrl-C cuts it short."""
+    """Print the answer as it is made, and its speed; returns what there is of it, also if Ctrl-C cuts it
+    short."""
     said = ""
     times = []
     try:

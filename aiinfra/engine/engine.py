@@ -78,7 +78,8 @@ class Engine:
         if request_id in self.answers.asked:
             raise ValueError(f"request id {request_id!r} is in use: choose another, or wait until it has "
                              "finished.")
-        # `LLM` has asked this of all prompts of a call, before any is run; here it is asked of everybody else's.
+        # `LLM` has asked this of all prompts of a call, before any is run; here it is asked of everybody
+        # else's.
         check_ids(prompt, self.model.config.vocab_size)
         if params.max_tokens is None:
             params = params.within(max(1, self.max_model_len - len(prompt)))

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from aiinfra.config import config
 
 # The largest temperature and repetition penalty. A higher temperature would change nothing: divided by this
-# one, logits that are 0.1 apart differ by no more than float32's rounding. With a higher penalty, large logits
-# would overflow: times this one, those of up to 1e32 stay finite.
+# one, logits that are 0.1 apart differ by no more than float32's rounding. With a higher penalty, large
+# logits would overflow: times this one, those of up to 1e32 stay finite.
 _FAR = 1e6
 
 

@@ -315,8 +315,8 @@ class Scheduler:
         return admitted
 
     def _may_be_admitted(self) -> Iterable[Request]:
-        """Who may be admitted, in order. In modes one and static: the rest of the batch, over as many steps as
-        reading its prompts takes; the next batch is put together when nobody runs."""
+        """Who may be admitted, in order. In modes one and static: the rest of the batch, over as many steps
+        as reading its prompts takes; the next batch is put together when nobody runs."""
         if len(self.running) >= self.max_running:
             return []
         queue = (r for r in list(self.waiting) if r.made < r.max_tokens)

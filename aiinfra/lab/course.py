@@ -4,9 +4,9 @@
     progress()             one row a page, one mark an exercise: ✓ solved  ✗ tried  ○ open
     progress("08")         that page alone
 
-What the course consists of is read from the notebooks themselves: the title from the first cell, the exercises
-from the cells' tags. No judge is loaded. The sheets of puzzles are parts of the course, too: their package, which
-this one does not know, hands its own to `progress(also=…)`.
+What the course consists of is read from the notebooks themselves: the title from the first cell, the
+exercises from the cells' tags. No judge is loaded. The sheets of puzzles are parts of the course, too: their
+package, which this one does not know, hands its own to `progress(also=…)`.
 """
 
 import json
@@ -159,7 +159,8 @@ def pages() -> list[Part]:
 def progress(number: str | None = None, also: Iterable[Part] = ()) -> Course:
     """The reader's progress in the whole course, or on one page: progress("01").
 
-    `also` are parts that lie elsewhere, such as the puzzles' sheets. Raises ValueError for a page that is not there.
+    `also` are parts that lie elsewhere, such as the puzzles' sheets. Raises ValueError for a page that is not
+    there.
     """
     if number is None:
         return Course((*pages(), *also))
@@ -167,7 +168,8 @@ def progress(number: str | None = None, also: Iterable[Part] = ()) -> Course:
 
 
 def links(number: str, among: Sequence[Part]) -> str:
-    """The line under a page's title: the page before, the whole course, its words, the page after; in Markdown."""
+    """The line under a page's title: the page before, the whole course, its words, the page after; in
+    Markdown."""
     at = [part.number for part in among].index(number)
     line = ["[the whole course](../README.md#the-course)", "[glossary](glossary.md)"]
     if at > 0:

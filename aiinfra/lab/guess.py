@@ -26,7 +26,8 @@ _FOLDED = "The answer is folded until your guess is on record: make it above, or
 
 @dataclass(frozen=True, repr=False)
 class Prediction(Rich):
-    """A question with a scale. Shown as a sentence, which is kept in the file, and a slider where a kernel runs."""
+    """A question with a scale. Shown as a sentence, which is kept in the file, and a slider where a kernel
+    runs."""
 
     name: str
     question: str
@@ -100,7 +101,9 @@ def control_of(prediction: Prediction) -> Any:
     scale = steps(prediction.low, prediction.high, _STEPS, log=prediction.log)
     if start is None:
         start = scale[len(scale) // 2]
-    return slider_of(widgets, {*scale, start}, start, layout=widgets.Layout(width="560px", margin="0 0 0 16px"))
+    return slider_of(
+        widgets, {*scale, start}, start, layout=widgets.Layout(width="560px", margin="0 0 0 16px")
+    )
 
 
 def predict(name: str, question: str = "", unit: str = "", low: float = 0.0, high: float = 1.0,
@@ -133,7 +136,8 @@ class _Bar(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class Comparison:
-    """Guess, bound and measurement as bars. Folded until there is a guess; a guess made later is drawn at once."""
+    """Guess, bound and measurement as bars. Folded until there is a guess; a guess made later is drawn at
+    once."""
 
     name: str
     title: str
@@ -175,7 +179,9 @@ class Comparison:
         _SHOWN[self.name] = (self, handle)
 
 
-_SHOWN: dict[str, tuple[Comparison, DisplayHandle]] = {}     # the latest of each name, which a moved slider draws anew
+_SHOWN: dict[str, tuple[Comparison, DisplayHandle]] = (
+    {}
+)  # the latest of each name, which a moved slider draws anew
 
 
 def _refresh(name: str) -> None:
@@ -185,8 +191,15 @@ def _refresh(name: str) -> None:
         handle.update(data, metadata=metadata, raw=True)
 
 
-def compare(name: str, measured: float, bound: float | None = None, bound_label: str = "bound",
-            measured_label: str = "measured", unit: str | None = None, question: str | None = None) -> Comparison:
+def compare(
+    name: str,
+    measured: float,
+    bound: float | None = None,
+    bound_label: str = "bound",
+    measured_label: str = "measured",
+    unit: str | None = None,
+    question: str | None = None,
+) -> Comparison:
     """One figure with guess, bound and measurement as bars; make it the last line of a cell.
 
     Question, unit and guess are those of `predict(name, …)` unless given here. The scale is

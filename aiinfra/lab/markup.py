@@ -3,8 +3,8 @@
     rich("passed", "slope `a` is right")  ->  a box with a coloured edge | **passed** … | passed · …
 
 Messages are plain text; only `backticks` mean something (code). Everything else is escaped,
-so that a learner's own text cannot become markup. A tone is text in a mixture with the theme's own colour of text:
-darker on white, lighter on black, at least 4.5:1 on both.
+so that a learner's own text cannot become markup. A tone is text in a mixture with the theme's own colour of
+text: darker on white, lighter on black, at least 4.5:1 on both.
 """
 
 import html
@@ -52,7 +52,11 @@ class Rich:
 
     def bundle(self) -> dict[str, str]:
         """All three faces, by MIME type."""
-        return {"text/plain": repr(self), "text/markdown": self._repr_markdown_(), "text/html": self._repr_html_()}
+        return {
+            "text/plain": repr(self),
+            "text/markdown": self._repr_markdown_(),
+            "text/html": self._repr_html_(),
+        }
 
     def _repr_html_(self) -> str:
         return box(self.tone, self.head, self.body, self.foot)

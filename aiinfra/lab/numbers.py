@@ -12,7 +12,8 @@ _DIGITS = 3
 
 
 def number(value: float) -> str:
-    """A number for people: 3 significant digits, thousands separated, words for millions, powers of ten far out."""
+    """A number for people: 3 significant digits, thousands separated, words for millions, powers of ten far
+    out."""
     if value == 0:
         return "0"
     if not 1e-4 <= abs(value) < 1e15:
@@ -28,13 +29,15 @@ def number(value: float) -> str:
 
 
 def steps(low: float, high: float, count: int, log: bool = False, whole: bool = False) -> list[float]:
-    """Values from `low` to `high`, both included, in about `count` equal steps; with log=True of ratio, and every
-    power of ten is among them.
+    """Values from `low` to `high`, both included, in about `count` equal steps; with log=True of ratio, and
+    every power of ten is among them.
 
-    Those between the ends have 3 significant digits, so that what is shown is what is meant; whole=True rounds
-    them, and leaves out what is there already.
+    Those between the ends have 3 significant digits, so that what is shown is what is meant; whole=True
+    rounds them, and leaves out what is there already.
     """
-    between = _ratios(low, high, count) if log else [low + (high - low) * step / count for step in range(1, count)]
+    between = (
+        _ratios(low, high, count) if log else [low + (high - low) * step / count for step in range(1, count)]
+    )
     between = [float(f"{value:.{_DIGITS}g}") for value in between]
     if whole:
         between = [round(value) for value in between]
@@ -45,10 +48,14 @@ def steps(low: float, high: float, count: int, log: bool = False, whole: bool = 
 def _ratios(low: float, high: float, count: int) -> list[float]:
     first, last = math.log10(low), math.log10(high)
     a_decade = max(1, round(count / (last - first)))
-    return [10 ** (step / a_decade) for step in range(math.ceil(first * a_decade), math.floor(last * a_decade) + 1)]
+    return [
+        10 ** (step / a_decade)
+        for step in range(math.ceil(first * a_decade), math.floor(last * a_decade) + 1)
+    ]
 
 
 def slider_of(widgets: Any, values: Iterable[float], start: float, **options: Any) -> Any:
-    """A slider over these values, each shown as `number` says, also while it moves. `widgets` is ipywidgets."""
+    """A slider over these values, each shown as `number` says, also while it moves. `widgets` is
+    ipywidgets."""
     choices = [(number(value), value) for value in sorted(set(values))]
     return widgets.SelectionSlider(options=choices, value=start, continuous_update=False, **options)

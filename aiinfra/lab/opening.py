@@ -3,8 +3,8 @@
     from aiinfra import lab
     device = lab.start("08", interpret=True)      ──►  the key of colours, and how far you are on this page
 
-Triton decides when it is imported whether its kernels are compiled or interpreted: what imports a kernel stands
-below the call. Used by every notebook.
+Triton decides when it is imported whether its kernels are compiled or interpreted: what imports a kernel
+stands below the call. Used by every notebook.
 """
 
 import torch
@@ -16,7 +16,8 @@ from aiinfra.lab import course, style
 from aiinfra.lab.markup import Rich, inline
 from aiinfra.lab.without_triton import skip_kernels
 
-# JupyterLab only: lines of prose that can be read, and in the dark theme figures turned dark with their hues kept.
+# JupyterLab only: lines of prose that can be read, and in the dark theme figures turned dark with their hues
+# kept.
 _LOOKS = """<style>
 .jp-Notebook .jp-MarkdownOutput { max-width: 60em; }
 [data-jp-theme-light="false"] .jp-OutputArea-output img { filter: invert(0.92) hue-rotate(180deg); }
@@ -40,8 +41,9 @@ class Opening(Rich):
 def start(page: str, interpret: bool = False, grad: bool = True) -> torch.device:
     """Open notebook `page` ("08"): set the style, show the key of colours, return the device to work on.
 
-    `interpret` lets Triton kernels run in the interpreter where there is no GPU; `grad=False` is for pages that
-    train nothing. Raises ValueError if there is no such page, and RuntimeError if `interpret` comes too late.
+    `interpret` lets Triton kernels run in the interpreter where there is no GPU; `grad=False` is for pages
+    that train nothing. Raises ValueError if there is no such page, and RuntimeError if `interpret` comes too
+    late.
     """
     threads = environment.calm_threads()
     opened = course.page(page)

@@ -26,7 +26,8 @@ _FRAME = 300        # milliseconds from one frame of a film to the next: enough 
 
 @dataclass(frozen=True)
 class Slider:
-    """A numeric control: scale, start, step (None: 1/100 of the scale), how it is labelled, whether it can be played."""
+    """A numeric control: scale, start, step (None: 1/100 of the scale), how it is labelled, whether it can be
+    played."""
 
     low: float
     high: float
@@ -92,10 +93,14 @@ def _spec(name: str, control: Any) -> Any:
     if not isinstance(control, Slider):
         return control
     if not control.low <= control.start <= control.high:
-        raise ValueError(f"explore: {name} starts at {control.start}, outside [{control.low}, {control.high}].")
+        raise ValueError(
+            f"explore: {name} starts at {control.start}, outside [{control.low}, {control.high}]."
+        )
     if control.play and (control.log or not control.whole):
-        raise ValueError(f"explore: {name} cannot be played from {control.scale}: its frames must be integers. "
-                         "Play their numbers: slider(0, len(frames) - 1, 0, play=True).")
+        raise ValueError(
+            f"explore: {name} cannot be played from {control.scale}: its frames must be integers. "
+            "Play their numbers: slider(0, len(frames) - 1, 0, play=True)."
+        )
     return control
 
 
@@ -160,10 +165,11 @@ def _show_controls(widgets: dict[str, Any], specs: dict[str, Any]) -> None:
 
 
 def _playable(widget):
-    """The slider with its button. They are linked in the browser, which has one move of the slider at a time with the
-    kernel and keeps only the latest that waits: a slow drawing leaves frames out, it never falls behind."""
+    """The slider with its button. They are linked in the browser, which has one move of the slider at a time
+    with the kernel and keeps only the latest that waits: a slow drawing leaves frames out, it never falls
+    behind."""
     from ipywidgets import HBox, Play, jslink
     scale = {key: getattr(widget, key) for key in ("value", "min", "max", "step")}
     button = Play(interval=_FRAME, show_repeat=False, **scale)
     jslink((button, "value"), (widget, "value"))
-    return HBox([widget, button])                       # in this order the sliders of several rows are in line
+    return HBox([widget, button])  # in this order the sliders of several rows are in line

@@ -2,11 +2,11 @@
 
     orange  what YOU predicted      grey  what theory or hardware allows      blue  what was measured
 
-The three are Okabe and Ito's (2008), which readers with any colour vision can tell apart. They belong to nothing
-else: every other series takes one of EXTRA, what is rented or waited for in vain is WASTE, and light greys draw
-what is no series at all. So a page writes no colour by its number, and a test says that the palettes do not meet.
-Figures are PNG in 256 colours, rendered 1.5 times as large as they are shown: about 20 KB each.
-Not SVG, because JupyterLab hides SVG in a notebook that is not trusted, as a fresh clone never is.
+The three are Okabe and Ito's (2008), which readers with any colour vision can tell apart. They belong to
+nothing else: every other series takes one of EXTRA, what is rented or waited for in vain is WASTE, and light
+greys draw what is no series at all. So a page writes no colour by its number, and a test says that the
+palettes do not meet. Figures are PNG in 256 colours, rendered 1.5 times as large as they are shown: about 20
+KB each. Not SVG, because JupyterLab hides SVG in a notebook that is not trusted, as a fresh clone never is.
 """
 
 import base64
@@ -101,7 +101,8 @@ def _print_words(fig: Figure, printer: Any, cycle: bool) -> None:
 
 
 def png(fig: Figure, sharpness: float = 1.5) -> tuple[str, dict[str, Any]]:
-    """The figure as base64 PNG with 256 colours; the size in CSS pixels it is meant to have, and its text (alt)."""
+    """The figure as base64 PNG with 256 colours; the size in CSS pixels it is meant to have, and its text
+    (alt)."""
     raw, small = io.BytesIO(), io.BytesIO()
     fig.savefig(raw, format="png", dpi=sharpness * fig.dpi, bbox_inches="tight")
     image = Image.open(raw).convert("RGB")

@@ -2,7 +2,7 @@
 
     @triton.jit                        This cell needs Triton, which …
     def add_kernel(…): …        ──►
-    add_kernel[(1,)](x)                This cell needs Triton, which …      it uses what the first would have defined
+    add_kernel[(1,)](x)                This cell needs Triton, which …   it uses what the first would define
 
 Invariant: with Triton nothing is changed. `start` calls this for a page; a sheet's first cell does so itself.
 """
@@ -34,7 +34,8 @@ def _installed() -> bool:
 
 
 class SkipKernels(ast.NodeTransformer):
-    """Puts the sentence in place of a cell that needs Triton itself, or a name that a skipped cell would define."""
+    """Puts the sentence in place of a cell that needs Triton itself, or a name that a skipped cell would
+    define."""
 
     def __init__(self) -> None:
         self.missing = set(_TRITON)
@@ -48,7 +49,7 @@ class SkipKernels(ast.NodeTransformer):
             return cell
         self.missing |= _defined(nodes) | _from_compilers(nodes)
         sentence = ast.parse(f"print({SENTENCE!r})")
-        sentence.body[:0] = [line for line in cell.body if _is_other_import(line)]     # later cells may use them
+        sentence.body[:0] = [line for line in cell.body if _is_other_import(line)]  # later cells may use them
         return sentence
 
 

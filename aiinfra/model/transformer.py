@@ -32,7 +32,8 @@ class DecoderLayer(nn.Module):
         """x [..., T, D] -> [..., T, D]."""
         # x = x + self.attention(self.attention_norm(x), angles, kv)
         # x = x + self.mlp(self.mlp_norm(x))
-        # The same, but the first sum and the second norm are one pass over memory on a GPU (kernels/rmsnorm.py):
+        # The same, but the first sum and the second norm are one pass over memory on a GPU
+        # (kernels/rmsnorm.py):
         y = self.attention(self.attention_norm(x), angles, kv)
         y, x = self.mlp_norm.add(y, x)
         return x + self.mlp(y)

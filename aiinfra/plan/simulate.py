@@ -6,9 +6,9 @@
 A scheduler sees only integers, so it can be driven without weights, tensors or a GPU: thousands of steps a
 second, in which every decision (who enters, who is pushed out, which blocks) is the one that the engine would
 take. Invariant: with the same arrivals by step, records are the engine's own, but for the seconds. Beside the
-engine, pages, judges and tests drive a scheduler by this alone; only tests of guesses, and of planning one step
-ahead, do it themselves. The idea of running the real
-control plane on a virtual clock is Revati's (arXiv 2601.00397). Notebooks 12 and 13.
+engine, pages, judges and tests drive a scheduler by this alone; only tests of guesses, and of planning one
+step ahead, do it themselves. The idea of running the real control plane on a virtual clock is Revati's (arXiv
+2601.00397). Notebooks 12 and 13.
 """
 
 from collections import deque

@@ -34,8 +34,8 @@ def odd_strides(values: torch.Tensor, choice: int) -> torch.Tensor:
 
 
 def fresh_outputs(puzzle: Puzzle, case: Case, inputs: Tensors, turn: int = 0) -> dict[str, torch.Tensor]:
-    """Outputs full of NaN (or, for integers, of the largest or smallest value by `turn`), in the layout of the
-    case.
+    """Outputs full of NaN (or, for integers, of the largest or smallest value by `turn`), in the layout of
+    the case.
     """
     made = {}
     for name, tensor in puzzle.outputs.items():

@@ -9,10 +9,26 @@ from dataclasses import dataclass
 
 # Likeliest cause first: an access out of bounds explains a wrong value, not the other way round.
 KINDS = (
-    "bad_input", "not_solved", "time_limit", "crash", "error",
-    "out_of_bounds_read", "out_of_bounds_write", "race", "input_changed", "extra_write", "not_written",
-    "masked_lanes", "not_finite", "wrong_value", "wrong_program", "unused_block", "too_many_programs", "traffic",
-    "does_not_compile", "gpu",
+    "bad_input",
+    "not_solved",
+    "time_limit",
+    "crash",
+    "error",
+    "out_of_bounds_read",
+    "out_of_bounds_write",
+    "race",
+    "input_changed",
+    "extra_write",
+    "not_written",
+    "masked_lanes",
+    "not_finite",
+    "wrong_value",
+    "wrong_program",
+    "unused_block",
+    "too_many_programs",
+    "traffic",
+    "does_not_compile",
+    "gpu",
 )
 
 

@@ -40,3 +40,28 @@ def backward(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, do: torch.Tensor
     ds = p * (do @ v.transpose(1, 2) - delta[:, :, None])
     ds_size = p * (do.abs() @ v.abs().transpose(1, 2) + delta.abs()[:, :, None])
     return p, ds, ds_size, q.shape[2] + amplified_by(q.shape[2], size) + int(2 * lse.abs().max())
+
+
+def jagged(tensors: dict[str, torch.Tensor], sizes: Mapping[str, float],
+           rng: torch.Generator) -> dict[str, torch.Tensor]:
+    """The first sequences are as long as allowed, the last has the rest, those between are empty; times only
+    grow within a sequence.
+    """
+    rest = sizes["L"]
+    last = sizes["B"] - 1
+    lengths = [0] * sizes["B"]
+    for b in range(sizes["B"]):
+        place = b
+        if b > 0 and rest <= sizes["N"]:
+            place = -1
+        lengths[place] = rest
+        if b < last:
+            lengths[place] = min(rest, sizes["N"])
+        rest -= lengths[b]
+    offsets = torch.tensor([0, *lengths]).cumsum(0).int()
+    return tensors | dict(offset=offsets, time=tensors["time"].long().cumsum(0).int())
+
+
+def silu_size(score_size: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """The size of an error in silu(score): its slope is at most 1.1."""
+    return 1.1 * score_size + weights.abs()

@@ -40,7 +40,9 @@ def largest_at_the_edges(tensors: Tensors, sizes: Mapping[str, float]) -> Tensor
     For classes with a target, the target is the first, then the last.
     """
     (name, rows), = ((name, values) for name, values in tensors.items() if values.dim() == 2)
-    rows, last, edge = rows.clone(), rows.shape[1] - 1, min(int(sizes["BLOCK"]), rows.shape[1] - 1)
+    rows = rows.clone()
+    last = rows.shape[1] - 1
+    edge = min(int(sizes["BLOCK"]), last)
     top = rows.abs().max() + 3
     for n, places in enumerate(((last,), (0,), (0, last), (edge - 1, edge), (edge,))[:len(rows)]):
         for place in places:

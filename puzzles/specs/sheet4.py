@@ -4,7 +4,7 @@ import torch
 
 from puzzles.puzzle import Expected, case, puzzle
 from puzzles.tensors import BlockSize, Number, Size, f32, i32
-from puzzles.specs.attention import amplified_by, attend, backward, saved_by_forward
+from puzzles.specs.attention import amplified_by, attend, backward, jagged, saved_by_forward, silu_size
 from puzzles.specs.made import first_and_last_position, scores_far_below_zero
 from puzzles.tiling import panel
 
@@ -320,30 +320,13 @@ def flash_dkdv(
     )
 
 
-def _jagged(tensors, sizes, rng):
-    """The first sequences are as long as allowed, the last has the rest, those between are empty; times only
-    grow within a sequence.
-    """
-    rest, lengths = sizes["L"], [0] * sizes["B"]
-    for b in range(sizes["B"]):
-        last = b == sizes["B"] - 1
-        lengths[b if rest > sizes["N"] or not b else -1] = min(rest, sizes["N"]) if not last else rest
-        rest -= lengths[b]
-    offsets = torch.tensor([0, *lengths]).cumsum(0).int()
-    return tensors | dict(offset=offsets, time=tensors["time"].long().cumsum(0).int())
-
-
-def _silu_size(score_size: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    return 1.1 * score_size + weights.abs()
-
-
 @puzzle(
     title="HSTU attention with relative bias",
     minutes=75,
     notebook="10_fused_kernels",
     grid="B, H, cdiv(N, BLOCK)",
     outputs=dict(o=f32("L", "H", "D")),
-    prepare=_jagged,
+    prepare=jagged,
     cases=[
         case(B=1, L=16, H=1, N=16, M=4, WIDTH=8, D=16, BLOCK=16),
         case(B=3, L=50, H=2, N=40, M=6, WIDTH=10, D=16, BLOCK=16),
@@ -413,5 +396,5 @@ def hstu_attention(
             absolute = q[rows, h].abs() @ k[rows, h].abs().T + bias.abs()
             weights = torch.where(seen, torch.nn.functional.silu(scores), 0.0) / N
             o[rows, h] = weights @ v[rows, h]
-            size[rows, h] = torch.where(seen, _silu_size(absolute, scores), 0.0) / N @ v[rows, h].abs()
+            size[rows, h] = torch.where(seen, silu_size(absolute, scores), 0.0) / N @ v[rows, h].abs()
     return dict(o=Expected(o, terms=N, amplified=D + 8, size=lambda: size))

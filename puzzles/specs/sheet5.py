@@ -4,24 +4,11 @@ import torch
 
 from puzzles.puzzle import Expected, case, puzzle
 from puzzles.specs.made import all_equal, largest_at_the_edges, scores_far_below_zero
+from puzzles.specs.serving import decode, paged, request, slots
 from puzzles.tensors import BlockSize, Number, Size, f32, i32
 from puzzles.tiling import panel
 
 _EXP = 200
-_GARBAGE = 1_000_000_000  # what lies behind the used part of a block table or slot list
-
-
-def _slots(tensors, sizes, rng):
-    """Different slots for different tokens; every fourth is padding. The cache's last and first rows are the
-    first two tokens' if N is a multiple of 3, and nobody's otherwise.
-    """
-    N, S = sizes["N"], sizes["S"]
-    inner = 1 + torch.randperm(max(S - 2, 0), generator=rng)
-    if N % 3 == 0:
-        inner = torch.cat([torch.tensor([S - 1, 0]), inner])
-    slots = (inner if S > 1 else torch.zeros(1))[:N].int()
-    slots[3::4] = -1
-    return tensors | dict(slot=slots)
 
 
 @puzzle(
@@ -30,7 +17,7 @@ def _slots(tensors, sizes, rng):
     notebook="13_paged_cache",
     grid="N",
     outputs=dict(cache=f32("S", "W")),
-    prepare=_slots,
+    prepare=slots,
     cases=[
         case(N=4, S=8, W=16, BLOCK=16),
         case(N=10, S=12, W=40, BLOCK=64),
@@ -67,41 +54,6 @@ def kv_write(new: f32("N", "W"), slot: i32("N"), cache: f32("S", "W"), N: Size, 
     return dict(cache=Expected(result, terms=0, written=written))
 
 
-def _paged(tensors, sizes, rng):
-    """Block tables over a shuffled pool that begins with the last and the first block; garbage behind them.
-
-    The first request fills all its blocks, the second two but not the last of them, the third has one token.
-    """
-    B, P, NB, T = sizes["B"], sizes["P"], sizes["NB"], sizes["T"]
-    table = torch.full((B, T), _GARBAGE, dtype=torch.int32)
-    inner = 1 + torch.randperm(NB - 2, generator=rng)
-    pool = torch.cat([torch.tensor([NB - 1, 0]), inner]).int()
-    length = torch.empty(B, dtype=torch.int32)
-    for b in range(B):
-        used = (T, min(2, T), 1, int(torch.randint(1, T + 1, (1,), generator=rng)))[min(b, 3)]
-        table[b, :used] = pool[:used]
-        pool = pool.roll(-used)
-        filled = (P, int(torch.randint(1, P, (1,), generator=rng)), 1)[b % 3]
-        length[b] = (used - 1) * P + filled
-    return tensors | dict(table=table, length=length)
-
-
-def _request(k_cache, v_cache, table, length, b, P):
-    """The keys and values of request b, [length, K, D], gathered from their blocks."""
-    blocks = table[b, : -(-int(length[b]) // P)].long()
-    return (cache[blocks].flatten(0, 1)[: int(length[b])] for cache in (k_cache, v_cache))
-
-
-def _decode(q, k, v, sm_scale, group):
-    """One query a head over [S, K, D] keys: o [H, D], lse [H], o's error size, how errors grow."""
-    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
-    scores = torch.einsum("hd,shd->hs", q, k) * sm_scale
-    size = torch.einsum("hd,shd->hs", q.abs(), k.abs()) * sm_scale
-    p = torch.softmax(scores, 1)
-    o, o_size = torch.einsum("hs,shd->hd", p, v), torch.einsum("hs,shd->hd", p, v.abs())
-    return o, torch.logsumexp(scores, 1), o_size, _EXP + int(2 * q.shape[1] * size.max())
-
-
 _POOL = (
     panel("q of one request", 2, 1, sweep=[(0, 0)], labels=("H / K heads", "D")),
     panel("block table", 1, 4, sweep=[(0, 0), (0, 1), (0, 2)], labels=("", "T entries")),
@@ -115,7 +67,7 @@ _POOL = (
     notebook="13_paged_cache",
     grid="B, K",
     outputs=dict(o=f32("B", "H", "D")),
-    prepare=_paged,
+    prepare=paged,
     cases=[
         case(B=1, H=1, K=1, NB=3, T=2, sm_scale=0.25, P=16, D=16, GROUP=16),
         case(B=3, H=6, K=2, NB=12, T=3, sm_scale=0.3, P=32, D=16, GROUP=16),
@@ -159,8 +111,8 @@ def paged_decode(
     of key head g of request b (H // K <= GROUP, masked past it). Only the first ceil(length[b] / P) entries
     of a row of the table are valid, and the last block may be part full. Contiguous; full float32.
     """
-    requests = [_request(k_cache, v_cache, table, length, b, P) for b in range(B)]
-    parts = [_decode(q[b], *request, sm_scale, H // K) for b, request in enumerate(requests)]
+    requests = [request(k_cache, v_cache, table, length, b, P) for b in range(B)]
+    parts = [decode(q[b], *request, sm_scale, H // K) for b, request in enumerate(requests)]
     return dict(
         o=Expected(
             torch.stack([o for o, *_ in parts]),
@@ -177,7 +129,7 @@ def paged_decode(
     notebook="13_paged_cache",
     grid="B, K, SPLITS",
     outputs=dict(o=f32("B", "H", "SPLITS", "D"), lse=f32("B", "H", "SPLITS")),
-    prepare=_paged,
+    prepare=paged,
     cases=[
         case(B=1, H=1, K=1, NB=3, T=2, sm_scale=0.25, P=16, D=16, GROUP=16, SPLITS=2),
         case(B=3, H=6, K=2, NB=16, T=5, sm_scale=0.3, P=32, D=16, GROUP=16, SPLITS=2),
@@ -230,12 +182,12 @@ def split_k_decode(
     o, size, lse = (torch.zeros(B, H, SPLITS, D, dtype=q.dtype, device=q.device) for _ in range(3))
     lse, grown = lse[..., 0] - torch.inf, 0
     for b in range(B):
-        k, v = _request(k_cache, v_cache, table, length, b, P)
+        k, v = request(k_cache, v_cache, table, length, b, P)
         each = -(-(-(-k.shape[0] // P)) // SPLITS) * P
         for i in range(SPLITS):
             if i * each < k.shape[0]:
                 part = slice(i * each, (i + 1) * each)
-                o[b, :, i], lse[b, :, i], size[b, :, i], n = _decode(q[b], k[part], v[part], sm_scale, H // K)
+                o[b, :, i], lse[b, :, i], size[b, :, i], n = decode(q[b], k[part], v[part], sm_scale, H // K)
                 grown = max(grown, n)
     return dict(
         o=Expected(o, terms=T * P, amplified=grown, size=lambda: size),
@@ -244,7 +196,8 @@ def split_k_decode(
 
 
 def _rounded(lse: torch.Tensor) -> int:
-    """A log-sum-exp of all parts, were it stored, is rounded by half a unit of its own size; so is exp of it."""
+    """A log-sum-exp of all parts, were it stored, is rounded by half a unit of its own size; so is exp of
+    it."""
     return 2 * int(lse[lse.isfinite()].abs().max())
 
 

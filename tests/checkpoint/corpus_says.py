@@ -3,8 +3,8 @@
     builder(folder) ──> files, by transformers, tokenizers, gguf ──> Says: ids, texts, chats, logits, ends
 
 A builder stands in a file `*_quirks.py`, and its name is the quirk. `same` holds what we load from the files
-against what is said of them; a builder that is marked `refused` must end in one sentence that names the quirk.
-Nothing may differ without a word.
+against what is said of them; a builder that is marked `refused` must end in one sentence that names the
+quirk. Nothing may differ without a word.
 """
 
 from collections.abc import Callable

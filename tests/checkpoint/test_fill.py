@@ -52,8 +52,9 @@ def test_int8_weights_with_their_scales(folder) -> None:
         tensors[name] = (tensors[name] / scale[:, None]).round().to(torch.int8)
         tensors[f"{name}_scale"] = scale
     save_file(tensors, folder / "model.safetensors")
-    with pytest.raises(LoadError,
-                       match=r"no place for model\.layers\.0\.mlp\.down_proj\.weight_scale, .* and 6 more tensors"):
+    with pytest.raises(
+        LoadError, match=r"no place for model\.layers\.0\.mlp\.down_proj\.weight_scale, .* and 6 more tensors"
+    ):
         our_model(folder)
 
 

@@ -18,8 +18,11 @@ def cut_gguf(gguf_path, tmp_path, nbytes: int):
 
 
 def test_gguf_cut_in_its_data(gguf_path, tmp_path) -> None:
-    with pytest.raises(LoadError,
-                       match=r"cut.gguf: tensor blk\.\d+\.\w+\.weight needs bytes up to [\d,]+, and the file ends at 40,000,000"):
+    with pytest.raises(
+        LoadError,
+        match=r"cut.gguf: tensor blk\.\d+\.\w+\.weight needs bytes up to [\d,]+, "
+              r"and the file ends at 40,000,000",
+    ):
         load(cut_gguf(gguf_path, tmp_path, 40_000_000))
 
 
@@ -45,7 +48,12 @@ def test_gguf_with_a_wrong_byte(at: int, value: int, gguf_path, tmp_path) -> Non
         file = GGUFFile(path)
         config_from_gguf(file.metadata, set(file.tensors), path.name)
     except LoadError as error:
-        assert "flipped.gguf" in str(error) or "must be" in str(error) or "multiple" in str(error) or "odd" in str(error)
+        assert (
+            "flipped.gguf" in str(error)
+            or "must be" in str(error)
+            or "multiple" in str(error)
+            or "odd" in str(error)
+        )
     finally:
         with path.open("r+b") as f:
             f.seek(at)

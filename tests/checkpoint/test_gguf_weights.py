@@ -1,4 +1,5 @@
-"""A GGUF file's weights are the folder's weights; what its metadata asks for and we cannot compute is refused."""
+"""A GGUF file's weights are the folder's weights; what its metadata asks for and we cannot compute is
+refused."""
 
 import struct
 

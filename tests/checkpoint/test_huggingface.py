@@ -1,4 +1,5 @@
-"""A folder of safetensors gives transformers' logits; a damaged one an error that names the file and the tensor."""
+"""A folder of safetensors gives transformers' logits; a damaged one an error that names the file and the
+tensor."""
 
 import pytest
 import torch

@@ -67,7 +67,8 @@ def test_small_types_stay_as_they_are(dtype: torch.dtype, tied: bool, tmp_path) 
 
 
 def test_the_real_model_with_its_tokenizer(gguf_path, ours, reference_tokenizer, tmp_path) -> None:
-    """From a GGUF file to a folder, and everything again from there: logits, ids, chats and where an answer ends."""
+    """From a GGUF file to a folder, and everything again from there: logits, ids, chats and where an answer
+    ends."""
     model, tokenizer = load(gguf_path, packed=False, dtype="float32", device="cpu")
     save(model, tmp_path / "folder", tokenizer)
     again, tokenizer_again = load(tmp_path / "folder", dtype="float32", device="cpu")

@@ -47,9 +47,10 @@ def test_text_comes_back(text: str, ours, reference_tokenizer) -> None:
 
 @pytest.mark.parametrize("text", ["a  1", "[\n    1,\n    22,\n]", "x =   -3\n\n7", "½+¼=¾ ①②③ ٣٤٥ ² Ⅷ"])
 def test_digits_after_a_run_of_spaces(text: str, ours, reference_tokenizer) -> None:
-    """The file says `pre = smollm`: digits are cut off one by one first, as in the tokenizer.json that the model
-    was published and trained with. transformers 5.23 drops that field when it opens a GGUF file, which shows where
-    a run of spaces, or a numeral that is no ASCII digit, meets another. With the field's rule put back, it agrees with us."""
+    """The file says `pre = smollm`: digits are cut off one by one first, as in the tokenizer.json that the
+    model was published and trained with. transformers 5.23 drops that field when it opens a GGUF file, which
+    shows where a run of spaces, or a numeral that is no ASCII digit, meets another. With the field's rule put
+    back, it agrees with us."""
     backend = tokenizers.Tokenizer.from_str(reference_tokenizer.backend_tokenizer.to_str())
     backend.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([
         tokenizers.pre_tokenizers.Digits(individual_digits=True),

@@ -1,4 +1,5 @@
-"""Layers of 4 and 8 bits compute with exactly the weights that they keep, and those are close to the given ones."""
+"""Layers of 4 and 8 bits compute with exactly the weights that they keep, and those are close to the given
+ones."""
 
 import json
 import subprocess
@@ -296,13 +297,17 @@ def test_the_files_blocks_are_used_as_they_are(gguf_path, loaded):
     assert (qkv[:576] - theirs).abs().max() < 0.01 * theirs.abs().max()
 
 
-# Measured: 2.0 % and 0.9 %, 41 and 43 of 44. int4 is the better one here because the file has 4 bits: its numbers are
-# taken over, and only rulers and activations are rounded, where int8 draws all weights anew on rulers of its own.
+# Measured: 2.0 % and 0.9 %, 41 and 43 of 44. int4 is the better one here because the file has 4 bits: its
+# numbers are taken over, and only rulers and activations are rounded, where int8 draws all weights anew on
+# rulers of its own.
 @pytest.mark.parametrize("scheme, error, agreement", [("int8", 0.03, 0.9), ("int4", 0.015, 0.95)])
 def test_real_logits(scheme, error, agreement, ours, loaded):
     plain, tokenizer = ours
-    text = ("The first computers were people. They sat in long rows and added columns of figures, and an error in one row "
-            "was found by comparing it with another. What was slow was not the adding but the carrying of paper.")
+    text = (
+        "The first computers were people. They sat in long rows and added columns of figures, "
+        "and an error in one row "
+        "was found by comparing it with another. What was slow was not the adding but the carrying of paper."
+    )
     tokens = torch.tensor([tokenizer.encode(text)])
     with torch.inference_mode():
         expected, got = plain(tokens), loaded[scheme](tokens)

@@ -225,6 +225,7 @@ def test_within_a_priority_nobody_waits_for_those_who_come_later(total, size, bu
 
 
 def test_the_scheduler_needs_no_torch() -> None:
-    code = "import sys; from aiinfra.engine import blocks, record, request, scheduler; print('torch' in sys.modules)"
+    imports = "from aiinfra.engine import blocks, record, request, scheduler"
+    code = f"import sys; {imports}; print('torch' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"

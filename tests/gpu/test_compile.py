@@ -18,7 +18,11 @@ def test_every_kernel_compiles_fits_and_does_not_spill(capsys):
     records = compiler.compile_report(archs=(80, 90, 100))
     with capsys.disabled():
         print("\n" + compiler.table(records))
-    assert {r.module for r in records} == set(compiler.kernel_modules()) and {r.arch for r in records} == {80, 90, 100}
+    assert {r.module for r in records} == set(compiler.kernel_modules()) and {r.arch for r in records} == {
+        80,
+        90,
+        100,
+    }
     assert all(r.registers > 0 for r in records)
     wrong = [r for r in records if not r.fits]
     assert not wrong, "\n" + compiler.table(wrong)
@@ -26,7 +30,9 @@ def test_every_kernel_compiles_fits_and_does_not_spill(capsys):
 
 def test_every_file_that_launches_a_kernel_says_what_to_compile():
     files = (compiler.Path(compiler.__file__).parents[1] / "kernels").glob("*.py")
-    launching = {path.stem for path in files if re.search(r"^    +_\w*kernel\w*\[", path.read_text(), re.MULTILINE)}
+    launching = {
+        path.stem for path in files if re.search(r"^    +_\w*kernel\w*\[", path.read_text(), re.MULTILINE)
+    }
     assert len(launching) >= 8 and launching <= set(compiler.kernel_modules())
 
 

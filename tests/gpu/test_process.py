@@ -35,7 +35,9 @@ def test_what_it_prints_is_not_its_answer():
     assert process.call(loud, interpret=False) == 7
 
 
-@pytest.mark.parametrize("function, code, said", [(failing, 1, "KeyError: 'what was asked for'"), (dying, 3, "")])
+@pytest.mark.parametrize(
+    "function, code, said", [(failing, 1, "KeyError: 'what was asked for'"), (dying, 3, "")]
+)
 def test_a_failure_says_its_code_and_its_last_words(function, code, said):
     with pytest.raises(process.ChildFailed) as caught:
         process.call(function, interpret=False)

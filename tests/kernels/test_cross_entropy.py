@@ -5,7 +5,12 @@ import torch.nn.functional as F
 from tests.kernels.kernel_checks import DEVICE, doubled, gradients, randn, relative_error, unwritten_is_nan
 
 from aiinfra.kernels import cross_entropy
-from aiinfra.kernels.cross_entropy import chunk_rows, cost, linear_cross_entropy, linear_cross_entropy_reference
+from aiinfra.kernels.cross_entropy import (
+    chunk_rows,
+    cost,
+    linear_cross_entropy,
+    linear_cross_entropy_reference,
+)
 
 pytestmark = pytest.mark.usefixtures("unwritten_is_nan")
 BACKENDS = pytest.mark.parametrize("backend", ["torch", "triton"])

@@ -14,7 +14,8 @@ pytestmark = pytest.mark.usefixtures("unwritten_is_nan", "on_device")
 
 
 def test_time_buckets_match_at_every_edge():
-    """Both sides of each bucket's edge, kernel against float64, by a history of one item and its successor."""
+    """Both sides of each bucket's edge, kernel against float64, by a history of one item and its
+    successor."""
     starts = [math.exp(0.301 * b) for b in range(1, 128)]       # nearer than 1e-5 either side is right
     edges = [0, 1, 2] + [x for e in starts for x in (math.floor(e * (1 - 1e-5)), math.ceil(e * (1 + 1e-5)))]
     size, count = 16, len(edges)

@@ -1,4 +1,5 @@
-"""What a CPU fetches for paged attention: single tokens together, longer pieces one by one, and every key once."""
+"""What a CPU fetches for paged attention: single tokens together, longer pieces one by one, and every key
+once."""
 
 import pytest
 import torch

@@ -77,11 +77,18 @@ def test_weights_far_from_zero_and_activations_with_a_mean(quantize):
     assert relative_error(quant_matmul(x, weight, backend="triton"), wanted) < 3e-6
 
 
-@pytest.mark.parametrize("view", [lambda t: t[:, ::2], lambda t: t[:, :64], lambda t: t[::2, 64:],
-                                  lambda t: t[0, :64], lambda t: t[:, :64].unflatten(0,
-                                                                                     (2, 3)), lambda t: t[:1,
-                                                                                                          ::2]],
-                         ids=["every second", "columns", "rows", "1-D", "3-D", "one strided token"])
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda t: t[:, ::2],
+        lambda t: t[:, :64],
+        lambda t: t[::2, 64:],
+        lambda t: t[0, :64],
+        lambda t: t[:, :64].unflatten(0, (2, 3)),
+        lambda t: t[:1, ::2],
+    ],
+    ids=["every second", "columns", "rows", "1-D", "3-D", "one strided token"],
+)
 def test_views(view):
     weight, x = quantize_int4(randn(9, 64)), view(randn(6, 128))
     got = quant_matmul(x, weight, backend="triton")

@@ -39,7 +39,9 @@ def test_the_readme_and_the_pages_have_the_same_names_and_questions():
     for page, notebook in zip(PAGES, NOTEBOOKS, strict=True):
         name, question = rows[page.number]
         assert notebook.stem == f"{page.number}_{name}"
-        assert question.rstrip("?") in load(notebook).cells[0].source, f"page {page.number} opens with another question"
+        assert (
+            question.rstrip("?") in load(notebook).cells[0].source
+        ), f"page {page.number} opens with another question"
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
@@ -76,7 +78,9 @@ def page_text(book) -> str:
 
 
 def test_the_first_and_the_last_page_have_one_neighbour():
-    assert course.links("00", PAGES).startswith("[the whole course]") and "[01 · " in course.links("00", PAGES)
+    assert course.links("00", PAGES).startswith("[the whole course]") and "[01 · " in course.links(
+        "00", PAGES
+    )
     assert course.links(PAGES[-1].number, PAGES).endswith("[glossary](glossary.md)")
 
 

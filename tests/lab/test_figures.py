@@ -101,9 +101,13 @@ def test_a_played_slider_has_a_linked_button(shown, monkeypatch):
     calls = []
     explore(drawing(calls), frame=slider(2, 45, 20, 3, label="step", play=True), rate=(0.0, 1.0, 0.5))
     scale, button = made
-    assert isinstance(button, Play) and isinstance(scale, IntSlider) and links == [((button, "value"), (scale, "value"))]
+    assert (
+        isinstance(button, Play)
+        and isinstance(scale, IntSlider)
+        and links == [((button, "value"), (scale, "value"))]
+    )
     assert [(w.value, w.min, w.max, w.step) for w in made] == [(20, 2, 45, 3)] * 2 and not button.playing
-    assert [kind for kind, _ in shown] == ["raw", "figure"]                      # a code host shows what it always did
+    assert [kind for kind, _ in shown] == ["raw", "figure"]  # a code host shows what it always did
     assert shown[0][1]["text/plain"] == "[run this cell in JupyterLab to move: step, rate]"
     scale.value = 23
     assert calls == [{"frame": 20, "rate": 0.5}, {"frame": 23, "rate": 0.5}]
@@ -114,12 +118,19 @@ def test_a_played_slider_without_widgets_is_its_first_figure(shown, no_widgets):
     assert [kind for kind, _ in shown] == ["figure"]
 
 
-@pytest.mark.parametrize("control, scale", [
-    (slider(0.0, 1.0, 0.5, play=True), "0.0 to 1.0:"), (slider(0, 9, 1, 0.5, play=True), "0 to 9 in steps of 0.5:"),
-    (slider(1, 1000, 10, log=True, play=True), "1 to 1000, log:"),
-])
+@pytest.mark.parametrize(
+    "control, scale",
+    [
+        (slider(0.0, 1.0, 0.5, play=True), "0.0 to 1.0:"),
+        (slider(0, 9, 1, 0.5, play=True), "0 to 9 in steps of 0.5:"),
+        (slider(1, 1000, 10, log=True, play=True), "1 to 1000, log:"),
+    ],
+)
 def test_only_integers_are_played(control, scale):
-    with pytest.raises(ValueError, match=f"frame cannot be played from {scale} its frames must be integers. Play their numbers"):
+    with pytest.raises(
+        ValueError,
+        match=f"frame cannot be played from {scale} its frames must be integers. Play their numbers",
+    ):
         explore(drawing([]), frame=control)
 
 

@@ -49,7 +49,9 @@ def test_the_slider_writes_the_guess_down_and_starts_where_it_was_left(shown, mo
     assert "No guess yet" in shown[0]["text/html"]
     made[0].value = 1.0
     assert ask().guess == pytest.approx(1.0)
-    assert "Your guess: 1 per step" in shown[0]["text/html"], "the sentence, which is kept in the file, says it"
+    assert (
+        "Your guess: 1 per step" in shown[0]["text/html"]
+    ), "the sentence, which is kept in the file, says it"
     assert control_of(ask()).value == pytest.approx(1.0)
 
 
@@ -85,12 +87,17 @@ def test_the_answer_is_folded_until_there_is_a_guess(shown, monkeypatch):
     monkeypatch.setattr(guess_module, "control_of", lambda asked: made.append(control_of(asked)) or made[-1])
     ask()._ipython_display_()
     compare("01.rate", measured=0.0166)._ipython_display_()
-    assert shown[2]["text/html"].startswith("<details><summary>") and 'alt="Figure: How fast?; [per step]"' in shown[2]["text/html"]
+    assert (
+        shown[2]["text/html"].startswith("<details><summary>")
+        and 'alt="Figure: How fast?; [per step]"' in shown[2]["text/html"]
+    )
     made[0].value = 1.0
     assert set(shown[2]) == {"image/png", "text/plain"}, "a guess unfolds it, and is drawn"
 
 
-@pytest.mark.parametrize("bad", [dict(low=2, high=1), dict(low=1, high=1), dict(guess=math.nan), dict(guess=math.inf)])
+@pytest.mark.parametrize(
+    "bad", [dict(low=2, high=1), dict(low=1, high=1), dict(guess=math.nan), dict(guess=math.inf)]
+)
 def test_nonsense_is_refused(bad):
     with pytest.raises(ValueError, match="predict"):
         predict("01.rate", question="q", **{"low": 0, "high": 1, **bad})
@@ -135,7 +142,21 @@ def test_a_damaged_record_stops_nothing():
     assert predict("01.rate").guess is None
 
 
-@pytest.mark.parametrize("value, text", [(0, "0"), (0.0167, "0.0167"), (2278, "2,278"), (1.5, "1.5"), (119.666, "120"),
-                                         (3.2e9, "3.2 billion"), (1e8, "100 million"), (2e15, "2.00e+15"), (1e-7, "1.00e-07"), (-2.5, "-2.5"), (100_000, "100,000")])
+@pytest.mark.parametrize(
+    "value, text",
+    [
+        (0, "0"),
+        (0.0167, "0.0167"),
+        (2278, "2,278"),
+        (1.5, "1.5"),
+        (119.666, "120"),
+        (3.2e9, "3.2 billion"),
+        (1e8, "100 million"),
+        (2e15, "2.00e+15"),
+        (1e-7, "1.00e-07"),
+        (-2.5, "-2.5"),
+        (100_000, "100,000"),
+    ],
+)
 def test_numbers_for_people(value, text):
     assert number(value) == text

@@ -60,7 +60,9 @@ print("interpreted:", triton_interpreted())
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU kernels are compiled")
-@pytest.mark.parametrize("first, said", [("", "interpreted: True"), ("import triton", "Triton was imported before")])
+@pytest.mark.parametrize(
+    "first, said", [("", "interpreted: True"), ("import triton", "Triton was imported before")]
+)
 def test_the_interpreter_is_chosen_before_triton_is_imported(first, said):
     environment = child_environment()
     environment.pop("TRITON_INTERPRET", None)

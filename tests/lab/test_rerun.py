@@ -13,12 +13,16 @@ def page(path, *cells):
 
 
 def test_outputs_are_kept_and_widgets_taken_out(tmp_path, capsys):
-    path = page(tmp_path / "01_small.ipynb", "from aiinfra.lab import predict", 'predict("x", question="q?", high=2)')
+    path = page(
+        tmp_path / "01_small.ipynb", "from aiinfra.lab import predict", 'predict("x", question="q?", high=2)'
+    )
     rerun.main([str(path)])
     book = nbformat.read(path, as_version=4)
     [output] = book.cells[1].outputs
     assert rerun.WIDGET not in output.data and "No guess yet." in output.data["text/plain"]
-    assert [cell.execution_count for cell in book.cells] == [1, 2] and "execution" not in book.cells[0].metadata
+    assert [cell.execution_count for cell in book.cells] == [1, 2] and "execution" not in book.cells[
+        0
+    ].metadata
     assert book.metadata.kernelspec.name == "python3" and "01_small.ipynb: " in capsys.readouterr().out
 
 

@@ -45,4 +45,6 @@ def test_a_name_cannot_leave_the_folder(name):
 
 def test_records_are_plain_json(data_folder):
     store.write("exercises", "01.shards", {"status": "passed"})
-    assert json.loads((data_folder / "lab" / "exercises" / "01.shards.json").read_text()) == {"status": "passed"}
+    assert json.loads((data_folder / "lab" / "exercises" / "01.shards.json").read_text()) == {
+        "status": "passed"
+    }

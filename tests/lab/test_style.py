@@ -1,4 +1,5 @@
-"""Three colours have one meaning on every page: the palettes do not meet, and no page writes a colour by its number."""
+"""Three colours have one meaning on every page: the palettes do not meet, and no page writes a colour by its
+number."""
 
 import json
 import re
@@ -58,7 +59,9 @@ def test_figures_of_the_lab_take_their_palettes_from_style():
 
 def test_a_long_title_is_wrapped_before_the_edge():
     for columns in (1, 2):
-        fig, _ = style.axes("x [s]", "y [m]", "What each landlord does with the same memory " * 3, columns=columns)
+        fig, _ = style.axes(
+            "x [s]", "y [m]", "What each landlord does with the same memory " * 3, columns=columns
+        )
         fig.canvas.draw()
         title = fig._suptitle if columns > 1 else fig.axes[0].title
         assert title.get_window_extent().x1 <= fig.bbox.x1, "the title reaches over the edge"

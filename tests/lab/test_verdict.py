@@ -26,7 +26,9 @@ def one_exercise(monkeypatch):
         close(answer(21), 42, "double of 21")
         return "42 it is"
     monkeypatch.setattr(v, "find", lambda name: double if name == "99.double" else find(name))
-    monkeypatch.setattr("aiinfra.lab.hints.exercise.find", lambda name: double if name == "99.double" else find(name))
+    monkeypatch.setattr(
+        "aiinfra.lab.hints.exercise.find", lambda name: double if name == "99.double" else find(name)
+    )
     return double
 
 
@@ -74,7 +76,10 @@ def crooked(x):
 def test_an_exception_names_the_line_of_the_learner():
     verdict = check("99.double", crooked)
     first = crooked.__code__.co_firstlineno
-    assert f"ZeroDivisionError: division by zero, in line {first + 2} of your cell: `return y / 0`" in verdict.message
+    assert (
+        f"ZeroDivisionError: division by zero, in line {first + 2} of your cell: `return y / 0`"
+        in verdict.message
+    )
 
 
 def test_an_exception_deep_in_a_library_names_the_learners_line():
@@ -130,7 +135,9 @@ def test_only_the_learners_code_is_interrupted(impatient):
 @needs_alarm
 def test_without_an_alarm_of_ones_own_there_is_no_limit(impatient):
     seen = []
-    thread = threading.Thread(target=lambda: seen.append(check("99.double", lambda x: time.sleep(0.4) or 2 * x).passed))
+    thread = threading.Thread(
+        target=lambda: seen.append(check("99.double", lambda x: time.sleep(0.4) or 2 * x).passed)
+    )
     thread.start()
     thread.join()
     signal.setitimer(signal.ITIMER_REAL, 60)                 # somebody else's
@@ -199,20 +206,32 @@ def test_the_board_shows_what_is_solved_and_tried():
 
 
 def test_exercises_load_lazily_and_in_order():
-    assert list(load("01"))[0] == "01.weighted_fit" and all(isinstance(e, Exercise) for e in load("01").values())
+    assert list(load("01"))[0] == "01.weighted_fit" and all(
+        isinstance(e, Exercise) for e in load("01").values()
+    )
     assert load("77") == {}
 
 
-@pytest.mark.parametrize("got, message", [
-    (None, "`return` missing"), (3.0, "you have 3; 4 is wanted"), ([1.0, 2.0], "shape [2], but [] is wanted"),
-    (float("nan"), "is not finite"), ("four", "a str cannot be read as numbers"), (object(), "cannot be read")])
+@pytest.mark.parametrize(
+    "got, message",
+    [
+        (None, "`return` missing"),
+        (3.0, "you have 3; 4 is wanted"),
+        ([1.0, 2.0], "shape [2], but [] is wanted"),
+        (float("nan"), "is not finite"),
+        ("four", "a str cannot be read as numbers"),
+        (object(), "cannot be read"),
+    ],
+)
 def test_close_says_what_is_off(got, message):
     with pytest.raises(Wrong) as caught:
         close(got, 4.0, "the slope")
     assert message in str(caught.value) and str(caught.value).startswith("the slope: ")
 
 
-@pytest.mark.parametrize("got", [4, 4.0, torch.tensor(4.0), np.float32(4), torch.tensor(4.0, requires_grad=True)])
+@pytest.mark.parametrize(
+    "got", [4, 4.0, torch.tensor(4.0), np.float32(4), torch.tensor(4.0, requires_grad=True)]
+)
 def test_close_takes_any_kind_of_number(got):
     close(got, 4.0, "the slope")
 

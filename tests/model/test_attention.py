@@ -9,7 +9,8 @@ from aiinfra.model.layers import RotaryEmbedding
 
 
 def formula(q, k, v):
-    """q [T, H, Dh], k and v [S, K, Dh]: softmax(q·kᵀ/√Dh)·v, query i of the T newest sees keys up to its own."""
+    """q [T, H, Dh], k and v [S, K, Dh]: softmax(q·kᵀ/√Dh)·v, query i of the T newest sees keys up to its
+    own."""
     T, S, share = len(q), len(k), q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(share, 1), v.repeat_interleave(share, 1)
     scores = torch.einsum("thd,shd->hts", q, k) / q.shape[-1] ** 0.5

@@ -8,7 +8,9 @@ from aiinfra.model import KVCache, ModelConfig, Transformer
 
 def test_chunked_prefill_equals_one_pass(ours) -> None:
     model, tokenizer = ours
-    ids = torch.tensor([tokenizer.encode("One forward pass over a prompt, or several over its pieces: the same logits.")])
+    ids = torch.tensor(
+        [tokenizer.encode("One forward pass over a prompt, or several over its pieces: the same logits.")]
+    )
     cache = KVCache(model.config, ids.shape[1])
     with torch.inference_mode():
         whole = model(ids)

@@ -100,7 +100,11 @@ def test_what_writes_to_the_stream_starts_smaller() -> None:
 def test_the_model_knows_no_file_and_no_bit_width() -> None:
     """Packing, quantising, files and chats are applied from outside (compress/, checkpoint/)."""
     folder = Path(attention.__file__).parent
-    words = re.compile(r"packed_weight|packedlinear|quanti[sz]|int4|int8|gguf|safetensors|download|chat|pathlib|open\(|rank\b", re.IGNORECASE)
+    words = re.compile(
+        r"packed_weight|packedlinear|quanti[sz]|int4|int8|gguf|safetensors|"
+        r"download|chat|pathlib|open\(|rank\b",
+        re.IGNORECASE,
+    )
     found = []
     for path in sorted(folder.glob("*.py")):
         code = ast.parse(path.read_text())

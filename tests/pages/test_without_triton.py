@@ -1,4 +1,5 @@
-"""Without Triton (macOS, Windows) a page runs to its end: what needs it says one sentence, everything else runs."""
+"""Without Triton (macOS, Windows) a page runs to its end: what needs it says one sentence, everything else
+runs."""
 
 import os
 
@@ -14,7 +15,9 @@ GPU_PAGE = [page for page in NOTEBOOKS if page.stem.startswith("08")]
 
 @pytest.mark.parametrize("page", [*GPU_PAGE, *SHEETS[:1]], ids=lambda page: page.stem)
 def test_a_page_runs_without_triton(page, tmp_path):
-    (tmp_path / "triton.py").write_text("raise ModuleNotFoundError('No module named triton', name='triton')\n")
+    (tmp_path / "triton.py").write_text(
+        "raise ModuleNotFoundError('No module named triton', name='triton')\n"
+    )
     path = f"{tmp_path}{os.pathsep}{ROOT}"
     environment = {**os.environ, "AIINFRA_DATA": str(tmp_path / "data"), "PYTHONPATH": path}
     book = load(page)

@@ -30,7 +30,9 @@ def test_probabilities_are_those_of_the_generator():
     assert ((target.bincount(minlength=WORLD.items) - expected).abs() < 5 * spread).all()
     likeliest = truth.max(-1)
     hits = (likeliest.indices == target).double().sum()
-    assert (hits - likeliest.values.sum()).abs() < 4 * (likeliest.values * (1 - likeliest.values)).sum().sqrt()
+    assert (hits - likeliest.values.sum()).abs() < 4 * (
+        likeliest.values * (1 - likeliest.values)
+    ).sum().sqrt()
 
 
 def test_probabilities_use_the_past_only():

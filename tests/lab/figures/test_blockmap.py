@@ -29,7 +29,11 @@ def test_frames_say_who_owns_what():
     alone, forked, after = film.frames
     assert [(b.owners, b.filled) for b in alone[:3]] == [(("a",), 4), (("a",), 2), ((), 0)]
     assert [b.owners for b in forked[:3]] == [("a", "b"), ("a", "b"), ()]
-    assert [(b.owners, b.cached, b.last) for b in after[:3]] == [((), True, "a"), ((), False, "a"), ((), False, "")]
+    assert [(b.owners, b.cached, b.last) for b in after[:3]] == [
+        ((), True, "a"),
+        ((), False, "a"),
+        ((), False, ""),
+    ]
 
 
 def test_a_cell_is_coloured_as_far_as_it_is_filled_and_hatched_when_shared():

@@ -29,7 +29,7 @@ def test_everybody_who_ran_has_exactly_one_seat(steps):
 
 def test_waiting_counts_those_who_have_come_and_have_never_run():
     assert timeline.waiting(STEPS, ARRIVALS) == [0, 1, 0, 0, 0]
-    assert timeline.waiting([[], []], {"late": 1, "later": 7}) == [0, 1]      # who never runs waits to the end
+    assert timeline.waiting([[], []], {"late": 1, "later": 7}) == [0, 1]  # who never runs waits to the end
 
 
 def test_ran_reads_an_engines_records():
@@ -49,5 +49,10 @@ def test_the_board_shows_the_end_of_a_long_text_and_takes_any_letter():
     figure = timeline.board([timeline.Progress("a", 1, 8, "running", "first " + "x" * 80 + "$ last"),
                              timeline.Progress("b", 0, 4, "to come", "short")], "after step 1")
     texts = [text.get_text() for text in figure.axes[0].texts]
-    assert texts[0] == "running" and texts[1].startswith("…") and texts[1].endswith("last") and texts[3] == "short"
+    assert (
+        texts[0] == "running"
+        and texts[1].startswith("…")
+        and texts[1].endswith("last")
+        and texts[3] == "short"
+    )
     figure.canvas.draw()                                     # a lone dollar sign must not start a formula
