@@ -24,11 +24,15 @@ class KVCache:
         shape = (layers, batch, K, capacity, config.head_dim)
         self.k = torch.empty(shape, dtype=dtype, device=device)     # [layers, B, K, S, Dh]
         self.v = torch.empty(shape, dtype=dtype, device=device)
-        # Views, cut once: [B, K, S, Dh] to read, [B, S, K, Dh] to write.
-        to_write = self.k.transpose(2, 3), self.v.transpose(2, 3)
-        self._layers = list(zip(self.k, self.v, *to_write))
+        # Views, cut once, each by itself: autograd lets nobody write into one of several cut together.
+        self._layers = [self._views(layer) for layer in range(layers)]
         self.length = 0
         self.capacity = capacity
+
+    def _views(self, layer: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Keys and values of a layer: [B, K, S, Dh] to read, [B, S, K, Dh] to write."""
+        keys, values = self.k[layer], self.v[layer]
+        return keys, values, keys.transpose(1, 2), values.transpose(1, 2)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Append k, v [B, T, K, Dh] to `layer`; attend q [B, T, H, Dh] over all kept -> [B, T, H, Dh].
