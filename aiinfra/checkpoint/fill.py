@@ -19,7 +19,6 @@ from aiinfra.compress.place import Values, WeightPlace
 from aiinfra.errors import LoadError, plural
 from aiinfra.kernels.quant_matmul import PackedWeight
 from aiinfra.model.config import ModelConfig
-from aiinfra.model.layers import set_parameters
 from aiinfra.model.transformer import Transformer
 
 _NAMED = 3                                # tensors that an error lists before it says how many more there are
@@ -52,17 +51,6 @@ class WeightFile(Protocol):
         ...
 
 
-class PlacePlain:
-    """The place for values that stay as they are: parameters, not to be trained unless somebody says so."""
-
-    passing: Collection[str] = ()
-    takes_blocks: Collection[str] = ()
-
-    def __call__(self, model: Transformer, layer: str, values: Values) -> None:
-        """See WeightPlace."""
-        set_parameters(model.get_submodule(layer), values)
-
-
 def fill(model: Transformer, source: WeightFile, place: WeightPlace, dtype: torch.dtype = torch.float32,
          device: torch.device | str = "cpu") -> None:
     """Give every parameter of `model` (which may be on the meta device) its values from `source`.
@@ -72,7 +60,7 @@ def fill(model: Transformer, source: WeightFile, place: WeightPlace, dtype: torc
     `model` is then not fit for use.
     """
     _check_names(model, source)
-    buffer = _buffer(model, place.passing, device)
+    buffer = _buffer(model, place.transient, device)
     tied = model.config.tie_word_embeddings
     for layer in layers_of(model):
         if tied and layer == "lm_head":
@@ -81,8 +69,8 @@ def fill(model: Transformer, source: WeightFile, place: WeightPlace, dtype: torc
             values = read_layer(model, source, layer, dtype, device, leaves=["bias"])
             values["weight"] = blocks.to(device)
         else:
-            passing = buffer if layer in place.passing else None
-            values = read_layer(model, source, layer, dtype, device, buffer=passing)
+            reused = buffer if layer in place.transient else None
+            values = read_layer(model, source, layer, dtype, device, buffer=reused)
         place(model, layer, values)
 
 
@@ -176,10 +164,10 @@ def _parts_of(model: Transformer, source: WeightFile) -> list[str]:
     return [part for ours in parameters for part in source.parts(ours)]
 
 
-def _buffer(model: Transformer, passing: Collection[str], device: torch.device | str) -> Tensor:
+def _buffer(model: Transformer, transient: Collection[str], device: torch.device | str) -> Tensor:
     """Room for the largest of the weights that will not stay. One for all: freeing each would riddle the heap
     with holes. A tied last layer is read as the embedding, which stays until it is placed."""
-    read_here = set(passing)
+    read_here = set(transient)
     if model.config.tie_word_embeddings:
         read_here.discard("lm_head")
     sizes = [model.get_submodule(layer).weight.numel() for layer in read_here]

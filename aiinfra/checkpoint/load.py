@@ -4,13 +4,13 @@ from pathlib import Path
 
 import torch
 
-from aiinfra.checkpoint.fill import PlacePlain, WeightFile, fill
+from aiinfra.checkpoint.fill import WeightFile, fill
 from aiinfra.checkpoint.gguf_weights import GGUFWeights
 from aiinfra.checkpoint.hub import DEFAULT_MODEL, resolve
 from aiinfra.checkpoint.huggingface import HuggingFaceFolder
 from aiinfra.checkpoint.tokenizer import Tokenizer
 from aiinfra.compress.packed import PlacePacked, can_pack
-from aiinfra.compress.place import WeightPlace
+from aiinfra.compress.place import PlacePlain, WeightPlace
 from aiinfra.compress.quantized import PlaceQuantized, check_scheme
 from aiinfra.device import as_device, as_dtype
 from aiinfra.errors import LoadError

@@ -179,12 +179,12 @@ class PlacePacked:
     takes_blocks = ()
 
     def __init__(self, model: Transformer) -> None:
-        self.passing = frozenset(_linear_layers(model))          # those whose plain weight does not stay
+        self.transient = frozenset(_linear_layers(model))          # those whose plain weight does not stay
 
     def __call__(self, model: Transformer, layer: str, values: Values) -> None:
         """Give the layer of that name its values, and pack it."""
         set_parameters(model.get_submodule(layer), values)
-        if layer in self.passing:
+        if layer in self.transient:
             pack_one(model, layer)
 
 

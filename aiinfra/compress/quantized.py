@@ -239,7 +239,7 @@ class PlaceQuantized:
     def __init__(self, model: Transformer, scheme: str, otherwise: WeightPlace) -> None:
         self._bits = _bits_of(model, scheme)
         self._otherwise = otherwise
-        self.passing = {*self._bits, *otherwise.passing}          # their plain weight does not stay
+        self.transient = {*self._bits, *otherwise.transient}          # their plain weight does not stay
         self.takes_blocks = {name for name, bits in self._bits.items() if bits == 4}
 
     def __call__(self, model: Transformer, layer: str, values: Values) -> None:

@@ -42,15 +42,16 @@ class Engine:
             block_bytes=block_bytes,
             free_bytes=free_bytes(model.device),
         )
-        self.proposer = as_proposer(asked.speculative, model.config.vocab_size)
-        self.pool = BlockPool(self.options.cache_bytes // block_bytes, asked.block_size, asked.prefix_caching)
+        chosen = self.options
+        self.proposer = as_proposer(chosen.speculative, model.config.vocab_size)
+        self.pool = BlockPool(chosen.cache_bytes // block_bytes, chosen.block_size, chosen.prefix_caching)
         self.scheduler = Scheduler(
             self.pool,
-            token_budget=asked.token_budget,
-            max_running=asked.max_running,
-            mode=asked.mode,
-            chunked=asked.chunked,
-            chunk_tokens=self.options.chunk_tokens,
+            token_budget=chosen.token_budget,
+            max_running=chosen.max_running,
+            mode=chosen.mode,
+            chunked=chosen.chunked,
+            chunk_tokens=chosen.chunk_tokens,
         )
         self.runner = self._make_runner()
         self.answers = Answers(self.scheduler, self.proposer)

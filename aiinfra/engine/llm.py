@@ -34,7 +34,7 @@ _OUR_NAMES = {
     "max_num_batched_tokens": "token_budget",
     "enable_prefix_caching": "prefix_caching",
 }
-Prompt = str | list[int]
+Prompt = str | list[int] | dict[str, Any]        # a dict: vLLM's {"prompt": …} or {"prompt_token_ids": …}
 Message = dict[str, Any]
 
 
@@ -104,13 +104,13 @@ class LLM:
         self.engine = engine
         self.max_model_len = engine.max_model_len
         self._request_numbers = count()
-        self._answers: dict[tuple[str, int], _AnswerText] = {}       # by request id and index
+        self._texts: dict[tuple[str, int], _AnswerText] = {}       # by request id and index
         self._made: deque[Made] = deque()                            # by the last step, not yet handed out
 
     @property
     def idle(self) -> bool:
         """True if nothing is being answered, and nothing is left in the engine."""
-        return not self._answers and not self._made and self.engine.idle
+        return not self._texts and not self._made and self.engine.idle
 
     def get_tokenizer(self) -> Tokenizer:
         """The model's tokenizer, as vLLM hands it out."""
@@ -218,7 +218,7 @@ class LLM:
             for request in requests:
                 self._begun.pop(request.request_id, None)
                 for out in request.outputs:
-                    self._answers.pop((request.request_id, out.index), None)
+                    self._texts.pop((request.request_id, out.index), None)
 
     def _enter(self, request: RequestOutput, params: SamplingParams, added: list[str]) -> None:
         """Give a request to the engine; `added` then has its id."""
@@ -228,7 +228,7 @@ class LLM:
             params = replace(params, seed=self._seeds.getrandbits(63))
         silent = params.stop_ids(self.tokenizer.eos_ids, self.model.config.vocab_size)
         for out in request.outputs:
-            self._answers[name, out.index] = _AnswerText(out, params, silent, self.tokenizer)
+            self._texts[name, out.index] = _AnswerText(out, params, silent, self.tokenizer)
         added.append(name)
         self._begun[name] = request
         try:
@@ -254,7 +254,7 @@ class LLM:
             self._made.popleft()
 
     def _hand_out(self, made: Made) -> None:
-        answer = self._answers.get((made.request_id, made.index))
+        answer = self._texts.get((made.request_id, made.index))
         if answer is None or answer.out.finish_reason:
             return                           # dropped; or a stop string came earlier in this step
         answer.push(made)

@@ -291,6 +291,7 @@ class Scheduler:
     def _admit(self, work: dict[Request, int]) -> list[Request]:
         """Start waiting requests in order, while there are places, tokens and blocks."""
         admitted = []
+        promised = 0                # blocks that the rest of their prompts needs who were admitted just now
         for request in self._may_be_admitted():
             budget = self._budget(request, work)
             if len(self.running) >= self.max_running or budget == 0:
@@ -302,11 +303,12 @@ class Scheduler:
             # Room for the whole prompt, not just its first piece: else those who decode would push it out
             # half-read, and it would enter and be read again, for as long as they run.
             whole = self._missing(request, request.pending)
-            if count == 0 or not self.pool.can_allocate(whole):
+            if count == 0 or not self.pool.can_allocate(promised + whole):
                 self._give_back(request)
                 break
             request.cached_tokens = request.computed
             self._reserve(request, count)
+            promised += self._missing(request, request.pending)
             request.status = "running"
             self.waiting.remove(request)
             self.running.append(request)

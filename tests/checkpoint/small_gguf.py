@@ -6,7 +6,8 @@ import gguf
 import torch
 import transformers
 
-from aiinfra.checkpoint.fill import PlacePlain, fill
+from aiinfra.checkpoint.fill import fill
+from aiinfra.compress.place import PlacePlain
 from aiinfra.checkpoint.gguf_weights import GGUFWeights
 from aiinfra.model import Transformer
 

@@ -3,7 +3,8 @@
 import torch
 import transformers
 
-from aiinfra.checkpoint.fill import PlacePlain, fill
+from aiinfra.checkpoint.fill import fill
+from aiinfra.compress.place import PlacePlain
 from aiinfra.checkpoint.huggingface import HuggingFaceFolder
 from aiinfra.compress.packed import PlacePacked
 from aiinfra.model import Transformer

@@ -226,7 +226,8 @@ def test_a_folder_is_quantised_as_it_is_read(scheme, tmp_path):
                                       num_hidden_layers=2,
                                       num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True)
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    from aiinfra.checkpoint.fill import PlacePlain, fill
+    from aiinfra.checkpoint.fill import fill
+    from aiinfra.compress.place import PlacePlain
     from aiinfra.checkpoint.huggingface import HuggingFaceFolder
     from aiinfra.compress.packed import PlacePacked
     from aiinfra.compress.quantized import PlaceQuantized

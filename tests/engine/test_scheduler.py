@@ -224,6 +224,17 @@ def test_within_a_priority_nobody_waits_for_those_who_come_later(total, size, bu
         assert all(by > now + 1 for by in deadline.values()), "who is not done yet has a step left"
 
 
+def test_nobody_enters_into_blocks_that_the_rest_of_a_prompt_needs() -> None:
+    """Found by the random traffic: the short one took the block that the second had been promised."""
+    pool = BlockPool(3, 1, prefix_caching=False)
+    scheduler = Scheduler(pool, token_budget=4, max_running=3, mode="static", chunk_tokens=1)
+    for name, length in (("a", 1), ("b", 2), ("c", 1)):
+        scheduler.add(Request(name, [0] * length, 1))
+    plan = scheduler.plan()
+    assert [(w.request.id, w.count) for w in plan.work] == [("a", 1), ("b", 1)]
+    assert pool.can_allocate(1), "the rest of b can be read"
+
+
 def test_the_scheduler_needs_no_torch() -> None:
     imports = "from aiinfra.engine import blocks, record, request, scheduler"
     code = f"import sys; {imports}; print('torch' in sys.modules)"
