@@ -59,7 +59,7 @@ update:         ## fetch what is new, and bring your own copies in work/ on; wha
 	@$(BIN)/python -m aiinfra.lab.copies update
 
 quick: $(READY) ## unit tests without real model, pages and compiler, fewer random cases
-	@$(PYTEST) $(SHARED) --hypothesis-profile=quick -m "not model and not page and not compile and not alone"
+	@$(PYTEST) $(SHARED) --hypothesis-profile=quick -m "not model and not page and not compile and not program and not alone"
 
 test: setup unit notebooks   ## unit tests and every page, solved on the way; then nbval
 

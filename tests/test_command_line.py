@@ -16,6 +16,8 @@ import pytest
 from aiinfra import __main__ as command_line
 from aiinfra.bench import command as bench_command
 
+pytestmark = pytest.mark.program
+
 
 def run(*args: str, stdin: str | bytes = "") -> subprocess.CompletedProcess:
     data = stdin if isinstance(stdin, bytes) else stdin.encode()

@@ -82,6 +82,7 @@ def test_a_queued_request_costs_little_more_than_its_ids(length: int, tiny: Tran
     assert engine.pool.used == 0 and engine.runner.cache.k.nbytes + engine.runner.cache.v.nbytes <= 1 << 20
 
 
+@pytest.mark.program
 def test_ten_thousand_requests_leave_nothing_behind(tiny: Transformer) -> None:
     """Ten thousand warm up (PyTorch's own caches, a pool full of known blocks, what tracemalloc sees anew
     of objects that are always there: flat from some 16,000 on); ten thousand more must add nothing, not 4

@@ -8,24 +8,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from aiinfra.device import default_device
-from aiinfra.model.recommender import Recommender, RecommenderConfig
+from aiinfra.model.recommender import RecommenderConfig
 from aiinfra.train.histories import World, generate
+from tests.model.small_recommender import one_thread, small_model   # noqa: F401  pytest wants the fixture
 
 WORLD = World()
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Matrices of 24 rows are too small to share between threads, and other work may run beside."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def small_model(**sizes) -> Recommender:
-    torch.manual_seed(0)
-    return Recommender(RecommenderConfig(**sizes))
 
 
 def test_next_items():

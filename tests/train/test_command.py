@@ -17,7 +17,7 @@ from aiinfra import LLM, SamplingParams, load
 from aiinfra.train.run import read_lines
 from tests.train.stories import stories
 
-pytestmark = pytest.mark.model
+pytestmark = [pytest.mark.model, pytest.mark.program]
 
 SMALL = ("--layers", "1", "--width", "32", "--heads", "2", "--kv-heads", "1", "--feed-forward", "48",
          "--vocabulary", "300", "--length", "32", "--rows", "2", "--device", "cpu")

@@ -4,26 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from aiinfra.model.recommender import Recommender, RecommenderConfig
 from aiinfra.train.histories import World, generate, probabilities
 from aiinfra.train.recommender import evaluate, train
+from tests.model.small_recommender import one_thread, small_model   # noqa: F401  pytest wants the fixture
 
 WORLD = World()
 UNSEEN = 10**9                     # a seed that no training step uses
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Matrices of 24 rows are too small to share between threads, and other work may run beside."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def small_model(**sizes) -> Recommender:
-    torch.manual_seed(0)
-    return Recommender(RecommenderConfig(**sizes))
 
 
 class Oracle(nn.Module):

@@ -23,7 +23,7 @@ from aiinfra.train.state import StateError
 from aiinfra.train.step import Diverged
 from tests.train.stories import stories
 
-pytestmark = pytest.mark.model
+pytestmark = pytest.mark.program
 
 SMALL = TrainOptions(steps=12, layers=1, width=32, feed_forward=48, heads=2, kv_heads=1, vocabulary=300,
                      length=32, rows=2, accumulate=3, save_every=3, device="cpu")
