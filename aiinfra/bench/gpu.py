@@ -36,6 +36,7 @@ from aiinfra.model import ModelConfig, Transformer
 from aiinfra.model.layers import RotaryEmbedding
 from aiinfra.perf import gaps
 from aiinfra.perf.hardware import read_bandwidth
+from aiinfra.perf.profile import ON_A_GPU
 
 # From the config.json of meta-llama/Llama-3.1-8B, meta-llama/Llama-3.2-1B and Qwen/Qwen3-0.6B, but for
 # the context.
@@ -85,7 +86,6 @@ REQUESTS, LENGTHS = 256, (100, 1024)      # of the trace; tokens of a prompt, an
 BATCH_SIZES = (64, 128, 256)              # of transformers' static batches: the best one counts
 STEP_TOKENS = 8192                        # nobody waits for a next token, so prompts are read in large pieces
 _CPU_MADE = 5e-6                          # kernels of one graph follow each other within about a microsecond
-_ON_A_GPU = ("kernel", "gpu_memcpy", "gpu_memset")
 
 
 def bench_gpu(model_name: str, seed: int = 0, device: torch.device | None = None) -> Iterator[Row]:
@@ -181,7 +181,7 @@ def busy_spans(work: Callable[[], object], device: torch.device) -> list[tuple[f
     profiler's trace."""
     activity, kinds = ProfilerActivity.CPU, ("cpu_op",)
     if device.type == "cuda":
-        activity, kinds = ProfilerActivity.CUDA, _ON_A_GPU
+        activity, kinds = ProfilerActivity.CUDA, ON_A_GPU
     with profile(activities=[activity]) as seen:
         work()
         synchronize(device)

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from aiinfra.device import peak_bytes, synchronize
 from aiinfra.kernels.cross_entropy import linear_cross_entropy
@@ -47,7 +48,8 @@ def next_token_loss(model: Transformer, batch: MicroBatch, total: int) -> Tensor
     """Cross-entropy of what follows each token, summed and divided by `total`; the logits never exist all at
     once."""
     hidden = model.hidden(batch.tokens, batch.positions, batch.documents)            # [N, D]
-    return linear_cross_entropy(hidden, model.lm_head.weight, batch.targets, IGNORED, total=total)
+    with record_function("loss"):                                                    # its name in a profile
+        return linear_cross_entropy(hidden, model.lm_head.weight, batch.targets, IGNORED, total=total)
 
 
 @dataclass(frozen=True)
@@ -176,10 +178,11 @@ class _Clock:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Add the time of the block to a phase."""
+        """Add the time of the block to a phase, which also has its name in a profile."""
         begin = time.perf_counter()
-        yield
-        synchronize(self.device)
+        with record_function(name):
+            yield
+            synchronize(self.device)
         self.spent[name] = self.spent.get(name, 0.0) + time.perf_counter() - begin
 
     def seconds(self) -> float:
