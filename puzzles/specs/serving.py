@@ -30,6 +30,7 @@ def paged(tensors: Tensors, sizes: Mapping[str, float], rng: torch.Generator) ->
     """Block tables over a shuffled pool that begins with the last and the first block; garbage behind them.
 
     The first request fills all its blocks, the second two but not the last of them, the third has one token.
+    Slots without a token hold NaN: an unmasked load of values makes 0 * NaN of them.
     """
     B, P, NB, T = sizes["B"], sizes["P"], sizes["NB"], sizes["T"]
     table = torch.full((B, T), _GARBAGE, dtype=torch.int32)
@@ -42,14 +43,31 @@ def paged(tensors: Tensors, sizes: Mapping[str, float], rng: torch.Generator) ->
         pool = pool.roll(-used)
         filled = (P, int(torch.randint(1, P, (1,), generator=rng)), 1)[b % 3]
         length[b] = (used - 1) * P + filled
-    return tensors | dict(table=table, length=length)
+    taken = torch.zeros(NB * P, dtype=torch.bool)
+    for b in range(B):
+        taken[_slots_of(table, length, b, P)] = True
+    caches = {name: _emptied(tensors[name], ~taken) for name in ("k_cache", "v_cache")}
+    return tensors | caches | dict(table=table, length=length)
+
+
+def _slots_of(table: torch.Tensor, length: torch.Tensor, b: int, P: int) -> torch.Tensor:
+    """The slots in which request b's tokens lie, in order."""
+    position = torch.arange(int(length[b]))
+    return table[b, position // P].long() * P + position % P
+
+
+def _emptied(cache: torch.Tensor, unused: torch.Tensor) -> torch.Tensor:
+    """A copy of a [NB, P, K, D] cache with NaN in its unused slots."""
+    rows = cache.flatten(0, 1).clone()
+    rows[unused] = torch.nan
+    return rows.view_as(cache)
 
 
 def request(k_cache: torch.Tensor, v_cache: torch.Tensor, table: torch.Tensor, length: torch.Tensor,
             b: int, P: int) -> Iterator[torch.Tensor]:
     """The keys and values of request b, [length, K, D], gathered from their blocks."""
-    blocks = table[b, : -(-int(length[b]) // P)].long()
-    return (cache[blocks].flatten(0, 1)[: int(length[b])] for cache in (k_cache, v_cache))
+    slots = _slots_of(table, length, b, P)
+    return (cache.flatten(0, 1)[slots] for cache in (k_cache, v_cache))
 
 
 def decode(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, sm_scale: float,

@@ -25,7 +25,7 @@ _UP_TO_THE_DIAGONAL = "H * D * (BLOCK * cdiv(T, BLOCK) * (cdiv(T, BLOCK) - 1) //
         case(N=1, S=1, BLOCK_N=8, BLOCK_S=8),
         case(N=33, S=21, BLOCK_N=16, BLOCK_S=16, scale=20.0),
         case(N=9, S=144, BLOCK_N=8, BLOCK_S=16, grow=dict(N=1, S=2)),
-        case(N=9, S=48, BLOCK_N=8, BLOCK_S=16, make=scores_far_below_zero),
+        case(N=9, S=43, BLOCK_N=8, BLOCK_S=16, make=scores_far_below_zero),
     ],
     big=case(N=4096, S=8191, BLOCK_N=64, BLOCK_S=64),
     budget=dict(q="N", k="S * cdiv(N, BLOCK_N)", v="S * cdiv(N, BLOCK_N)"),

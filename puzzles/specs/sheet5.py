@@ -72,7 +72,7 @@ _POOL = (
         case(B=1, H=1, K=1, NB=3, T=2, sm_scale=0.25, P=16, D=16, GROUP=16),
         case(B=3, H=6, K=2, NB=12, T=3, sm_scale=0.3, P=32, D=16, GROUP=16),
         case(B=2, H=3, K=1, NB=6, T=3, sm_scale=0.18, P=16, D=32, GROUP=16, scale=12.0),
-        case(B=4, H=4, K=4, NB=13, T=4, sm_scale=0.2, P=16, D=16, GROUP=32, make=scores_far_below_zero,
+        case(B=4, H=12, K=4, NB=13, T=4, sm_scale=0.2, P=16, D=16, GROUP=32, make=scores_far_below_zero,
              grow=dict(NB=1, T=1)),
     ],
     big=case(B=64, H=32, K=8, NB=16384, T=256, sm_scale=0.125, P=16, D=64, GROUP=16),
@@ -109,7 +109,8 @@ def paged_decode(
 
     where k[s, g] = k_cache[table[b, s // P], s % P, g], and v likewise. Program (b, g) owns the H // K heads
     of key head g of request b (H // K <= GROUP, masked past it). Only the first ceil(length[b] / P) entries
-    of a row of the table are valid, and the last block may be part full. Contiguous; full float32.
+    of a row of the table are valid, and the last block may be part full: a slot without a token holds
+    anything, NaN as well. Contiguous; full float32.
     """
     requests = [request(k_cache, v_cache, table, length, b, P) for b in range(B)]
     parts = [decode(q[b], *request, sm_scale, H // K) for b, request in enumerate(requests)]
@@ -134,7 +135,7 @@ def paged_decode(
         case(B=1, H=1, K=1, NB=3, T=2, sm_scale=0.25, P=16, D=16, GROUP=16, SPLITS=2),
         case(B=3, H=6, K=2, NB=16, T=5, sm_scale=0.3, P=32, D=16, GROUP=16, SPLITS=2),
         case(B=2, H=3, K=1, NB=6, T=3, sm_scale=0.18, P=16, D=32, GROUP=16, SPLITS=4, scale=5.0),
-        case(B=4, H=4, K=4, NB=17, T=6, sm_scale=0.2, P=16, D=16, GROUP=32, SPLITS=3,
+        case(B=4, H=12, K=4, NB=17, T=6, sm_scale=0.2, P=16, D=16, GROUP=32, SPLITS=3,
              make=scores_far_below_zero, grow=dict(NB=1, T=1)),
     ],
     big=case(B=4, H=32, K=8, NB=4096, T=1024, sm_scale=0.125, P=16, D=64, GROUP=16, SPLITS=16),
@@ -331,9 +332,9 @@ def _each_expert(x: torch.Tensor, w: torch.Tensor, offset: torch.Tensor) -> torc
     prepare=_by_expert,
     cases=[
         case(N=16, E=1, D=16, F=16, BLOCK_N=16, BLOCK_F=16, BLOCK_D=16),
-        case(N=50, E=4, D=40, F=33, BLOCK_N=16, BLOCK_F=16, BLOCK_D=16),
+        case(N=50, E=4, D=40, F=33, BLOCK_N=16, BLOCK_F=16, BLOCK_D=32),
         case(N=1, E=3, D=5, F=1, BLOCK_N=16, BLOCK_F=16, BLOCK_D=16),
-        case(N=37, E=2, D=33, F=20, BLOCK_N=16, BLOCK_F=32, BLOCK_D=32),
+        case(N=37, E=2, D=33, F=40, BLOCK_N=16, BLOCK_F=32, BLOCK_D=16),
         case(N=51, E=5, D=64, F=35, BLOCK_N=32, BLOCK_F=16, BLOCK_D=32, grow=dict(N=1, D=1, F=2)),
     ],
     big=case(N=4096, E=16, D=1024, F=1024, BLOCK_N=64, BLOCK_F=32, BLOCK_D=32),

@@ -5,6 +5,8 @@ import re
 _LAST_AXIS = "one axis is left, and -1 is its other name"
 _NOT_STORED = "what the mask cuts off here reaches only rows or columns that the store's mask cuts off"
 _OVERWRITTEN = "every row has a largest value, which replaces the start"
+_FORGOTTEN = "the first rescaling is by exp(-inf) = 0, which forgets what a sum began with"
+_HIDDEN = "a score is replaced, or weighs 0, wherever this mask cuts off"
 _CONVERTS = "an integer times a float32 is a float32 without .to"
 
 # (puzzle, what was changed) -> why the answer is still right. Both are regular expressions.
@@ -15,6 +17,7 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ("argmax", r"^'0': is 1$"): _OVERWRITTEN,
     ("argmax|topk_route", r"'tl\.store\((token|expert)_ptr.* times 1\.0001$"):
         "an index below 10,000 is rounded down to itself",
+    ("scalar_flash|flash_.*|paged_decode|split_k_decode", r"^'tl\.zeros\(.*ones$"): _FORGOTTEN,
     ("int4_matmul", r"mask=(n < N|row < M).*: (no other|other=.*)$"): _NOT_STORED,
     ("int4_matmul", r"to\(tl\.float32\)': no to$"): _CONVERTS,
 }
