@@ -110,7 +110,7 @@ def _survey_part(answers: Sequence[KnownAnswer], seed: int) -> list[list[Outcome
 def _survey_here(answers: Sequence[KnownAnswer], seed: int) -> list[list[Outcome]]:
     """In a process that interprets its kernels: a fork for each answer."""
     torch.set_num_threads(1)                             # a process with threads must not fork
-    import_module("triton")                              # loaded once, before the forks
+    import_module("aiinfra.kernels.lang")                # Triton, loaded once, before the forks
     with tempfile.TemporaryDirectory() as folder:
         return [_in_fork(answer, seed, Path(folder)) for answer in answers]
 

@@ -2,10 +2,12 @@
 
 Triton ships for Linux. A kernel file must still import on a Mac or on Windows, because the
 torch reference beside the kernel runs everywhere. So there the decorator keeps the function,
-and a launch raises one clear sentence.
+and a launch raises one clear sentence. Where kernels are interpreted, the interpreter learns bfloat16 first.
 """
 
 from torch import Tensor
+
+from aiinfra.environment import triton_interpreted
 
 try:
     import triton
@@ -28,6 +30,10 @@ except ImportError:
         constexpr = int
 
     triton, tl = _NoTriton(), _NoLanguage()
+else:
+    if triton_interpreted():
+        from aiinfra.kernels.interpreted import mend_bfloat16
+        mend_bfloat16()
 
 
 def pick_backend(tensor: Tensor, backend: str | None) -> str:

@@ -7,6 +7,8 @@ Triton decides when it is imported whether its kernels are compiled or interpret
 stands below the call. Used by every notebook.
 """
 
+from importlib import import_module
+
 import torch
 from IPython.display import display
 
@@ -50,6 +52,7 @@ def start(page: str, interpret: bool = False, grad: bool = True) -> torch.device
     device = default_device()
     if interpret and device.type == "cpu":
         environment.interpret_triton()
+        import_module("aiinfra.kernels.lang")            # only now: it loads Triton, and mends its bfloat16
     skip_kernels()
     environment.silence_profiler()
     torch.set_grad_enabled(grad)

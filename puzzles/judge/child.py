@@ -10,9 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import triton                                     # noqa: F401  loaded before the fork
-import triton.language                            # noqa: F401
-
+import aiinfra.kernels.lang                       # noqa: F401  Triton, loaded before the fork; bfloat16 right
 from aiinfra.lab import time_limit
 from puzzles.catalogue import PUZZLES
 from puzzles.grid import launch_grids

@@ -9,6 +9,8 @@ from puzzles.judge.verdict import Finding
 from puzzles.source import Piece
 
 _MOST_SAID = 300
+_NOT_INTERPRETED = ("the operation, not your formula: Triton's interpreter, in which kernels are watched "
+                    "here, cannot do it, though a GPU may. Say it with other operations of tl")
 _NAMES = "the spelling; a kernel sees only its arguments, tl, other kernels and tl.constexpr constants"
 
 # pattern in the message -> what to look at
@@ -85,6 +87,8 @@ def _message(error: BaseException) -> str:
 
 def _advice(error: BaseException) -> str:
     """What to look at."""
+    if _is_limit_of_the_interpreter(error):
+        return _NOT_INTERPRETED
     if close := _nearest_attribute(error):
         return f"the name: there is a `{close}`"
     if isinstance(error, NameError) and not isinstance(error, UnboundLocalError):
@@ -95,6 +99,13 @@ def _advice(error: BaseException) -> str:
         if re.search(pattern, str(error)):
             return advice
     return "this line"
+
+
+def _is_limit_of_the_interpreter(error: BaseException) -> bool:
+    """It says so, or lacks the method that the compiler's builder has. (By name: the text may not import it.)
+    """
+    lacking = type(getattr(error, "obj", None)).__name__ == "InterpreterBuilder"
+    return lacking or isinstance(error, NotImplementedError) or str(error) == "Unsupported data type"
 
 
 def _nearest_attribute(error: BaseException) -> str | None:

@@ -5,7 +5,7 @@ import torch
 from tests.kernels.hstu_inputs import NAMES, SampleHistories
 from tests.kernels.kernel_checks import on_device, relative_error, unwritten_is_nan  # noqa: F401
 
-from aiinfra.kernels.hstu_attention import hstu_reference
+from aiinfra.kernels.hstu_attention import hstu_attention, hstu_reference
 
 pytestmark = pytest.mark.usefixtures("unwritten_is_nan", "on_device")
 BLOCK = 16          # the interpreter's tile
@@ -19,6 +19,17 @@ def test_output_and_all_gradients_against_float64(heads, size, value_size, per_h
     assert (torch.einsum("ihd,jhd->hij", data.q, data.k) * data.alpha).abs().max() > 3
     for name, got, want in zip(NAMES, data.fused(), data.formula()):
         assert got.shape == want.shape and relative_error(got, want) < 5e-6, name
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision(dtype):
+    """Compared with the formula in float64, on the same rounded inputs."""
+    data = SampleHistories([17, 5], max_len=20)
+    for name in ("q", "k", "v", "dy", "position", "time"):
+        setattr(data, name, getattr(data, name).to(dtype))
+    fused = data.run(hstu_attention, data.offsets, dtype, backend="triton")
+    for name, got, want in zip(NAMES, fused, data.formula()):
+        assert got.dtype == dtype and relative_error(got, want) < 3 * torch.finfo(dtype).eps, name
 
 
 def test_gradcheck_of_the_formula():

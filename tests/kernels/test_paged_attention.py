@@ -126,14 +126,16 @@ def test_one_request_cannot_touch_another(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_q_may_be_a_view_and_float16(backend):
-    arguments, starts, keys, values = batch([20, 9], [3, 1], dtype=torch.float16)
-    wide = torch.randn(4, 8, 32).half()
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("news", [[3, 1], [1, 1]], ids=["chunk", "decode"])
+def test_q_may_be_a_view_and_half_as_precise(backend, dtype, news):
+    arguments, starts, keys, values = batch([20, 9], news, dtype=dtype)
+    wide = torch.randn(sum(news), 8, 32).to(dtype)
     wide[:, :4] = arguments[0]
     got = paged_attention(wide[:, :4], *arguments[1:], starts, backend=backend)
-    assert got.dtype == torch.float16
-    torch.testing.assert_close(got.double(), expected(arguments[0], starts, keys, values), rtol=2e-3,
-                               atol=2e-3)
+    assert got.dtype == dtype
+    want = expected(arguments[0], starts, keys, values)
+    assert relative_error(got, want) < 2 * torch.finfo(dtype).eps
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

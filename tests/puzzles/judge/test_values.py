@@ -9,6 +9,10 @@ from puzzles.tensors import i32
 from puzzles.wrong import solution_text
 
 
+def rounded_squares(x, N):
+    return dict(z=x.bfloat16().to(x.dtype) ** 2)
+
+
 def test_integers_start_as_garbage_and_are_compared_exactly(workers):
     assert probe(workers, OFFSETS + "tl.store(z_ptr + i, i)", count, out=i32("N")).passed
     wrong = OFFSETS + "tl.store(z_ptr + i, i + (i == 3).to(tl.int32))"
@@ -16,6 +20,27 @@ def test_integers_start_as_garbage_and_are_compared_exactly(workers):
     assert off_by_one.kinds == ("wrong_value",)
     left_out = probe(workers, OFFSETS + "tl.store(z_ptr + i, i, mask=i != 3)", count, out=i32("N"))
     assert left_out.kinds == ("not_written",)
+
+
+def test_what_the_interpreter_cannot_do_is_no_fault_of_the_formula(workers):
+    def finding(value):
+        body = OFFSETS + f"x = tl.load(x_ptr + i)\ntl.store(z_ptr + i, {value})"
+        return probe(workers, body, relu).findings[0]
+    assembly = "tl.inline_asm_elementwise('mov', '=f,f', [x], dtype=tl.float32, is_pure=True, pack=1)"
+    small = "(x.to(tl.float8e5) + x.to(tl.float8e5)).to(tl.float32)"
+    for value in (assembly, small):
+        found = finding(value)
+        assert found.kind == "error" and "Triton's interpreter" in found.look_at and found.line == 9
+
+
+def test_bfloat16_is_judged_as_a_gpu_computes_it(workers):
+    """As bits, 1.5 · 1.5 would be hundreds of millions, and the right answer refused."""
+    squares = """x = tl.load(x_ptr + i).to(tl.bfloat16)
+table = tl.dot(x[:, None], x[None, :])
+tl.store(z_ptr + i, tl.sum(tl.where(i[:, None] == i[None, :], table, 0.0), 1))"""
+    assert probe(workers, OFFSETS + squares, rounded_squares).passed
+    wrong = squares.replace("table, 0.0", "table + 1, 0.0")
+    assert not probe(workers, OFFSETS + wrong, rounded_squares).passed
 
 
 def test_a_constant_factor_is_named_and_drawn(workers):
