@@ -45,6 +45,9 @@ BENCHMARKS = {
     "gpu": Benchmark(
         "on a GPU: decoding against its memory's bandwidth, CUDA graphs, 256 requests against transformers",
         "gpu", "bench_gpu"),
+    "neighbour": Benchmark(
+        "decoding beside a process that keeps a core busy, against decoding alone",
+        "neighbour", "bench_neighbour"),
     "load": Benchmark(
         "a fresh process: seconds to the first token, peak memory",
         "first_token", "bench_load"),
