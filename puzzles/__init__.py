@@ -2,7 +2,7 @@
 
     from puzzles import check, hint, picture, progress
     check("add_constant", kernel)     a verdict: passed, or what is wrong and on which line
-    hint("add_constant", 1)           a direction; 2 the steps; 3 nearly the code
+    hint("add_constant")              a direction; again: the idea; again: nearly the code
     picture("add_constant")           the tiling
     progress()                        the board
 

@@ -44,9 +44,9 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("file", type=Path)
     check.add_argument("name", nargs="?", help="one puzzle; all functions named like a puzzle if left out")
     check.add_argument("--seconds", type=float, default=20.0, help="time limit of each stage (default 20)")
-    hints = commands.add_parser("hint", help="show a hint")
+    hints = commands.add_parser("hint", help="show a hint: the next one, or that of a level")
     hints.add_argument("name")
-    hints.add_argument("level", nargs="?", type=int, default=1)
+    hints.add_argument("level", nargs="?", type=int, help="1, 2 or 3")
     return parser
 
 

@@ -1,20 +1,27 @@
 """Hints, from a direction to nearly the code, and the picture of a puzzle's tiling."""
 
-from aiinfra.lab.hints import Hint
+from aiinfra.lab.hints import Help, Hint
 from puzzles.catalogue import find
 from puzzles.drawing import Picture
 from puzzles.source import BadInput
 
 
-def hint(name: str, level: int = 1) -> Hint:
-    """Hint 1 gives a direction, 2 the steps, 3 nearly the code. Raises BadInput for any other."""
+def help_for(name: str) -> Help:
+    """The hints for a puzzle. Raises BadInput for an unknown name."""
     puzzle = find(name)
-    if level not in (1, 2, 3):
-        raise BadInput(f"level={level!r}, but there are three hints: 1, 2 and 3.")
-    more = ""
-    if level < 3:
-        more = f"`hint({puzzle.name!r}, {level + 1})` says more."
-    return Hint(name=puzzle.name, level=level, text=puzzle.hints[level - 1], foot=more)
+    return Help(name=puzzle.name, hints=puzzle.hints, answers="puzzles/solutions/")
+
+
+def hint(name: str, level: int | None = None) -> Hint:
+    """The next hint, or that of `level`: 1 gives a direction, 2 the idea, 3 nearly the code.
+
+    Raises BadInput for a name or a level that does not exist.
+    """
+    help_ = help_for(name)
+    try:
+        return help_.give(level)
+    except ValueError as error:
+        raise BadInput(str(error)) from None
 
 
 def picture(name: str) -> Picture:

@@ -6,8 +6,12 @@
 import textwrap
 from html import escape
 
-from aiinfra.lab.markup import SIGNS, TONES, frame, ink
+from IPython.display import display
+
+from aiinfra.lab.markup import SIGNS, TONES, frame, ink, inline
+from puzzles.catalogue import PUZZLES
 from puzzles.heat_map import heat_svg
+from puzzles.hints import help_for
 from puzzles.judge.verdict import Finding, GpuRun, ResourceUsage, Traffic, Verdict
 
 _TONES = {"passed": "good", "failed": "bad", "not solved yet": "calm"}
@@ -25,10 +29,19 @@ class ShownVerdict(Verdict):
     def _repr_html_(self) -> str:
         return as_html(self)
 
+    def _ipython_display_(self) -> None:
+        display({"text/plain": as_text(self), "text/html": as_html(self)}, raw=True)
+        if _needs_help(self):
+            help_for(self.puzzle).offer()
+
 
 def show(verdict: Verdict) -> ShownVerdict:
     """The same verdict, shown when it is a cell's last line."""
     return ShownVerdict(**vars(verdict))
+
+
+def _needs_help(verdict: Verdict) -> bool:
+    return not verdict.passed and verdict.puzzle in PUZZLES
 
 
 def as_text(verdict: Verdict) -> str:
@@ -39,6 +52,8 @@ def as_text(verdict: Verdict) -> str:
     lines += [f"  {line}" for line in _machine_lines(verdict)]
     if printed := verdict.printed.strip():
         lines += ["  printed by the kernel:", textwrap.indent(printed, "    ")]
+    if _needs_help(verdict):
+        lines.append(f"  {help_for(verdict.puzzle).sentence}")
     return "\n".join(lines)
 
 
@@ -53,6 +68,8 @@ def as_html(verdict: Verdict) -> str:
     if verdict.printed.strip():
         printed = f"<pre>{escape(verdict.printed)}</pre>"
         parts.append(f"<details><summary>printed by the kernel</summary>{printed}</details>")
+    if _needs_help(verdict):
+        parts.append(f"<div>{inline(help_for(verdict.puzzle).sentence)}</div>")
     return frame(tone, "".join(parts))
 
 

@@ -16,8 +16,10 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any
 
+from IPython.display import display
+
 import aiinfra
-from aiinfra.lab import store, time_limit
+from aiinfra.lab import hints, store, time_limit
 from aiinfra.lab.exercise import Exercise, Unsolved, Wrong, find, folder
 from aiinfra.lab.markup import SIGNS, Rich
 from aiinfra.lab.store import PASSED, WRONG
@@ -58,6 +60,11 @@ class ExerciseVerdict(Rich):
         """What stands under it."""
         return self.message
 
+    def _ipython_display_(self) -> None:
+        display(self.bundle(), raw=True)
+        if not self.passed:
+            hints.help_for(self.name).offer()
+
 
 def check(name: str, answer: Any) -> ExerciseVerdict:
     """Judge the answer to exercise `name`; make it the last line of the cell.
@@ -67,7 +74,7 @@ def check(name: str, answer: Any) -> ExerciseVerdict:
     exercise = find(name)
     status, message = _judge(exercise, answer)
     if status != PASSED:
-        message += f'`hint("{name}")` helps.'
+        message += hints.help_for(name).sentence
     trouble = ""
     if status != UNSOLVED:
         trouble = store.count_try("exercises", name, status == PASSED)

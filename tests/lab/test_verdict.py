@@ -4,6 +4,7 @@ import signal
 import threading
 import time
 
+import ipywidgets as widgets
 import numpy as np
 import pytest
 import torch
@@ -179,6 +180,62 @@ def test_hints_go_one_step_further_each_time():
     assert hint("99.double", 1).text == HINTS[0] and hint("99.double").level == 3
     with pytest.raises(ValueError, match="1, 2 and 3"):
         hint("99.double", 4)
+
+
+def test_a_hint_says_how_to_go_on():
+    first, _, last = hint("99.double"), hint("99.double"), hint("99.double")
+    assert first.foot == '`hint("99.double")` again says more.'
+    assert "notebooks/solutions/" in last.foot and "again" not in last.foot
+
+
+class Shown:
+    """What IPython is asked to display, and how it is changed afterwards."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.bundles, self.updates = [], []
+        for module in ("aiinfra.lab.verdict.display", "aiinfra.lab.hints.display"):
+            monkeypatch.setattr(module, self.display)
+
+    def display(self, bundle, raw=False, display_id=False):
+        self.bundles.append(bundle)
+        return self if display_id else None
+
+    def update(self, bundle, raw=False):
+        self.updates.append(bundle)
+
+
+@pytest.fixture
+def buttons(monkeypatch):
+    """The buttons that are made, in order."""
+    made = []
+
+    class Button(widgets.Button):
+        def __init__(self, **words):
+            super().__init__(**words)
+            made.append(self)
+    monkeypatch.setattr(widgets, "Button", Button)
+    return made
+
+
+def test_a_verdict_that_is_no_pass_has_three_buttons(monkeypatch, buttons):
+    shown = Shown(monkeypatch)
+    check("99.double", lambda x: x)._ipython_display_()
+    assert "text/html" in shown.bundles[0], "the verdict, as it is kept in the file"
+    assert [button.description for button in buttons] == [
+        "Hint 1: direction", "Hint 2: idea", "Hint 3: nearly the code"]
+    assert all(set(bundle) >= {"text/plain"} and bundle["text/plain"] == "" for bundle in shown.bundles[1:])
+    buttons[1].click()
+    buttons[0].click()
+    assert [HINTS[1] in update["text/plain"] for update in shown.updates] == [True, False]
+    assert HINTS[0] in shown.updates[1]["text/html"] and hint("99.double").level == 3
+
+
+def test_a_pass_offers_none_and_without_widgets_the_sentence_stands(monkeypatch, buttons, no_widgets):
+    shown = Shown(monkeypatch)
+    check("99.double", lambda x: 2 * x)._ipython_display_()
+    check("99.double", lambda x: x)._ipython_display_()
+    assert not buttons and len(shown.bundles) == 2
+    assert 'hint("99.double")' in shown.bundles[1]["text/plain"]
 
 
 def test_an_unknown_name_names_the_nearest():

@@ -159,8 +159,19 @@ def test_triton_interpret_set_too_late():
     assert "before `import triton`" in out and "restart the kernel" in out
 
 
+def test_hints_go_one_step_further_each_time_as_on_pages(tmp_path, monkeypatch):
+    monkeypatch.setenv("AIINFRA_DATA", str(tmp_path))
+    given = [hint("add_constant") for _ in range(4)]
+    assert [one.level for one in given] == [1, 2, 3, 3] and "puzzles/solutions/" in given[3].foot
+    assert given[0].foot == '`hint("add_constant")` again says more.'
+    verdict = check("add_constant", answers.stub)
+    for face in (str(verdict), verdict._repr_html_()):
+        assert "hint(" in face and "helps" in face
+    assert "helps" not in str(check("add_constant", answers.add_constant))
+
+
 def test_hints_and_pictures_show_themselves():
-    assert "Hint 1 of 3" in repr(hint("add_constant")) and hint("add_constant", 3).text
+    assert "Hint 1 of 3" in repr(hint("add_constant", 1)) and hint("add_constant", 3).text
     assert picture("add_constant")._repr_png_().startswith(b"\x89PNG")
 
 
