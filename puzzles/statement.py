@@ -84,7 +84,7 @@ def _grid(puzzle: Puzzle) -> str:
 def _notebook(puzzle: Puzzle) -> str:
     """The notebook that prepares for this puzzle; a link, as seen from a sheet, where the file exists."""
     path = f"notebooks/{puzzle.notebook}.ipynb"
-    number = puzzle.notebook[:2]
+    number = puzzle.notebook.split("_")[0]
     if not (_ROOT / path).is_file():
         return f"notebook {number}"
     return f"notebook [{number}](../../{path})"

@@ -12,7 +12,7 @@ batch: with each sequence's own length instead, the same history would score dif
 
 Histories are packed ("jagged"): sequence b is rows seq_offsets[b]:seq_offsets[b+1] of q, k, v and
 timestamps. The backward pass is in hstu_backward.py. Formula: Zhai et al. 2024, arXiv 2402.17152, the
-research model; its production form has no bias and alpha = 1/sqrt(Dh). Notebook 10.
+research model; its production form has no bias and alpha = 1/sqrt(Dh). Notebook 10b.
 """
 
 import torch

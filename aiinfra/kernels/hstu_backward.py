@@ -14,7 +14,7 @@
           3  2  1  0
 
 Everything is recomputed from the inputs. Each program writes its own partial table gradients, added
-afterwards in a fixed order: two runs agree to the bit. Zhai et al. 2024, arXiv 2402.17152. Notebook 10.
+afterwards in a fixed order: two runs agree to the bit. Zhai et al. 2024, arXiv 2402.17152. Notebook 10b.
 """
 
 import torch

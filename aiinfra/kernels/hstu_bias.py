@@ -9,7 +9,7 @@ are tables, learned, of 2M - 1 and 129 values, for all heads or for each. The N 
 stored: a kernel makes it tile by tile from the tables, which stay in cache.
 
 Timestamps are int64, tiles want float32: t - t_0 = high * 2^22 + low keeps both parts exact (up to
-2^46 time units), and a difference is then rounded once. Zhai et al. 2024, arXiv 2402.17152. Notebook 10.
+2^46 time units), and a difference is then rounded once. Zhai et al. 2024, arXiv 2402.17152. Notebook 10b.
 """
 
 import torch

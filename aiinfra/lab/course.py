@@ -121,11 +121,12 @@ class Course(Rich):
 
 def files() -> list[Path]:
     """The notebooks of the course, in order."""
-    return sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+    return sorted(NOTEBOOKS.glob("[0-9]*_*.ipynb"))
 
 
 def _number(path: Path) -> str:
-    return path.stem[:2]
+    """08, or 10b: what stands before the first underscore."""
+    return path.stem.split("_")[0]
 
 
 def read(path: Path) -> Part:

@@ -12,6 +12,7 @@ KB each. Not SVG, because JupyterLab hides SVG in a notebook that is not trusted
 import base64
 import io
 import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -153,3 +154,11 @@ def top_down(ax: Axes) -> None:
     if not ax.yaxis_inverted():
         ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
+
+
+def tiled(ax: Axes, edges: Sequence[float], labels: bool = False) -> None:
+    """White lines over a map, where its tiles meet; with `labels`, the edges' numbers along the axes."""
+    ax.set(xticks=edges, yticks=edges)
+    ax.tick_params(labelbottom=labels, labelleft=labels, length=0)
+    ax.grid(color="white", lw=1)
+    ax.set_axisbelow(False)

@@ -10,7 +10,7 @@ Attention is pointwise SiLU with learned bias for distance in positions and in t
 gate. Histories lie one after another in one row, without padding. No event sees the future or another user.
 train/ has histories of known rules, and says how near to the best possible recommender this one comes.
 
-Zhai et al. 2024, arXiv 2402.17152; Norm is RMSNorm here (the paper's is LayerNorm). Notebook 10.
+Zhai et al. 2024, arXiv 2402.17152; Norm is RMSNorm here (the paper's is LayerNorm). Notebook 10b.
 """
 
 from dataclasses import dataclass

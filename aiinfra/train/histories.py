@@ -9,7 +9,7 @@
 The time of the next event is known when it is predicted, as at serving time: the user is there now.
 Given history and gap, every item's probability is a closed formula (`probabilities`), and no
 recommender can be right more often than the mean of the largest one. The middle rule is Polya's
-urn: it rewards knowing *how often*, which attention without softmax keeps. Notebook 10.
+urn: it rewards knowing *how often*, which attention without softmax keeps. Notebook 10b.
 """
 
 import torch

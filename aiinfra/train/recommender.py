@@ -3,9 +3,10 @@
     made-up world ─► histories ─► model.loss ─► Adam ─► … ─► evaluate: popularity < the model < the optimum
 
 The histories follow known rules (histories.py), so the best possible accuracy is a number and "good" is not a
-matter of taste. Notebook 10.
+matter of taste. Notebook 10b.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -42,9 +43,9 @@ class _FallToZero:
         return self.peak * warm_up * (1 - (step - 1) / self.steps)
 
 
-def train(model: Recommender, world: World, steps: int = 250, users: int = 64, learning_rate: float = 0.02,
-          seed: int = 0, backend: str | None = None) -> list[TrainStep]:
-    """Train in place on fresh histories at every step; returns a record a step, whose tokens are events.
+def training(model: Recommender, world: World, steps: int = 250, users: int = 64, learning_rate: float = 0.02,
+             seed: int = 0, backend: str | None = None) -> Iterator[TrainStep]:
+    """Train in place on fresh histories, a step for each record that is asked for; its tokens are events.
 
     Adam, with 20 steps of warm-up and then a linear fall to zero. Seeds `seed` … `seed + steps - 1`
     are used for histories: evaluate on others.
@@ -53,13 +54,13 @@ def train(model: Recommender, world: World, steps: int = 250, users: int = 64, l
         mean = model.loss(batch.histories, backend)
         return mean * (batch.valid / total)
 
-    return list(loop(
+    return loop(
         model,
         batches=(_events(world, users, seed + step) for step in range(steps)),
         optimizer=torch.optim.Adam(model.parameters()),
         schedule=_FallToZero(learning_rate, steps),
         clip_norm=None,
-        loss=loss))
+        loss=loss)
 
 
 def _events(world: World, users: int, seed: int) -> _Events:

@@ -3,12 +3,10 @@
 import math
 
 import torch
-import torch.nn.functional as F
 
 from aiinfra.kernels import swiglu as swiglu_kernel
-from aiinfra.kernels.hstu_bias import time_buckets
 from aiinfra.lab.exercise import Wrong, close, exercise, require
-from aiinfra.lab.judging import about, explain, pair, several
+from aiinfra.lab.judging import EveryTensor, about, explain, pair, several
 
 
 def _randn(*shape: int, seed: int, scale: float = 1.0) -> torch.Tensor:
@@ -173,120 +171,70 @@ def _judge_tiles(got, tokens: int, rows: int, keys: int) -> None:
             "the strip's FIRST row.")
 
 
-@exercise("10.silu_backward", hints=(
-    "Name the stations: s = q kᵀ, a = silu(s)/n below the diagonal, y = a v. Walk back from dy to a, to s, "
-    "to q and k.",
-    "y = a v gives dv = aᵀ dy and da = dy vᵀ. silu(s) = s·σ(s), so its slope is σ(s)·(1 + s·(1 − σ(s))), and "
-    "ds = da · slope / n where the mask let something through, else 0.",
-    "gate = torch.sigmoid(s); a = (s·gate).tril()/n; da = dy @ v.T; ds = (da·gate·(1 + s·(1 − "
-    "gate))).tril()/n; return ds @ k, ds.T @ q, a.T @ dy.",
+@exercise("10.flash_dq", hints=(
+    "It is `flash_dk_dv` with its two loops exchanged: outside the strips of rows, which are yours, inside "
+    "the tiles of keys that they see.",
+    "For rows i: i + tile, walk j = 0, tile, … up to the strip's last row. In each tile make p = exp(scale·q "
+    "kᵀ − lse) again, 0 where the key is after the row; ds = p·(do vᵀ − delta); dq grows by scale·ds k.",
+    "for i in range(0, len(q), tile): rows = slice(i, i + tile); for j in range(0, i + tile, tile): keys = "
+    "slice(j, j + tile); … dq[rows] += scale * ds @ k[keys]. A slice beyond the end is just shorter.",
 ))
-def silu_backward(backward):
-    for n, size, padded in ((6, 3, 6), (9, 4, 16)):
-        q, k, v, dy = (_randn(n, size, seed=seed) for seed in range(n, n + 4))
-        leaves = [tensor.clone().requires_grad_() for tensor in (q, k, v)]
-        scores = leaves[0] @ leaves[1].T
-        y = (F.silu(scores) / padded).tril() @ leaves[2]
-        want = torch.autograd.grad(y, leaves, dy)
-        got = _by_hand(backward, q, k, v, dy, padded)
-        several(got, 3, "return three tensors: (dq, dk, dv).")
-        _explain_backward(got, want, q, k, v, dy, padded)
-        for mine, right, name in zip(got, want, ("dq", "dk", "dv")):
-            close(mine, right, name)
-    return "The same three lines, tile by tile, are the column kernel and the row kernel."
+def flash_dq(walk):
+    for n, size, tile in ((48, 4, 16), (50, 6, 16), (40, 3, 7), (5, 4, 64)):
+        q, k, v, do = (_randn(n, size, seed=seed + n) for seed in range(4))
+        case = f"{n} tokens in tiles of {tile}"
+        stations = _Stations(q, k, v, do)
+        watch = _NoSquare(most=max(n * size, 2 * tile * tile, n), square=n * n // 2)
+        with watch, torch.no_grad():
+            got = walk(*(part.clone() for part in (q, k, v, do, stations.lse, stations.delta)), tile)
+        with about(case):
+            _explain_dq(got, stations)
+            close(got, stations.dq, "dq")
+            require(not watch.largest,
+                    f"you make a tensor of {watch.largest:,} values; all {n} × {n} pairs are {n * n:,}. Only "
+                    "a tile of them may exist at a time.")
+    return "No weight was remembered, and no program had to wait: each strip of dq has one owner."
 
 
-def _by_hand(backward, *tensors):
-    """What the answer returns, where autograd keeps no record. Raises Wrong if the answer asks for one."""
-    with torch.inference_mode():
-        copies = [part.clone() if torch.is_tensor(part) else part for part in tensors]
-        try:
-            return backward(*copies)
-        except RuntimeError as error:
-            if "does not require grad" in str(error):
-                raise Wrong("by hand, no autograd: here it keeps no record, so it has nothing to walk "
-                            "back.") from None
-            raise
+class _NoSquare(EveryTensor):
+    """Remembers the largest tensor of at least `square` values that is also above `most`."""
+
+    def __init__(self, most: int, square: int) -> None:
+        super().__init__()
+        self.limit = max(most, square - 1)
+        self.largest = 0
+
+    def look(self, tensor: torch.Tensor) -> None:
+        if tensor.numel() > self.limit:
+            self.largest = max(self.largest, tensor.numel())
 
 
-def _explain_backward(got, want, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dy: torch.Tensor,
-                      n: int) -> None:
-    """Raise Wrong with the reason, if it is a known one. Rows i of all matrices are of query i."""
-    s = q @ k.T
-    gate = torch.sigmoid(s)
-    weights = s * gate / n
-    scaled = F.silu(s / math.sqrt(q.shape[1])) / n
-    slope = gate * (1 + s * (1 - gate))
-    da = dy @ v.T
-    ds = (da * slope).tril() / n
-    dq, dk, dv = want
-    after = "row i is influenced by keys after i. The mask holds in the backward pass, too."
-    turned = "the matrix is not turned around: column j of it, over all queries, makes row j of the result."
-    explain(got[2], (
-        (weights.T @ dy, f"dv: {after}"),
-        (weights.tril() @ dy, f"dv: {turned}"),
-        (scaled.tril().T @ dy, f"dv: your scores are divided by √{q.shape[1]}; here, only the weights by n."),
-    ), unless=dv)
-    explain(got[0], (
-        (dk, "dq and dk are exchanged: return (dq, dk, dv)."),
-        ((da * slope / n) @ k, f"dq: {after}"),
-        ((da * gate).tril() / n @ k,
-         "dq: the slope of s·σ(s) has two terms, by the product rule; yours is σ(s) alone."),
-        (ds.T @ k, "dq: ds is turned around here; row i of ds, over all keys, makes row i of dq."),
-    ), unless=dq)
-    explain(got[1], (
-        (ds @ q, f"dk: {turned}"),
-        ((da * slope / n).T @ q, f"dk: {after}"),
-    ), unless=dk)
-    for mine, right, name in zip(got, want, ("dq", "dk", "dv")):
-        by_tokens = right * n / len(q)
-        explain(mine, (
-            (n * right, f"{name} is {n} times too large: the 1/n of the forward pass is missing."),
-            (right / n, f"{name} is {n} times too small: 1/n is there twice."),
-            (by_tokens, f"{name}: you divide by the {len(q)} tokens; n is {n} here, and may be larger."),
-        ), unless=right)
+class _Stations:
+    """Causal attention of one head, back to front; whole matrices, by the formula."""
+
+    def __init__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, do: torch.Tensor) -> None:
+        self.k = k
+        self.scale = q.shape[1] ** -0.5
+        future = torch.ones(len(q), len(k), dtype=torch.bool).triu(1)
+        scores = (self.scale * q @ k.T).masked_fill(future, -torch.inf)
+        self.lse = scores.logsumexp(1, keepdim=True)
+        self.p = torch.exp(scores - self.lse)
+        self.unmasked = torch.exp(self.scale * q @ k.T - self.lse)
+        self.delta = (do * (self.p @ v)).sum(1, keepdim=True)
+        self.dp = do @ v.T
+        self.ds = self.p * (self.dp - self.delta)
+        self.dq = self.scale * self.ds @ k
+        self.dk = self.scale * self.ds.T @ q
 
 
-_EDGES = [math.ceil(math.exp(0.301 * b)) for b in range(4, 60)]
-_GAPS = {
-    "a gap of 0": [0],
-    "gaps of 1 and 2 s": [1, 2],
-    "negative gaps": [-1, -86_400, -3],
-    "a minute, a day, a year": [60, 86_400, 31_536_000],
-    "the longest gaps": [2**55, 2**61, 2**62],
-    "the first second of each bucket": _EDGES,
-    "the last second of each bucket": [edge - 1 for edge in _EDGES],
-}
-
-
-@exercise("10.buckets", hints=(
-    "Work outwards from the logarithm: what must hold for its argument, what for its result, and what type "
-    "is wanted?",
-    "|dt| first, then at least 1 (the logarithm of 0 is −inf), then log(…) / 0.301, rounded DOWN, and never "
-    "above 128. In float32 some edges fall on the wrong side: convert to float64 first.",
-    "(dt.abs().clamp(min=1).double().log() / 0.301).floor().long().clamp(max=128)",
-))
-def buckets(bucket):
-    for name, values in _GAPS.items():
-        gaps = torch.tensor(values)
-        got = bucket(gaps.clone())
-        want = time_buckets(gaps)
-        require(isinstance(got, torch.Tensor), f"return a tensor of buckets; you returned "
-                                               f"{type(got).__name__}.")
-        require(not got.is_floating_point(),
-                f"buckets index a table: they must be integers, yours are {got.dtype}.")
-        require(got.shape == want.shape,
-                f"shape {list(got.shape)}, but one bucket for each of {len(gaps)} gaps is wanted.")
-        for seconds, mine, right in zip(values, got.tolist(), want.tolist()):
-            if mine != right:
-                off = f"{name}: {seconds:,} s is in bucket {right}, you say {mine}."
-                require(mine != _in_float32(seconds), f"{off} That is what a logarithm in float32 gives: it "
-                                                      "rounds over the edge. Convert to float64 first.")
-                raise Wrong(off)
-    return "From one second to more than a billion years in 129 buckets, each 1.35 times as long as the last."
-
-
-def _in_float32(seconds: int) -> int:
-    """The bucket of a gap if its logarithm is rounded to float32."""
-    length = torch.tensor(seconds, dtype=torch.float32).abs().clamp(min=1)
-    return min(128, int(length.log() / 0.301))
+def _explain_dq(got, right: _Stations) -> None:
+    """Raise Wrong with the reason, if it is a known one."""
+    everywhere = right.unmasked * (right.dp - right.delta)
+    explain(got, (
+        (right.dk, "that is dk: ds is turned around here. Row i of ds, over its keys, makes row i of dq."),
+        (right.dq / right.scale, "the scale 1/√Dh is missing in the last product."),
+        (right.scale * (right.p * right.dp) @ right.k,
+         "delta is missing: a higher score also lowers the other weights of its row."),
+        (right.scale * everywhere @ right.k,
+         "row i is influenced by keys after i. The mask holds in the backward pass, too."),
+    ), unless=right.dq)

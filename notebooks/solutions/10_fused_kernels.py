@@ -30,19 +30,16 @@ def tiles(tokens, rows, keys):
 
 check("10.tiles", tiles)
 
-# %% 10.silu_backward
-def silu_backward(q, k, v, dy, n):              # q, k, v, dy: [T, Dh] -> dq, dk, dv
-    s = q @ k.T
-    gate = torch.sigmoid(s)
-    a = (s * gate).tril() / n
-    ds = ((dy @ v.T) * gate * (1 + s * (1 - gate))).tril() / n
-    return ds @ k, ds.T @ q, a.T @ dy
+# %% 10.flash_dq
+def flash_dq(q, k, v, do, lse, delta, tile=64):  # one head [N, Dh]; lse, delta [N, 1] -> dq [N, Dh]
+    dq, index, scale = torch.zeros_like(q), torch.arange(len(q), device=q.device), q.shape[1] ** -0.5
+    for i in range(0, len(q), tile):             # these rows are ours
+        for j in range(0, i + tile, tile):       # the keys that they see
+            rows, keys = slice(i, i + tile), slice(j, j + tile)
+            p = torch.exp(scale * q[rows] @ k[keys].T - lse[rows])
+            p = p.masked_fill(index[keys] > index[rows, None], 0.0)
+            ds = p * (do[rows] @ v[keys].T - delta[rows])
+            dq[rows] += scale * ds @ k[keys]
+    return dq
 
-check("10.silu_backward", silu_backward)
-
-# %% 10.buckets
-def buckets(gap_seconds):                       # int64 [n] -> int64 [n]
-    octaves = gap_seconds.abs().clamp(min=1).double().log() / 0.301
-    return octaves.floor().long().clamp(max=128)
-
-check("10.buckets", buckets)
+check("10.flash_dq", flash_dq)

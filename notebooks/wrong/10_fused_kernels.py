@@ -103,110 +103,74 @@ def count(tokens, rows, keys):                  # asks the strip's last row inst
 
 check("10.tiles", count)
 
-# %% 10.silu_backward | product rule
-def backward(q, k, v, dy, n):
-    s = q @ k.T
-    gate = torch.sigmoid(s)
-    ds = ((dy @ v.T) * gate).tril() / n
-    return ds @ k, ds.T @ q, ((s * gate).tril() / n).T @ dy
+# %% 10.flash_dq | delta is missing
+def flash_dq(q, k, v, do, lse, delta, tile=64):
+    dq, index, scale = torch.zeros_like(q), torch.arange(len(q)), q.shape[1] ** -0.5
+    for i in range(0, len(q), tile):
+        for j in range(0, i + tile, tile):
+            rows, keys = slice(i, i + tile), slice(j, j + tile)
+            p = torch.exp(scale * q[rows] @ k[keys].T - lse[rows])
+            p = p.masked_fill(index[keys] > index[rows, None], 0.0)
+            dq[rows] += scale * (p * (do[rows] @ v[keys].T)) @ k[keys]
+    return dq
 
-check("10.silu_backward", backward)
+check("10.flash_dq", flash_dq)
 
-# %% 10.silu_backward | keys after i
-def backward(q, k, v, dy, n):
-    s = q @ k.T
-    gate = torch.sigmoid(s)
-    ds = (dy @ v.T) * gate * (1 + s * (1 - gate)) / n
-    return ds @ k, ds.T @ q, (s * gate / n).T @ dy
+# %% 10.flash_dq | the scale
+def flash_dq(q, k, v, do, lse, delta, tile=64):
+    dq, index, scale = torch.zeros_like(q), torch.arange(len(q)), q.shape[1] ** -0.5
+    for i in range(0, len(q), tile):
+        for j in range(0, i + tile, tile):
+            rows, keys = slice(i, i + tile), slice(j, j + tile)
+            p = torch.exp(scale * q[rows] @ k[keys].T - lse[rows])
+            p = p.masked_fill(index[keys] > index[rows, None], 0.0)
+            dq[rows] += (p * (do[rows] @ v[keys].T - delta[rows])) @ k[keys]
+    return dq
 
-check("10.silu_backward", backward)
+check("10.flash_dq", flash_dq)
 
-# %% 10.silu_backward | times too large
-def backward(q, k, v, dy, n):
-    s = q @ k.T
-    gate = torch.sigmoid(s)
-    ds = ((dy @ v.T) * gate * (1 + s * (1 - gate))).tril()
-    return ds @ k, ds.T @ q, ((s * gate).tril() / n).T @ dy
+# %% 10.flash_dq | keys after i
+def flash_dq(q, k, v, do, lse, delta, tile=64):
+    dq, scale = torch.zeros_like(q), q.shape[1] ** -0.5
+    for i in range(0, len(q), tile):
+        for j in range(0, len(q), tile):
+            rows, keys = slice(i, i + tile), slice(j, j + tile)
+            p = torch.exp(scale * q[rows] @ k[keys].T - lse[rows])
+            dq[rows] += scale * (p * (do[rows] @ v[keys].T - delta[rows])) @ k[keys]
+    return dq
 
-check("10.silu_backward", backward)
+check("10.flash_dq", flash_dq)
 
-# %% 10.silu_backward | dk: the matrix is not turned around
-def backward(q, k, v, dy, n):                   # dk by row: ds is not turned around
-    s = q @ k.T
-    gate = torch.sigmoid(s)
-    ds = ((dy @ v.T) * gate * (1 + s * (1 - gate))).tril() / n
-    return ds @ k, ds @ q, ((s * gate).tril() / n).T @ dy
+# %% 10.flash_dq | dq: you have
+def flash_dq(q, k, v, do, lse, delta, tile=64):  # the walk ends before the diagonal's tile
+    dq, index, scale = torch.zeros_like(q), torch.arange(len(q)), q.shape[1] ** -0.5
+    for i in range(0, len(q), tile):
+        for j in range(0, i, tile):
+            rows, keys = slice(i, i + tile), slice(j, j + tile)
+            p = torch.exp(scale * q[rows] @ k[keys].T - lse[rows])
+            p = p.masked_fill(index[keys] > index[rows, None], 0.0)
+            dq[rows] += scale * (p * (do[rows] @ v[keys].T - delta[rows])) @ k[keys]
+    return dq
 
-check("10.silu_backward", backward)
+check("10.flash_dq", flash_dq)
 
-# %% 10.silu_backward | no autograd
-def backward(q, k, v, dy, n):
-    q, k, v = (tensor.requires_grad_() for tensor in (q, k, v))
-    y = (torch.nn.functional.silu(q @ k.T) / n).tril() @ v
-    return torch.autograd.grad(y, (q, k, v), dy)
+# %% 10.flash_dq | Only a tile of them may exist
+def flash_dq(q, k, v, do, lse, delta, tile=64):  # right, and with all N² weights at once
+    scale = q.shape[1] ** -0.5
+    p = torch.exp(scale * q @ k.T - lse).tril()
+    return scale * (p * (do @ v.T - delta)) @ k
 
-check("10.silu_backward", backward)
+check("10.flash_dq", flash_dq)
 
-# %% 10.silu_backward | dq: row i is influenced by keys after i
-def backward(q, k, v, dy, n):                   # the mask of the forward pass only
-    s = q @ k.T
-    gate = torch.sigmoid(s)
-    ds = (dy @ v.T) * gate * (1 + s * (1 - gate)) / n
-    return ds @ k, ds.T @ q, ((s * gate).tril() / n).T @ dy
+# %% 10.flash_dq | that is dk
+def flash_dq(q, k, v, do, lse, delta, tile=64):
+    dk, index, scale = torch.zeros_like(q), torch.arange(len(q)), q.shape[1] ** -0.5
+    for j in range(0, len(q), tile):
+        for i in range(j, len(q), tile):
+            rows, keys = slice(i, i + tile), slice(j, j + tile)
+            p = torch.exp(scale * q[rows] @ k[keys].T - lse[rows])
+            p = p.masked_fill(index[keys] > index[rows, None], 0.0)
+            dk[keys] += scale * (p * (do[rows] @ v[keys].T - delta[rows])).T @ q[rows]
+    return dk
 
-check("10.silu_backward", backward)
-
-# %% 10.silu_backward | dq and dk are exchanged
-def backward(q, k, v, dy, n):
-    s = q @ k.T
-    gate = torch.sigmoid(s)
-    ds = ((dy @ v.T) * gate * (1 + s * (1 - gate))).tril() / n
-    return ds.T @ q, ds @ k, ((s * gate).tril() / n).T @ dy
-
-check("10.silu_backward", backward)
-
-# %% 10.silu_backward | n is 16 here
-def backward(q, k, v, dy, n):                   # divides by the number of tokens
-    n = len(q)
-    s = q @ k.T
-    gate = torch.sigmoid(s)
-    ds = ((dy @ v.T) * gate * (1 + s * (1 - gate))).tril() / n
-    return ds @ k, ds.T @ q, ((s * gate).tril() / n).T @ dy
-
-check("10.silu_backward", backward)
-
-# %% 10.buckets | rounds over the edge
-def buckets(gap_seconds):
-    return (gap_seconds.abs().clamp(min=1).float().log() / 0.301).floor().long().clamp(max=128)
-
-check("10.buckets", buckets)
-
-# %% 10.buckets | a gap of 0
-def buckets(gap_seconds):
-    return (gap_seconds.abs().double().log() / 0.301).floor().long().clamp(max=128)
-
-check("10.buckets", buckets)
-
-# %% 10.buckets | negative gaps
-def buckets(gap_seconds):
-    return (gap_seconds.clamp(min=1).double().log() / 0.301).floor().long().clamp(max=128)
-
-check("10.buckets", buckets)
-
-# %% 10.buckets | gaps of 1 and 2 s
-def buckets(gap_seconds):                       # log(1 + dt), to be rid of the logarithm of 0
-    return (gap_seconds.abs().double().log1p() / 0.301).floor().long().clamp(max=128)
-
-check("10.buckets", buckets)
-
-# %% 10.buckets | the longest gaps
-def buckets(gap_seconds):
-    return (gap_seconds.abs().clamp(min=1).double().log() / 0.301).floor().long()
-
-check("10.buckets", buckets)
-
-# %% 10.buckets | they must be integers
-def buckets(gap_seconds):
-    return (gap_seconds.abs().clamp(min=1).double().log() / 0.301).clamp(max=128)
-
-check("10.buckets", buckets)
+check("10.flash_dq", flash_dq)

@@ -323,7 +323,7 @@ def flash_dkdv(
 @puzzle(
     title="HSTU attention with relative bias",
     minutes=75,
-    notebook="10_fused_kernels",
+    notebook="10b_recommender",
     grid="B, H, cdiv(N, BLOCK)",
     outputs=dict(o=f32("L", "H", "D")),
     prepare=jagged,

@@ -3,14 +3,14 @@
 import re
 
 import pytest
-from tests.pages.page_files import NOTEBOOKS, exercises, load
+from tests.pages.page_files import NOTEBOOKS, exercises, load, number_of
 
 from aiinfra.lab import course, progress, store
 from aiinfra.lab.source import ROOT
 
 PAGES = course.pages()
-ROW = re.compile(r"^\| (\d\d) \| (?:\[(\w+)\]\((\S+)\)|(\w+)) \| (.+?) \| ([\d +]*)\|$", re.MULTILINE)
-WORD = re.compile(r"^\| \*\*(.+?)\*\*(?: \((\w+)\))? \|.*\| (\d\d) \|$", re.MULTILINE)
+ROW = re.compile(r"^\| (\d\db?) \| (?:\[(\w+)\]\((\S+)\)|(\w+)) \| (.+?) \| ([\d +]*)\|$", re.MULTILINE)
+WORD = re.compile(r"^\| \*\*(.+?)\*\*(?: \((\w+)\))? \|.*\| (\d\db?) \|$", re.MULTILINE)
 
 
 def readme() -> list[tuple[str, str, str, str, str]]:
@@ -25,13 +25,14 @@ def readme() -> list[tuple[str, str, str, str, str]]:
 def test_pages_are_the_notebooks_with_their_exercises():
     assert [page.file for page in PAGES] == [path.name for path in NOTEBOOKS]
     for page, notebook in zip(PAGES, NOTEBOOKS, strict=True):
-        assert page.number == notebook.stem[:2] and list(page.marks) == list(exercises(notebook))
+        assert page.number == number_of(notebook) and list(page.marks) == list(exercises(notebook))
 
 
 def test_the_readme_links_the_notebooks_on_disk_and_no_other():
     linked = {number: link for number, _, link, *_ in readme() if link}
-    assert linked == {path.stem[:2]: f"notebooks/{path.name}" for path in NOTEBOOKS}
-    assert [number for number, *_ in readme()] == [f"{n:02}" for n in range(19)]
+    assert linked == {number_of(path): f"notebooks/{path.name}" for path in NOTEBOOKS}
+    whole = [number for number, *_ in readme() if number.isdigit()]
+    assert whole == [f"{n:02}" for n in range(19)]
 
 
 def test_the_readme_and_the_pages_have_the_same_names_and_questions():
@@ -47,13 +48,13 @@ def test_the_readme_and_the_pages_have_the_same_names_and_questions():
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_each_page_links_its_neighbours(notebook):
     lines = load(notebook).cells[0].source.splitlines()
-    assert lines[2] == course.links(notebook.stem[:2], PAGES), "the line under the title"
+    assert lines[2] == course.links(number_of(notebook), PAGES), "the line under the title"
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_each_page_says_its_minutes_as_the_readme_does(notebook):
     said = {number: minutes for number, *_, minutes in readme()}
-    reading, exercising = said[notebook.stem[:2]].split(" + ")
+    reading, exercising = said[number_of(notebook)].split(" + ")
     line = load(notebook).cells[0].source.splitlines()[4]
     assert line == f"*About {reading} minutes, and {exercising} for the exercises.*"
 
@@ -62,7 +63,7 @@ def test_the_glossary_is_in_order_and_each_word_stands_on_its_page():
     text = (ROOT / "notebooks/glossary.md").read_text(encoding="utf-8")
     words = WORD.findall(text)
     assert len(words) > 40 and words == sorted(words, key=lambda row: (row[0].lower(), row[1].lower()))
-    prose = {path.stem[:2]: page_text(load(path)) for path in NOTEBOOKS}
+    prose = {number_of(path): page_text(load(path)) for path in NOTEBOOKS}
     missing = []
     for word, _, number in words:
         names = word.split(", ")

@@ -18,9 +18,14 @@ import nbformat
 from puzzles.wrong import solution_parts, solution_text
 
 ROOT = Path(__file__).resolve().parents[2]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*_*.ipynb"))
 SHEETS = sorted((ROOT / "puzzles" / "sheets").glob("[0-9]_*.ipynb"))
 PAGES = [*NOTEBOOKS, *SHEETS]
+
+
+def number_of(page: Path) -> str:
+    """08, or 10b: what stands before the first underscore."""
+    return page.stem.split("_")[0]
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import statistics
 
 import nbformat
 import pytest
-from tests.pages.page_files import NOTEBOOKS, PAGES, SHEETS, code_cells, exercise_of, exercises, load, prose
-from tests.pages.page_files import shown, solutions, tags, wrong_answers
+from tests.pages.page_files import NOTEBOOKS, PAGES, SHEETS, code_cells, exercise_of, exercises, load
+from tests.pages.page_files import number_of, prose, shown, solutions, tags, wrong_answers
 from tests.source_tree import nodes
 
 from aiinfra.lab import exercise as ex
@@ -153,7 +153,7 @@ def test_opens_with_a_question_and_ends_with_three_numbers(notebook):
 
 @each_notebook
 def test_exercises_are_complete(notebook):
-    number, cells = notebook.stem[:2], exercises(notebook)
+    number, cells = number_of(notebook), exercises(notebook)
     assert set(cells) == set(ex.load(number)), "tags in the notebook and judges in notebooks/exercises differ"
     assert set(cells) == set(solutions(notebook)), "tags in the notebook and solutions differ"
     for name, cell in cells.items():

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from aiinfra.train.histories import World, generate, probabilities
-from aiinfra.train.recommender import evaluate, train
+from aiinfra.train.recommender import evaluate, training
 from tests.model.small_recommender import one_thread, small_model   # noqa: F401  pytest wants the fixture
 
 WORLD = World()
@@ -34,7 +34,7 @@ def test_evaluate_gives_the_rules_the_best_score():
 def test_training_beats_popularity_and_comes_near_the_optimum():
     """Stated margins: 50 points above popularity, and at least 97 % of what anyone could get right."""
     model = small_model()
-    records = train(model, WORLD, steps=200)
+    records = list(training(model, WORLD, steps=200))
     score = evaluate(model, WORLD, generate(WORLD, 1000, UNSEEN))
     assert score.accuracy > score.popular + 0.50
     assert score.accuracy > 0.97 * score.best
