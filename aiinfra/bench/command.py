@@ -7,6 +7,7 @@
 
 import argparse
 from ast import literal_eval
+from collections.abc import Iterator
 from datetime import date
 from importlib import import_module
 from pathlib import Path
@@ -56,6 +57,7 @@ _TRACE = ('JSON lines such as {"prompt_tokens": 57, "output_tokens": 80, "arriva
           'or with the ids as "prompt" (None: random, seeded)')
 _SET = "a setting of the engine, such as mode=static or token_budget=128; may be given several times"
 _SAVE = "also write the rows and their settings as JSON"
+_TRAIN = "a step of training: ours against transformers' model in the same loop, with the same losses"
 _KERNELS = "every Triton kernel: against PyTorch on a GPU; correctness and GPU code without one"
 
 
@@ -68,6 +70,13 @@ def add_bench(parser: Parser) -> None:
         add_model_argument(one)
         _add_options(one, benchmark.options)
         _add_save(one)
+    train = _add(what, "train", _TRAIN)
+    train.set_defaults(run=run_bench_train)
+    train.add_argument("--steps", type=int, default=8, help="that count, of each model")
+    train.add_argument("--length", type=int, default=256, help="of a row, in tokens; a step takes eight rows")
+    train.add_argument("--seed", type=int, default=0, help="of weights and texts")
+    train.add_argument("--compile", action="store_true", help="compile both models first: minutes")
+    _add_save(train)
     kernels = _add(what, "kernels", _KERNELS)
     kernels.set_defaults(run=run_bench_kernels)
     kernels.add_argument("--only", nargs="+", metavar="NAME", help="some of them (None: all)")
@@ -78,17 +87,29 @@ def add_bench(parser: Parser) -> None:
 
 def run_bench(args: argparse.Namespace) -> None:
     """Print the rows as they come, and save them if asked to."""
-    import torch
-
-    from aiinfra import device
     benchmark = BENCHMARKS[args.what]
     measure = getattr(import_module(f"aiinfra.bench.{benchmark.module}"), benchmark.function)
     options = {name: getattr(args, name) for name in benchmark.options}
     options |= dict(getattr(args, "set", []))
-    print(f"{args.model} on {device.device_name()}, torch {torch.__version__}")
-    settings = {
-        "command": f"bench {args.what}",
-        "model": str(args.model),
+    settings = {"command": f"bench {args.what}", "model": str(args.model)}
+    _print_rows(measure(args.model, **options), settings, options, args.save)
+
+
+def run_bench_train(args: argparse.Namespace) -> None:
+    """As `run_bench`, for a model of random weights. Raises RuntimeError if the two trained differently."""
+    from aiinfra.bench.train import bench_train
+    options = {"steps": args.steps, "length": args.length, "seed": args.seed, "compiled": args.compile}
+    settings = {"command": "bench train", "model": "a small decoder of random weights"}
+    _print_rows(bench_train(**options), settings, options, args.save)
+
+
+def _print_rows(measured: Iterator[Any], settings: dict[str, Any], options: dict[str, Any],
+                save: Path | None) -> None:
+    import torch
+
+    from aiinfra import device
+    print(f"{settings['model']} on {device.device_name()}, torch {torch.__version__}")
+    settings |= {
         "device": device.device_name(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
@@ -97,12 +118,12 @@ def run_bench(args: argparse.Namespace) -> None:
     }
     rows = []
     try:
-        for row in measure(args.model, **options):
+        for row in measured:
             rows.append(row)
             print(row, flush=True)
     finally:                              # after minutes, what has been measured is kept, whatever comes then
-        if args.save and rows:
-            save_json(rows, settings, args.save)
+        if save and rows:
+            save_json(rows, settings, save)
 
 
 def run_bench_kernels(args: argparse.Namespace) -> None:
