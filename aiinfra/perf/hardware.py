@@ -8,7 +8,9 @@ multiplication, and the seconds that it costs merely to ask for an operation. No
 """
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -40,6 +42,7 @@ class Hardware:
 
 
 _NVIDIA = "NVIDIA data sheet"
+_LIMIT_FILES = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 SHEETS = {sheet.name: sheet for sheet in (
     Hardware("H20", memory_bytes=96e9, bandwidth=4.0e12, float32=44e12, bfloat16=148e12, fp8=296e12,
              source="LMSYS and Ant Group, 2025-09-26 (bf16, fp8); third-party tables (bandwidth, fp32)"),
@@ -59,9 +62,6 @@ def measure(device: torch.device | str = "cpu", budget_seconds: float = 0.4) -> 
     """
     device = torch.device(device)
     on_gpu = device.type == "cuda"
-    memory = _cpu_memory_bytes()
-    if on_gpu:
-        memory = torch.cuda.get_device_properties(device).total_memory
     bandwidth = read_bandwidth(device, budget_seconds=budget_seconds)
     float32 = matmul_flops(device, torch.float32, budget_seconds=budget_seconds)
     bfloat16 = None
@@ -69,7 +69,7 @@ def measure(device: torch.device | str = "cpu", budget_seconds: float = 0.4) -> 
         bfloat16 = matmul_flops(device, torch.bfloat16, budget_seconds=budget_seconds)
     return Hardware(
         name=device_name(device),
-        memory_bytes=memory,
+        memory_bytes=device_memory_bytes(device),
         bandwidth=bandwidth,
         float32=float32,
         bfloat16=bfloat16,
@@ -114,5 +114,19 @@ def dispatch_seconds(device: torch.device | str, operations: int = 1000) -> floa
     return time_call(many, device, budget_seconds=0.1).median_seconds / operations
 
 
-def _cpu_memory_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def device_memory_bytes(device: torch.device | str) -> int:
+    """All memory of a GPU; of a CPU, what the machine has, or less if this container may use less."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([physical, *_container_limits()])
+
+
+def _container_limits() -> list[int]:
+    """What Linux's control groups allow, where they do; "max" is no limit."""
+    found = []
+    for path in _LIMIT_FILES:
+        with suppress(OSError):
+            text = path.read_text().strip()
+            found += [int(text)] if text.isdigit() else []
+    return found

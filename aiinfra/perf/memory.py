@@ -1,4 +1,4 @@
-"""The memory of a training step before it is taken: bytes by kind, and the peak of each phase.
+"""The memory of a training step before it is taken: bytes by kind, from one moment to the next.
 
     bytes ▲                 ╱╲ loss
           │              ╱╱╱  ╲╲
@@ -8,41 +8,65 @@
           │ ████████████████████████████████████    parameters, and AdamW's two moments of each
           └──forward───────┴loss┴─backward──┴optimizer►
 
-Counted is what PyTorch's operations keep, one by one, on the path that a CPU takes; `memory_recorder`
-measures the same, and the tests hold one against the other. Notebook 05.
+`memory_recorder` measures the same, as the same records, and the tests hold one against the other. What an
+operation uses inside itself is not counted, nor what the allocator keeps in reserve. Notebook 05.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from aiinfra.perf.activations import WIDE, kept_by, layer_activations, score_bytes
+from aiinfra.perf.sharding import Sharding, shape_of_a_rank
 from aiinfra.perf.training import DecoderShape
 
-_WIDE = 4                    # bytes of a float32
+TEMPORARY = "temporary"
+IN_FLIGHT = "in flight"      # between ranks: parameters gathered, gradients not divided yet
 _CHUNK_ROWS = 256            # of logits at once, at least: kernels/cross_entropy.py
-
-# What each policy of activation checkpointing keeps of a layer; see train/recompute.py.
-_KEPT = {
-    "block": ("input",),
-    "operation": ("input", "qkv", "attention", "attention sums", "attention out", "gate and up", "down out"),
-}
 _LAST_MADE = ("sum", "gate and up", "gate open", "gated")      # what a layer's last operations have made
 
 
 @dataclass(frozen=True)
+class MemoryMoment:
+    """What lives at a moment of a step: after one operation, or at the height of a layer."""
+
+    phase: str
+    operation: str
+    by_kind: dict[str, int]        # bytes
+
+    @property
+    def nbytes(self) -> int:
+        """All of it."""
+        return sum(self.by_kind.values())
+
+
+@dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes by kind, and the most that lives in each phase of a step that is not the first."""
+    """Bytes by kind on one rank, and what lives at each moment of a step that is not the first."""
 
     parameters: int
     gradients: int
     optimizer: int
     activations: dict[str, int]      # at the end of forward, by operation, all layers together
     loss: int                        # the gradients that are made with the loss
-    phases: dict[str, int]           # peak of each
+    moments: tuple[MemoryMoment, ...]
+
+    @property
+    def highest(self) -> MemoryMoment:
+        """The moment in which most lives."""
+        return max(self.moments, key=lambda moment: moment.nbytes)
 
     @property
     def peak(self) -> int:
         """The most that lives at once."""
-        return max(self.phases.values())
+        return self.highest.nbytes
+
+    @property
+    def phases(self) -> dict[str, int]:
+        """The peak of each phase: forward, loss, backward, optimizer."""
+        peaks: dict[str, int] = {}
+        for moment in self.moments:
+            peaks[moment.phase] = max(moment.nbytes, peaks.get(moment.phase, 0))
+        return peaks
 
     @property
     def temporary(self) -> int:
@@ -71,119 +95,177 @@ def _layer_weights(shape: DecoderShape) -> int:
     return D * heads * shape.head_dim + 3 * D * shape.intermediate_size + 2 * D
 
 
-def layer_activations(shape: DecoderShape, ragged: bool = False, narrow: bool = False) -> dict[str, int]:
-    """Bytes a token that one layer keeps for the backward pass, by what made them.
-
-    ragged: documents of different lengths are attended to one by one, and the results copied into one row.
-    narrow: matrix products and attention in 16 bits (autocast); norms and the gate stay in float32.
-    """
-    D, F, Dh = shape.hidden_size, shape.intermediate_size, shape.head_dim
-    H, K = shape.num_attention_heads, shape.num_key_value_heads
-    value = 2 if narrow else _WIDE
-    norm = (_WIDE + value) * D + _WIDE               # rows of unit length, the result, a factor a row
-    kept = {
-        "input": _WIDE * D,
-        "attention norm": norm,
-        "qkv": value * (H + 2 * K) * Dh,
-        "rotation": value * (H + K) * Dh,
-        "attention": value * H * Dh,
-        "attention sums": _WIDE * H,
-        "sum": _WIDE * D,                            # the stream after attention
-        "mlp norm": norm,
-        "gate and up": _WIDE * 2 * F,
-        "gate open": _WIDE * F,
-        "gated": value * F,
-    }
-    if ragged:
-        kept["attention copy"] = value * H * Dh
-    return kept
-
-
 def predict_memory(shape: DecoderShape, lengths: Sequence[int], policy: str = "none", accumulate: int = 1,
-                   narrow: bool = False) -> MemoryPlan:
-    """A step over micro-batches of documents of these lengths, float32 weights, AdamW (fused).
+                   narrow: bool = False, sharding: Sharding = Sharding(), backend: str = "torch",
+                   score_matrix: bool = False) -> MemoryPlan:
+    """A step over micro-batches of documents of these lengths, float32 weights, AdamW (fused), on one rank.
 
     policy: activation checkpointing, "none", "operation" or "block". accumulate: micro-batches a step.
-    narrow: autocast to 16 bits.
+    narrow: autocast to 16 bits. sharding: among which ranks it is divided; lengths are those of one rank's
+    rows. backend: "torch" as on a CPU, or "triton" as on a GPU. score_matrix: attention keeps a weight for
+    each pair of tokens, as the plain formula does.
     """
-    step = _Step(shape, lengths, policy=policy, narrow=narrow)
-    weights = parameter_count(shape) * _WIDE
-    held = 3 * weights                               # parameters and two moments
-    if accumulate > 1:
-        held += weights                              # gradients of the micro-batches before
-    made = held + sum(step.activations().values())   # at the end of forward
+    part = shape_of_a_rank(shape, sharding.tensor)
+    step = _Step(part, lengths, policy=policy, narrow=narrow, backend=backend, score_matrix=score_matrix)
+    weights = parameter_count(part, part.qkv_bias, part.qk_norm) * WIDE
+    states = _States(
+        parameters=sharding.part("parameters", weights),
+        gradients=sharding.part("gradients", weights),
+        optimizer=sharding.part("optimizer", 2 * weights),
+        sharding=sharding,
+        waiting=accumulate > 1)
     return MemoryPlan(
-        parameters=weights,
-        gradients=weights,
-        optimizer=2 * weights,
+        parameters=states.parameters,
+        gradients=states.gradients,
+        optimizer=states.optimizer,
         activations=step.activations(),
         loss=step.loss,
-        phases={
-            "forward": made + max(0, step.in_forward()),
-            "loss": made + step.loss + step.in_loss(),
-            "backward": max(
-                made - step.hidden + 2 * step.loss,
-                made + step.in_layer_backward(first=accumulate == 1),
-                held + weights + step.table + step.hidden),
-            "optimizer": 4 * weights})
+        moments=tuple(_moments(step, states)))
+
+
+@dataclass(frozen=True)
+class _States:
+    """What lives from step to step, on one rank, in bytes."""
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    sharding: Sharding
+    waiting: bool                    # gradients of the micro-batches before are there from the start
+
+    def moment(self, phase: str, operation: str, gradients: int = 0, **kinds: int) -> MemoryMoment:
+        """These, gradients as far as they have come, and other kinds."""
+        if self.waiting:
+            gradients = self.gradients
+        held = {"parameters": self.parameters, "optimizer": self.optimizer, "gradients": gradients}
+        named = {name.replace("_", " "): nbytes for name, nbytes in kinds.items()}
+        living = {kind: nbytes for kind, nbytes in (held | named).items() if nbytes > 0}
+        return MemoryMoment(phase, operation, living)
+
+
+def _moments(step: "_Step", states: _States) -> Iterator[MemoryMoment]:
+    """From the first layer's forward pass to the update."""
+    yield from _forward(step, states)
+    kept = sum(step.activations().values())
+    root, layer = step.gathered(states.sharding)
+    yield states.moment("loss", "chunks of logits", activations=kept, loss=step.loss,
+                        temporary=step.in_loss(), in_flight=root + layer)
+    yield states.moment("backward", "loss", activations=kept - step.hidden, loss=2 * step.loss,
+                        in_flight=root + layer)
+    yield from _backward(step, states)
+    yield states.moment("optimizer", "update", gradients=states.gradients)
+
+
+def _forward(step: "_Step", states: _States) -> Iterator[MemoryMoment]:
+    root, layer = step.gathered(states.sharding)
+    in_hand = step.in_forward()
+    for done in range(1, step.layers + 1):
+        yield states.moment("forward", f"layer {done}", activations=step.kept_by_layers(done),
+                            temporary=in_hand, in_flight=root + 2 * layer)
+    yield states.moment("forward", "last norm", activations=sum(step.activations().values()),
+                        in_flight=root + layer)
+
+
+def _backward(step: "_Step", states: _States) -> Iterator[MemoryMoment]:
+    """Layers that are done have let their activations go, and left gradients."""
+    sharding = states.sharding
+    root, layer = step.gathered(sharding)
+    own = sharding.part("gradients", step.layer_weights)
+    for left in range(step.layers, 0, -1):
+        done = step.layers - left
+        summing = step.layer_weights if sharding.divides_gradients and done else 0
+        in_flight = root + layer + summing
+        if left > 1:
+            in_flight += layer                   # of the next one, under way
+        yield states.moment("backward", f"layer {left}", gradients=done * own,
+                            activations=step.kept_by_layers(left), loss=step.table,
+                            temporary=step.in_backward(), in_flight=in_flight)
+        if sharding.divides_gradients:           # the layer's gradients are whole, the next one's not begun
+            yield states.moment("backward", f"gradients of layer {left}", gradients=done * own,
+                                activations=step.kept_by_layers(left - 1), loss=step.table,
+                                temporary=step.layer_weights + step.hidden, in_flight=in_flight)
+    last = step.layer_weights if sharding.divides_gradients else 0
+    yield states.moment("backward", "embedding", gradients=states.gradients, loss=step.table,
+                        temporary=step.hidden, in_flight=root + last)
 
 
 class _Step:
     """The sizes, in bytes, of one micro-batch's pass."""
 
-    def __init__(self, shape: DecoderShape, lengths: Sequence[int], policy: str, narrow: bool) -> None:
+    def __init__(self, shape: DecoderShape, lengths: Sequence[int], policy: str, narrow: bool, backend: str,
+                 score_matrix: bool) -> None:
         self.shape = shape
         self.narrow = narrow
+        self.backend = backend
+        self.layers = shape.num_hidden_layers
         self.tokens = sum(lengths)
-        self.value = 2 if narrow else _WIDE
-        self.stream = self.tokens * shape.hidden_size * _WIDE
+        self.value = 2 if narrow else WIDE
+        self.wide = self.value if backend == "triton" else WIDE             # of the residual stream
+        self.stream = self.tokens * shape.hidden_size * self.wide
         self.hidden = self.tokens * shape.hidden_size * self.value
-        self.table = shape.vocab_size * shape.hidden_size * _WIDE
+        self.table = shape.vocab_size * shape.hidden_size * WIDE
+        self.layer_weights = _layer_weights(shape) * WIDE
         self.loss = self.hidden + self.table
-        each = layer_activations(shape, ragged=len(set(lengths)) > 1, narrow=narrow)
+        each = layer_activations(shape, len(set(lengths)) > 1, narrow, backend)
         self.layer = {name: nbytes * self.tokens for name, nbytes in each.items()}
-        self.kept = self._kept(policy)
+        if score_matrix:
+            self.layer["attention weights"] = score_bytes(shape, lengths)
+            del self.layer["attention sums"]
+        self.kept = self._kept(policy, backend)
 
-    def _kept(self, policy: str) -> dict[str, int]:
+    def _kept(self, policy: str, backend: str) -> dict[str, int]:
         if policy == "none":
             return self.layer
         products = {"attention out": self.hidden, "down out": self.hidden}       # kept although nobody asks
         made = self.layer | products | {"input": self.hidden}
-        return {name: made[name] for name in _KEPT[policy]}
+        return {name: made[name] for name in kept_by(policy, backend) if name in made}
 
     def activations(self) -> dict[str, int]:
         """At the end of forward, all layers together."""
-        layers = self.shape.num_hidden_layers
-        found = {name: nbytes * layers for name, nbytes in self.kept.items()}
+        found = {name: nbytes * self.layers for name, nbytes in self.kept.items()}
         found["angles"] = 2 * self.tokens * self.shape.head_dim * self.value
-        found["last norm"] = 2 * self.stream + self.hidden + _WIDE * self.tokens
+        unit_rows = self.stream if self.backend == "torch" else 0
+        found["last norm"] = unit_rows + self.stream + self.hidden + WIDE * self.tokens
         if self.narrow:
-            found["weights in 16 bits"] = layers * 2 * _layer_weights(self.shape)
+            found["weights in 16 bits"] = self.layers * self.layer_weights // 2
         return found
 
+    def kept_by_layers(self, count: int) -> int:
+        """Of so many layers, and what serves all of them."""
+        found = self.activations()
+        of_all = found["angles"]
+        of_layers = sum(found.values()) - of_all - found["last norm"]
+        return of_all + of_layers * count // self.layers
+
     def in_forward(self) -> int:
-        """What the last layer has in hand, and will let go, beyond what is there at the end."""
-        in_hand = sum(self.layer[name] for name in _LAST_MADE if name not in self.kept)
-        return in_hand - 2 * self.stream - self.kept.get("down out", 0)
+        """What a layer has in hand at its end, and will let go."""
+        in_hand = sum(self.layer.get(name, 0) for name in _LAST_MADE if name not in self.kept)
+        return max(0, self.hidden + in_hand - self.kept.get("down out", 0))
 
     def in_loss(self) -> int:
-        """A chunk of logits and three of its size, or a gradient of the table beside it."""
+        """A chunk of logits and three of its size, or a gradient of the table beside it; the kernel writes
+        over its chunk."""
         V = self.shape.vocab_size
         rows = min(self.tokens, max(_CHUNK_ROWS, self.tokens * self.shape.hidden_size // V))
-        chunk = rows * V * _WIDE
+        chunk = rows * V * WIDE
+        if self.backend == "triton":
+            return self.value * rows * V + self.table
         if self.narrow:
             return chunk // 2 + 4 * chunk + self.table // 2
         return max(4 * chunk, chunk + self.table)
 
-    def in_layer_backward(self, first: bool) -> int:
-        """Beyond the end of forward: the last norm has gone, the table's gradient and the layer's input have
-        come, and the gate has three gradients at once. Layers that are done let activations go, and leave
-        gradients."""
+    def in_backward(self) -> int:
+        """What a layer in its backward pass has in hand: the gradient of its output, three of its gate, one
+        of a matrix, and what has to be done again."""
         D, F = self.shape.hidden_size, self.shape.intermediate_size
-        gate = self.tokens * F * (3 * _WIDE - self.value)
+        gate = self.tokens * F * (3 * WIDE - self.value)
         again = sum(nbytes for name, nbytes in self.layer.items() if name not in self.kept)
-        layer_weights = _layer_weights(self.shape) * _WIDE
-        done = layer_weights - sum(self.kept.values()) if first else 0
-        others = max(0, done) * (self.shape.num_hidden_layers - 1)
-        came = self.table + self.hidden + D * F * _WIDE
-        return came - 2 * self.stream - self.hidden + gate + again + others
+        return self.hidden + D * F * WIDE + gate + again
+
+    def gathered(self, sharding: Sharding) -> tuple[int, int]:
+        """Bytes of parameters that are whole while they are used: of the tables and the last norm, through
+        the whole step, and of a layer."""
+        if not sharding.gathers_parameters:
+            return 0, 0
+        root = parameter_count(self.shape) * WIDE - self.layers * self.layer_weights
+        return root, self.layer_weights

@@ -11,38 +11,36 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-TEMPORARY = "temporary"
+from aiinfra.perf.memory import TEMPORARY, MemoryMoment
 
 
-@dataclass(frozen=True)
-class MemoryMoment:
-    """What lives after one operation."""
+class OutOfBudget(MemoryError):
+    """More would live than the recorder was told to allow: what a GPU says when its memory is full."""
 
-    phase: str
-    operation: str
-    by_kind: dict[str, int]        # bytes
-
-    @property
-    def nbytes(self) -> int:
-        """All of it."""
-        return sum(self.by_kind.values())
+    def __init__(self, asked: int, living: int, limit: int, phase: str, operation: str) -> None:
+        where = f"{operation} in {phase}" if phase else operation
+        super().__init__(
+            f"out of memory: {where} asks for {asked / 1e6:,.1f} MB; {living / 1e6:,.1f} MB of "
+            f"{limit / 1e6:,.1f} MB are in use. Fewer rows at once, activation checkpointing or 16 bits need "
+            "less; `python -m aiinfra plan memory` tells how much.")
 
 
 class MemoryRecorder(TorchDispatchMode):
     """Use as a context; `moments` has an entry for each operation that changed what lives.
 
-    A new storage is "temporary" until `mark` gives it another kind.
+    A new storage is "temporary" until `mark` gives it another kind. limit: bytes that may live at once;
+    the operation that goes beyond raises OutOfBudget.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int | None = None) -> None:
         super().__init__()
+        self.limit = limit
         self.moments: list[MemoryMoment] = []
         self._phase = ""
         self._kinds: dict[int, str] = {}               # by number of the storage
@@ -53,9 +51,18 @@ class MemoryRecorder(TorchDispatchMode):
     def __torch_dispatch__(self, operation: Callable[..., Any], types: Any, args: tuple = (),
                            kwargs: dict | None = None) -> Any:
         result = operation(*args, **(kwargs or {}))
+        before = self._bytes.total()
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
                 self._see(leaf)
+        living = self._bytes.total()
+        if self.limit is not None and living > self.limit:
+            raise OutOfBudget(
+                asked=living - before,
+                living=before,
+                limit=self.limit,
+                phase=self._phase,
+                operation=str(operation))
         self._note(str(operation))
         return result
 
@@ -77,9 +84,11 @@ class MemoryRecorder(TorchDispatchMode):
         """Moments within belong to phase `name`."""
         before = self._phase
         self._phase = name
-        yield
-        self._note("end of phase")
-        self._phase = before
+        try:
+            yield
+        finally:
+            self._note("end of phase")
+            self._phase = before
 
     @property
     def peak(self) -> MemoryMoment:

@@ -33,6 +33,16 @@ def matrix_weights(shape: DecoderShape) -> int:
     return shape.num_hidden_layers * layer + D * shape.vocab_size
 
 
+def recomputed_flops(shape: DecoderShape, lengths: Iterable[int], policy: str) -> float:
+    """FLOPs that activation checkpointing does a second time: a forward pass of all layers for "block". What
+    "operation" does again has no matrix products: it costs traffic, not FLOPs."""
+    if policy != "block":
+        return 0.0
+    lengths = list(lengths)
+    head = 6.0 * shape.hidden_size * shape.vocab_size * sum(lengths)     # the last layer is in no block
+    return (decoder_flops(shape, lengths) - head) / 3
+
+
 def decoder_flops(shape: DecoderShape, lengths: Iterable[int]) -> float:
     """FLOPs of forward and backward over documents of these lengths, each seeing itself only, causally."""
     lengths = list(lengths)

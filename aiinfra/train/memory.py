@@ -11,35 +11,38 @@ from aiinfra.train.data import IGNORED, MicroBatch
 
 
 def record_step(model: Transformer, optimizer: torch.optim.Optimizer, window: list[MicroBatch],
-                autocast: torch.dtype | None = None) -> MemoryRecorder:
+                autocast: torch.dtype | None = None, limit: int | None = None) -> MemoryRecorder:
     """Take one step over the micro-batches of `window`, and return what lived in its phases.
 
     Phases: forward, loss, backward, optimizer. Kinds: parameters, gradients, optimizer, activations, loss,
-    inputs, temporary. The optimizer has made its state if this is not its first step.
+    inputs, temporary. The optimizer has made its state if this is not its first step. limit: bytes that may
+    live at once; raises OutOfBudget beyond, with the weights as they were.
     """
     total = sum(batch.valid for batch in window)
     optimizer.zero_grad()
-    recorder = MemoryRecorder()
+    recorder = MemoryRecorder(limit)
     recorder.mark(model.parameters(), "parameters")
     recorder.mark(model.buffers(), "parameters")
     recorder.mark(_states(optimizer), "optimizer")
     hooks = [parameter.register_post_accumulate_grad_hook(
         lambda parameter: recorder.mark([parameter.grad], "gradients")) for parameter in model.parameters()]
-    with recorder:
-        for batch in window:
-            _record_batch(model, batch, total, recorder, autocast)
-        with recorder.phase("optimizer"):
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-    for hook in hooks:
-        hook.remove()
+    try:
+        with recorder:
+            for batch in window:
+                _record_batch(model, batch, total, recorder, autocast)
+            with recorder.phase("optimizer"):
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+    finally:
+        for hook in hooks:
+            hook.remove()
     return recorder
 
 
 def _record_batch(model: Transformer, batch: MicroBatch, total: int, recorder: MemoryRecorder,
                   autocast: torch.dtype | None) -> None:
     recorder.mark([batch.tokens, batch.targets, batch.positions, batch.documents.cu_seqlens], "inputs")
-    with _precision(autocast):
+    with _precision(batch.tokens.device.type, autocast):
         with recorder.phase("forward"):
             hidden = model.hidden(batch.tokens, batch.positions, batch.documents)
         recorder.mark_temporary("activations")
@@ -51,8 +54,8 @@ def _record_batch(model: Transformer, batch: MicroBatch, total: int, recorder: M
         loss.backward()
 
 
-def _precision(autocast: torch.dtype | None) -> AbstractContextManager:
-    return nullcontext() if autocast is None else torch.autocast("cpu", autocast)
+def _precision(kind: str, autocast: torch.dtype | None) -> AbstractContextManager:
+    return nullcontext() if autocast is None else torch.autocast(kind, autocast)
 
 
 def _states(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:

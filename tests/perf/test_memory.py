@@ -1,12 +1,14 @@
 """Predicted against measured, and the measurement against PyTorch's own tracker."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.distributed._tools.mem_tracker import MemTracker
 
 from aiinfra.model.packed_documents import PackedDocuments
 from aiinfra.perf.memory import MemoryPlan, layer_activations, parameter_count, predict_memory
-from aiinfra.perf.memory_recorder import MemoryRecorder, storage_bytes
+from aiinfra.perf.memory_recorder import MemoryRecorder, OutOfBudget, storage_bytes
 from aiinfra.perf.training import decoder_flops, matrix_weights
 from aiinfra.train.data import MicroBatch
 from aiinfra.train.loop import next_token_loss
@@ -22,6 +24,7 @@ CASES = {
     "tied": ({}, ROWS, {}),
     "untied": ({"tie_word_embeddings": False}, ROWS, {}),
     "grouped queries": ({"num_key_value_heads": 1}, ROWS, {}),
+    "norms of queries and keys": ({"qk_norm": True, "num_key_value_heads": 2}, ROWS, {}),
     "long": ({}, [1024], {}),
     "ragged": ({}, [100, 28, 300, 84, 64], {}),
     "block": ({}, ROWS, {"policy": "block"}),
@@ -45,14 +48,14 @@ def batch(lengths: list[int], vocabulary: int) -> MicroBatch:
 
 
 def measured(changes: dict, lengths: list[int], policy: str = "none", accumulate: int = 1,
-             narrow: bool = False) -> tuple[MemoryRecorder, MemoryPlan]:
+             narrow: bool = False, backend: str = "torch") -> tuple[MemoryRecorder, MemoryPlan]:
     model = tiny_model(**SIZES | changes)
     optimizer = adamw(model)
     recompute(model, policy)
     window = [batch(lengths, model.config.vocab_size) for _ in range(accumulate)]
     autocast = torch.bfloat16 if narrow else None
     record_step(model, optimizer, window, autocast)                    # AdamW makes its moments
-    plan = predict_memory(model.config, lengths, policy, accumulate, narrow)
+    plan = predict_memory(model.config, lengths, policy, accumulate, narrow, backend=backend)
     return record_step(model, optimizer, window, autocast), plan
 
 
@@ -73,6 +76,20 @@ def test_prediction_and_measurement(case: str) -> None:
     assert recorder.peak.nbytes == pytest.approx(plan.peak, rel=0.04)
     for phase, predicted in plan.phases.items():
         assert recorder.peak_of(phase).nbytes == pytest.approx(predicted, rel=0.1), phase
+
+
+@pytest.mark.compile
+@pytest.mark.parametrize("policy", ["none", "operation"])
+def test_what_a_gpus_kernels_keep(policy: str, monkeypatch) -> None:
+    """Triton's interpreter runs the kernels' own autograd functions: what they keep can be counted here."""
+    for name in ("rmsnorm", "rope", "swiglu", "flash_attention", "cross_entropy"):
+        monkeypatch.setattr(f"aiinfra.kernels.{name}.pick_backend", lambda tensor, backend: "triton")
+    monkeypatch.setattr("aiinfra.model.layers.pick_backend", lambda tensor, backend: "triton")
+    small = {"vocab_size": 300, "hidden_size": 64, "num_hidden_layers": 2, "head_dim": 16}
+    recorder, plan = measured(small, [16] * 3, policy=policy, backend="triton")
+    most = max(moment.by_kind.get("activations", 0) for moment in recorder.moments)
+    assert most == pytest.approx(sum(plan.activations.values()), rel=0.02)
+    assert recorder.peak.nbytes == pytest.approx(plan.peak, rel=0.1)
 
 
 def test_the_measurement_is_that_of_pytorchs_tracker() -> None:
@@ -102,6 +119,30 @@ def test_growth_with_length_is_linear_without_a_score_matrix() -> None:
         assert found[2] - found[1] == pytest.approx(2 * (found[1] - found[0]), rel=0.02)
 
 
+class ByTheFormula(PackedDocuments):
+    """Attention that makes the whole matrix of weights."""
+
+    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        scores = torch.einsum("nhd,mhd->hnm", q, k) * q.shape[-1] ** -0.5
+        future = torch.ones_like(scores[0], dtype=torch.bool).triu(1)
+        return torch.einsum("hnm,mhd->nhd", scores.masked_fill(future, -torch.inf).softmax(-1), v)
+
+
+def test_a_score_matrix_grows_with_the_square() -> None:
+    """The second difference of three measured lengths is 2 · (4 · H + 1) bytes a pair and layer."""
+    kept = []
+    for length in (64, 128, 192):
+        model = tiny_model(**SIZES)
+        data = batch([length], 1024)
+        whole = replace(data, documents=ByTheFormula(data.documents.cu_seqlens, length))
+        recorder = record_step(model, adamw(model), [whole])
+        kept.append(max(moment.by_kind.get("activations", 0) for moment in recorder.moments))
+        plan = predict_memory(model.config, [length], score_matrix=True)
+        assert sum(plan.activations.values()) == pytest.approx(kept[-1], rel=0.01)
+    second = kept[2] - 2 * kept[1] + kept[0]
+    assert second == pytest.approx(2 * 64 * 64 * (4 * 4 + 1) * 3, rel=0.001)
+
+
 def test_views_and_tied_weights_count_once() -> None:
     recorder = MemoryRecorder()
     with recorder:
@@ -117,6 +158,20 @@ def test_views_and_tied_weights_count_once() -> None:
     model = tiny_model(**SIZES)
     weights = list(model.parameters())
     assert storage_bytes([*weights, model.lm_head.weight]) == sum(weight.nbytes for weight in weights)
+
+
+def test_a_budget_runs_out_and_nothing_is_changed() -> None:
+    model = tiny_model(**SIZES)
+    optimizer, data = adamw(model), batch(ROWS, 1024)
+    recorder = record_step(model, optimizer, [data])
+    before = [parameter.clone() for parameter in model.parameters()]
+    peak = recorder.peak.nbytes
+    said = r"out of memory: aten.* in (forward|loss) asks for .* MB are in use"
+    with pytest.raises(OutOfBudget, match=said):
+        record_step(model, optimizer, [data], limit=peak // 2)
+    assert all(map(torch.equal, before, model.parameters()))
+    again = record_step(model, optimizer, [data])                # and the model is as good as before
+    assert record_step(model, optimizer, [data], limit=again.peak.nbytes).peak == again.peak
 
 
 def test_recomputing_saves_what_is_predicted() -> None:

@@ -1,0 +1,117 @@
+"""`python -m aiinfra plan …`: questions that are answered before anything runs, a line of the table each.
+
+    plan memory --model config.json --batch 8 --sequence 4096 --memory H100 --fsdp 8
+"""
+
+import argparse
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from aiinfra.errors import plural
+
+Parser = argparse.ArgumentParser
+_RESERVE = 0.1
+
+
+class Question(NamedTuple):
+    """What can be asked: its line of help, and who adds its arguments."""
+
+    help: str
+    add: Callable[[Parser], None]
+
+
+def add_plan(parser: Parser) -> None:
+    """A command below it for each question."""
+    what = parser.add_subparsers(metavar="what", required=True)
+    for name, question in QUESTIONS.items():
+        text = question.help
+        one = what.add_parser(name, help=text, description=text[0].upper() + text[1:])
+        question.add(one)
+
+
+def add_memory(parser: Parser) -> None:
+    """The arguments of `plan memory`: the run, and the device it must fit."""
+    add = parser.add_argument
+    add("--model", default="smollm2-135m",
+        help="a known name, a Hugging Face folder (its config.json is enough), a .json or a .gguf file")
+    add("--batch", type=int, default=8, help="rows a micro-batch, on each data-parallel rank")
+    add("--sequence", type=int, default=2048, help="tokens a row")
+    add("--accumulate", type=int, default=1, help="micro-batches a step")
+    add("--dtype", help="to compute in; weights stay float32 (None: bfloat16 on a GPU, else float32)")
+    add("--recompute", default="none",
+        help="activations to compute again instead of keeping them: none, operation or block")
+    add("--memory", default="this machine",
+        help='of one device: bytes (80e9, 80GB, 64GiB), a GPU such as H100, H200 or H20, or "this machine"')
+    add("--reserve", type=float, default=_RESERVE,
+        help="share of it that stays free for what the prediction does not see")
+    add("--dp", type=int, default=1, help="data-parallel ranks that each hold everything that --zero leaves")
+    add("--zero", type=int, default=0,
+        help="what --dp ranks divide: 1 the optimizer's state, 2 gradients, too, 3 parameters, too")
+    add("--fsdp", type=int, default=1, help="so many ranks divide everything: --dp N --zero 3")
+    add("--tp", type=int, default=1, help="ranks that share each matrix (tensor parallel)")
+    add("--json", action="store_true", help="print everything as one JSON object")
+    parser.set_defaults(run=run_memory)
+
+
+def run_memory(args: argparse.Namespace) -> None:
+    """Print the answer. Raises ValueError for settings that do not go together."""
+    import json
+
+    from aiinfra.checkpoint.shape import read_config
+    from aiinfra.perf.memory import parameter_count
+    from aiinfra.plan.budget import read_budget
+    from aiinfra.plan.fit import PlannedRun
+    from aiinfra.plan.report import answer, lines
+    budget = read_budget(args.memory)
+    run = PlannedRun(
+        rows=args.batch,
+        length=args.sequence,
+        accumulate=args.accumulate,
+        narrow=_narrow(args.dtype, budget.gpu),
+        recompute=args.recompute,
+        sharding=_sharding(args),
+        backend="triton" if budget.gpu else "torch")
+    shape = read_config(args.model)
+    found = answer(shape, run, budget, args.reserve)
+    if args.json:
+        print(json.dumps(found.as_json(), indent=1))
+        return
+    weights = parameter_count(shape, shape.qkv_bias, shape.qk_norm)
+    bits = "16 bits" if run.narrow else "float32"
+    print(f"{args.model}: {weights / 1e6:,.1f} million parameters, AdamW; {plural(run.rows, 'row')} of "
+          f"{run.length:,} tokens in {bits}, recompute {run.recompute}, {_ranks(run.sharding)}")
+    print("\n".join(lines(found)))
+
+
+def _narrow(dtype: str | None, gpu: bool) -> bool:
+    """True for 16 bits."""
+    from aiinfra.device import as_dtype
+    if dtype is None:
+        return gpu
+    return as_dtype(dtype, "cpu").itemsize == 2
+
+
+def _sharding(args: argparse.Namespace) -> Any:
+    from aiinfra.perf.sharding import Sharding
+    if args.fsdp == 1:
+        return Sharding(ranks=args.dp, stage=args.zero, tensor=args.tp)
+    if args.zero not in (0, 3):
+        raise ValueError(f"--fsdp {args.fsdp} divides everything, --zero {args.zero} less. Give --dp and "
+                         "--zero, or --fsdp.")
+    if args.dp < 1:
+        raise ValueError(f"--dp {args.dp}; it must be at least 1.")
+    return Sharding(ranks=args.fsdp, stage=3, tensor=args.tp)     # --dp copies of such a group change nothing
+
+
+def _ranks(sharding: Any) -> str:
+    if sharding.ranks * sharding.tensor == 1:
+        return "on one device"
+    words = f"on {sharding.ranks} data-parallel ranks, stage {sharding.stage}"
+    if sharding.tensor > 1:
+        words += f", each {sharding.tensor} tensor-parallel ones"
+    return words
+
+
+QUESTIONS = {
+    "memory": Question("does this training run fit, and what is the largest batch that does?", add_memory),
+}
