@@ -2,6 +2,7 @@
 
 import math
 from itertools import pairwise
+from numbers import Real
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -17,13 +18,12 @@ from aiinfra.lab.judging import EveryTensor, about, answered, explain, is_finite
 def _ints(got, what: str) -> list[int]:
     """The answer as a list of whole numbers. Raises Wrong if it is none, Unsolved for `...`."""
     got = answered(got)
-    is_list = isinstance(got, list | tuple | Tensor)
+    is_list = isinstance(got, list | tuple)
     require(is_list, f"{what}: a list of whole numbers is wanted; you returned {got!r}.")
-    values = [item.item() if isinstance(item, Tensor) else item for item in got]
-    for value in values:
-        whole = isinstance(value, int | float) and value == value // 1
-        require(whole, f"{what}: {values} are not all whole numbers. `//` divides whole numbers.")
-    return [int(value) for value in values]
+    for value in got:
+        whole = isinstance(value, Real) and value == value // 1
+        require(whole, f"{what}: {got} are not all whole numbers: use `//`, and `.tolist()` for a tensor.")
+    return [int(value) for value in got]
 
 
 @exercise("13.slots", hints=(

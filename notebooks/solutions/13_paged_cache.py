@@ -1,7 +1,7 @@
 """Solutions of notebook 13, the paged cache: one section an exercise, each the whole cell."""
 
 # %% 13.slots
-def slots(table, start, count, block_size):     # tokens start … start + count - 1 -> their slots in the pool
+def slots(table, start, count, block_size):     # tokens start … start + count - 1 -> list of their slots
     return [table[i // block_size] * block_size + i % block_size for i in range(start, start + count)]
 
 check("13.slots", slots)

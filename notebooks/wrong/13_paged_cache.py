@@ -36,6 +36,20 @@ def slots(table, start, count, block_size):     # end taken for a count
 
 check("13.slots", slots)
 
+# %% 13.slots | a list of whole numbers is wanted
+def slots(table, start, count, block_size):     # right places, in a tensor
+    at = torch.arange(start, start + count)
+    return torch.tensor(table)[at // block_size] * block_size + at % block_size
+
+check("13.slots", slots)
+
+# %% 13.slots | for a tensor
+def slots(table, start, count, block_size):     # right places, each in a tensor of its own
+    places = [table[i // block_size] * block_size + i % block_size for i in range(start, start + count)]
+    return [torch.tensor(place) for place in places]
+
+check("13.slots", slots)
+
 # %% 13.attend_paged | NaN came out
 def attend(q, k_cache, v_cache, table, length):          # the tail of the last block is not cut off
     scores = torch.cat([torch.einsum("hd,phd->hp", q, k_cache[b]) for b in table], 1)

@@ -1,11 +1,12 @@
 """A page is run once: its stubs stay open, its solutions pass. Known-wrong answers fail for their reason."""
 
 import pytest
-from tests.pages.page_files import NOTEBOOKS, SHEETS, exercises, run_cell, setup, wrong_answers
+from tests.pages.page_files import NOTEBOOKS, ROOT, SHEETS, exercises, run_cell, sections, setup, wrong_answers
 from tests.pages.page_kernel import PageKernel
 
 from aiinfra.lab import store
 
+SETUP, *RIGHT = sections(ROOT / "tests" / "pages" / "right_answers.py")
 WRONG = [(notebook, section) for notebook in NOTEBOOKS for section in wrong_answers(notebook)]
 
 
@@ -42,3 +43,12 @@ def test_wrong_answer_is_rejected_for_its_reason(notebook, wrong, tmp_path, monk
     run_cell(setup(notebook), namespace, tmp_path / "setup.py")
     seen = run_cell(wrong.code, namespace, tmp_path / "cell.py")
     assert seen.status == "wrong" and wrong.words in seen.message, seen
+
+
+@pytest.mark.parametrize("right", RIGHT, ids=[section.name for section in RIGHT])
+def test_a_right_answer_in_another_form_is_accepted(right, tmp_path, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    namespace = {"__name__": "__main__"}
+    run_cell(SETUP.code, namespace, tmp_path / "setup.py")
+    seen = run_cell(right.code, namespace, tmp_path / "cell.py")
+    assert seen.passed, seen

@@ -1,0 +1,82 @@
+"""Right answers in other forms than the solutions': each section is one that the judge must accept."""
+
+# %% setup
+import torch
+
+from aiinfra.lab import check
+
+# %% 10.flash_dq
+def flash_dq(q, k, v, do, lse, delta, tile=64):  # strips are put together at the end; the mask is added
+    scale, parts = q.shape[1] ** -0.5, []
+    for i in range(0, len(q), tile):
+        row, total = torch.arange(i, min(i + tile, len(q))), 0.0
+        for j in range(0, i + len(row), tile):
+            key = torch.arange(j, min(j + tile, len(k)))
+            s = scale * (q[row] @ k[key].T)
+            s = s + torch.where(key <= row[:, None], 0.0, -torch.inf)
+            ds = torch.exp(s - lse[row]) * (do[row] @ v[key].T - delta[row])
+            total = total + ds @ k[key]
+        parts.append(scale * total)
+    return torch.cat(parts)
+
+check("10.flash_dq", flash_dq)
+
+# %% 10b.next_event
+def next_event(seconds, offsets):                # user by user
+    bounds, parts = offsets.tolist(), [seconds[:0]]
+    for start, end in zip(bounds, bounds[1:]):
+        parts += [seconds[start + 1:end], seconds[end - 1:end] if end > start else seconds[:0]]
+    return torch.cat(parts)
+
+check("10b.next_event", next_event)
+
+# %% 10b.padded_scores
+def padded_scores(lengths):                      # floats, and a list in place of a tuple
+    return [float(len(lengths) * max(lengths) ** 2), sum(n * n + n for n in lengths) / 2]
+
+check("10b.padded_scores", padded_scores)
+
+# %% 10b.silu_backward
+def silu_backward(q, k, v, dy, n):               # by einsum, with a mask of its own
+    s = torch.einsum("id,jd->ij", q, k)
+    seen = torch.ones_like(s).tril()
+    sigma = 1 / (1 + torch.exp(-s))
+    ds = torch.einsum("id,jd->ij", dy, v) * (sigma + s * sigma * (1 - sigma)) * seen / n
+    dv = torch.einsum("ij,id->jd", s * sigma * seen / n, dy)
+    return [torch.einsum("ij,jd->id", ds, k), torch.einsum("ij,id->jd", ds, q), dv]
+
+check("10b.silu_backward", silu_backward)
+
+# %% 13.slots
+def slots(table, start, count, block_size):      # by way of a tensor, and back
+    at = torch.arange(start, start + count)
+    return (torch.tensor(table)[at // block_size] * block_size + at % block_size).tolist()
+
+check("13.slots", slots)
+
+# %% 16.quantise_groups
+def quantise_groups(w, bits, group):             # the ruler of a constant group has steps of 1
+    values = w.unflatten(1, (-1, group))
+    minimum = values.amin(-1, keepdim=True)
+    scale = (values.amax(-1, keepdim=True) - minimum) / (2**bits - 1)
+    scale = torch.where(scale == 0, 1.0, scale)
+    return ((values - minimum) / scale).round(), scale, minimum
+
+check("16.quantise_groups", quantise_groups)
+
+# %% 16.quantise_groups
+def quantise_groups(w, bits, group):             # a scale is never below a hundred-millionth
+    values = w.unflatten(1, (-1, group))
+    minimum = values.amin(-1, keepdim=True)
+    scale = ((values.amax(-1, keepdim=True) - minimum) / (2**bits - 1)).clamp(min=1e-8)
+    return ((values - minimum) / scale).round(), scale, minimum
+
+check("16.quantise_groups", quantise_groups)
+
+# %% 16.keep_or_redraw
+def keep_or_redraw(p, q):                        # nothing is drawn where q is 0, so any number will do there
+    keep = torch.where(q > 0, p / q.clamp(min=1e-300), 0.0).clamp(max=1)
+    rest = (p - q).clamp(min=0)
+    return keep, rest / rest.sum().clamp(min=1e-300)
+
+check("16.keep_or_redraw", keep_or_redraw)
