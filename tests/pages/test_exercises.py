@@ -1,7 +1,8 @@
 """A page is run once: its stubs stay open, its solutions pass. Known-wrong answers fail for their reason."""
 
 import pytest
-from tests.pages.page_files import NOTEBOOKS, ROOT, SHEETS, exercises, run_cell, sections, setup, wrong_answers
+from tests.pages.page_files import NOTEBOOKS, ROOT, SHEETS, exercises, run_cell, sections, setup
+from tests.pages.page_files import wrong_answers
 from tests.pages.page_kernel import PageKernel
 
 from aiinfra.lab import store
