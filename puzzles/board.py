@@ -15,6 +15,7 @@ from aiinfra.environment import data_dir
 from aiinfra.errors import plural
 from aiinfra.lab import store
 from aiinfra.lab.course import Course, Part, sign
+from aiinfra.lab.markup import LOOKS
 from puzzles.catalogue import PUZZLES, SHEETS, sheet_path
 from puzzles.judge.verdict import Verdict
 
@@ -62,6 +63,10 @@ class SheetsBoard(Course):
             lines.append(f"\n\nsheet {sheet}: {title}")
             lines += [_line(entry) for entry in self.entries if PUZZLES[entry.name].sheet == sheet]
         return "".join(lines)
+
+
+    def _repr_html_(self) -> str:
+        return LOOKS + super()._repr_html_()
 
 
 def _line(entry: Entry) -> str:

@@ -16,8 +16,9 @@ from puzzles.tiling import Panel, Tile
 
 _OWN, _SWEEP, _REST, _INK = "#E69F00", "#56B4E9", "#E8EAED", "#444444"
 _INCHES = 0.42                           # of a tile; the lengths below are in tiles
-_GAP, _MARGIN, _LEAST_WIDTH, _TOP = 1.2, 0.7, 13.8, 1.0
+_GAP, _MARGIN, _LEAST_WIDTH, _TOP = 1.2, 0.7, 17.0, 1.1
 _TILE = 0.9                              # side of the drawn square
+_LETTERS = 8.5
 _KEY = ("orange: what one program writes or keeps    blue: what it reads, in this order    "
         "hatched: cut off by the mask")
 
@@ -29,7 +30,7 @@ class Picture:
     title: str
     panels: tuple[Panel, ...]
 
-    def _repr_png_(self) -> bytes:
+    def _repr_png_(self) -> tuple[bytes, dict[str, str]]:
         needed = _MARGIN + sum(one.width + _GAP for one in self.panels)
         width = max(_LEAST_WIDTH, needed)
         height = max(one.rows for one in self.panels) + 1.9
@@ -40,8 +41,13 @@ class Picture:
         for one in self.panels:
             _draw(axes, one, left)
             left += one.width + _GAP
-        axes.text(_MARGIN, height - 0.25, _KEY, fontsize=7.5, color=_INK)
-        return _png(figure)
+        axes.text(_MARGIN, height - 0.25, _KEY, fontsize=_LETTERS, color=_INK)
+        return _png(figure), {"alt": self.words}
+
+    @property
+    def words(self) -> str:
+        """The picture for who cannot see it."""
+        return f"Picture of {self.title}: {'; '.join(one.words for one in self.panels)}"
 
     def __repr__(self) -> str:
         shapes = [f"{one.name} {one.rows}x{one.columns} tiles" for one in self.panels]
@@ -55,10 +61,10 @@ def _png(figure: Figure) -> bytes:
 
 
 def _draw(axes: Axes, one: Panel, left: float) -> None:
-    small = dict(fontsize=7.5, color=_INK)
+    small = dict(fontsize=_LETTERS, color=_INK)
     middle = _TOP + one.rows / 2
-    axes.text(left, 0.4, one.name, fontsize=9, fontweight="bold", color=_INK)
-    axes.text(left, 0.85, one.label_columns, **small)
+    axes.text(left, 0.42, one.name, fontsize=9, fontweight="bold", color=_INK)
+    axes.text(left, 0.95, one.label_columns, **small)
     axes.text(left - 0.25, middle, one.label_rows, rotation=90, va="center", ha="center", **small)
     for row in range(one.rows):
         for column in range(one.columns):
@@ -74,7 +80,8 @@ def _draw_tile(axes: Axes, one: Panel, tile: Tile, x: float, y: float) -> None:
         _hatch(axes, x, y + half, _TILE, half)
     if tile in one.sweep and len(one.sweep) > 1:
         number = str(one.sweep.index(tile) + 1)
-        axes.text(x + half, y + 0.6, number, fontsize=8, ha="center", color="white")
+        middle = half / 2 if one.is_cut_right(tile) else half
+        axes.text(x + middle, y + 0.6, number, fontsize=_LETTERS, ha="center", color="black")
 
 
 def _colour(one: Panel, tile: Tile) -> str:

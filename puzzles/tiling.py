@@ -1,4 +1,4 @@
-"""The tiling of a puzzle, in a few words; picture.py draws it.
+"""The tiling of a puzzle, in a few words; drawing.py draws it.
 
     panel("x", 1, 4, own=[(0, 1)], ragged="c")
 
@@ -30,7 +30,21 @@ class Panel:
     @property
     def width(self) -> float:
         """Tiles across, counting what its title needs."""
-        return max(self.columns, 0.21 * len(self.name), 0.16 * len(self.label_columns))
+        return max(self.columns, 0.21 * len(self.name), 0.185 * len(self.label_columns))
+
+    @property
+    def words(self) -> str:
+        """The panel for who cannot see it; rows and columns are counted from 1."""
+        parts = [f"{self.name} in {self.rows} × {self.columns} tiles"]
+        if self.own:
+            parts.append(f"one program writes or keeps {_listed(self.own)}")
+        if self.sweep:
+            parts.append(f"it reads {_listed(self.sweep)}")
+        if self.ragged_rows:
+            parts.append("the mask cuts the last row")
+        if self.ragged_columns:
+            parts.append("the mask cuts the last column")
+        return ", ".join(parts)
 
     def is_cut_right(self, tile: Tile) -> bool:
         """Whether the mask cuts off the right part of a tile."""
@@ -39,6 +53,10 @@ class Panel:
     def is_cut_below(self, tile: Tile) -> bool:
         """Whether the mask cuts off the lower part of a tile."""
         return self.ragged_rows and tile[0] == self.rows - 1
+
+
+def _listed(tiles: Sequence[Tile]) -> str:
+    return " ".join(f"({row + 1}, {column + 1})" for row, column in tiles)
 
 
 def panel(name: str, rows: int, columns: int, own: Sequence[Tile] = (), sweep: Sequence[Tile] = (),

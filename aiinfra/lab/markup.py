@@ -16,6 +16,13 @@ _CODE = re.compile(r"`([^`]+)`")
 _THEME = 45        # % of the theme's colour of text that make every tone readable
 QUIET = "opacity:0.75"
 
+# JupyterLab only: lines of prose that can be read, and in the dark theme figures turned dark with their hues
+# kept.
+LOOKS = """<style>
+.jp-Notebook .jp-MarkdownOutput { max-width: 60em; }
+[data-jp-theme-light="false"] .jp-OutputArea-output img { filter: invert(0.92) hue-rotate(180deg); }
+</style>"""
+
 
 def inline(text: str) -> str:
     """Plain text with `code` spans and line breaks, as safe HTML."""

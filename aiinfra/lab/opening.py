@@ -15,16 +15,8 @@ from IPython.display import display
 from aiinfra import environment
 from aiinfra.device import default_device
 from aiinfra.lab import course, style
-from aiinfra.lab.markup import Rich, inline
+from aiinfra.lab.markup import LOOKS, Rich, inline
 from aiinfra.lab.without_triton import skip_kernels
-
-# JupyterLab only: lines of prose that can be read, and in the dark theme figures turned dark with their hues
-# kept.
-_LOOKS = """<style>
-.jp-Notebook .jp-MarkdownOutput { max-width: 60em; }
-[data-jp-theme-light="false"] .jp-OutputArea-output img { filter: invert(0.92) hue-rotate(180deg); }
-</style>"""
-
 
 class Opening(Rich):
     """What a page's first cell shows: the key of colours, and the reader's progress on that page."""
@@ -37,7 +29,7 @@ class Opening(Rich):
         self.foot = f"{page.name}: {page.score}. `progress()` shows the whole course.\n{threads}."
 
     def _repr_html_(self) -> str:
-        return f"{_LOOKS}{self._key._repr_html_()}<br><small>{inline(self.foot)}</small>"
+        return f"{LOOKS}{self._key._repr_html_()}<br><small>{inline(self.foot)}</small>"
 
 
 def start(page: str, interpret: bool = False, grad: bool = True) -> torch.device:

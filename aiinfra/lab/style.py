@@ -18,6 +18,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 from IPython import get_ipython
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -37,6 +38,7 @@ TENANTS = (*EXTRA, "#117733", "#332288", "#661100")                 # who owns a
 
 PALE, LIGHT = "#EEEEEE", "#BBBBBB"   # no series: a surface where nothing is; thin lines and edges
 TEXT = "#666666"              # remarks inside a figure
+READABLE = 4.5                # contrast that WCAG 2 (AA) wants of words
 
 TITLE = {"x": 0.01, "ha": "left", "fontsize": 11, "fontweight": "bold"}     # of a figure with several axes
 _LETTERS = 10                 # of a bold title fit into an inch
@@ -112,6 +114,28 @@ def png(fig: Figure, sharpness: float = 1.5) -> tuple[str, dict[str, Any]]:
     width, height = image.size
     shown = {"width": round(width / sharpness), "height": round(height / sharpness), "alt": words(fig)}
     return base64.b64encode(small.getvalue()).decode(), shown
+
+
+def readable(colour: str) -> str:
+    """A series' colour for words in a figure: as much black in it as makes its contrast to white 4.5:1."""
+    for share in range(0, 100, 5):
+        darker = tuple(part * (100 - share) / 100 for part in to_rgb(colour))
+        if contrast_to_white(darker) >= READABLE:
+            return to_hex(darker)
+    return "#000000"
+
+
+def contrast_to_white(colour: tuple[float, float, float]) -> float:
+    """WCAG 2's contrast of a colour, its parts from 0 to 1, on a white surface: 1 to 21."""
+    red, green, blue = map(_linear, colour)
+    luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    return 1.05 / (luminance + 0.05)
+
+
+def _linear(part: float) -> float:
+    if part <= 0.04045:
+        return part / 12.92
+    return ((part + 0.055) / 1.055) ** 2.4
 
 
 def words(fig: Figure) -> str:

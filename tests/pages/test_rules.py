@@ -69,6 +69,23 @@ def test_nothing_needs_a_kernel_to_be_seen(page):
 
 
 @each_page
+def test_every_picture_has_words_for_who_cannot_see_it(page):
+    for cell in code_cells(page):
+        for out in cell.outputs:
+            if "image/png" in out.get("data", {}):
+                alt = out.metadata.get("image/png", {}).get("alt", "")
+                assert len(alt) > len("Figure: "), cell.source
+            images = re.findall(r"<img [^>]*>", str(out.get("data", {}).get("text/html", "")))
+            assert all(re.search(r'alt="[^"]{9,}"', image) for image in images), cell.source
+
+
+@each_notebook
+def test_a_page_says_its_minutes(notebook):
+    opening = load(notebook).cells[0].source
+    assert re.search(r"^\*About \d+ minutes", opening, re.MULTILINE), opening
+
+
+@each_page
 def test_nothing_ties_it_to_one_machine(page):
     book = load(page)
     for cell in book.cells:

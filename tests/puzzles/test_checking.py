@@ -172,7 +172,9 @@ def test_hints_go_one_step_further_each_time_as_on_pages(tmp_path, monkeypatch):
 
 def test_hints_and_pictures_show_themselves():
     assert "Hint 1 of 3" in repr(hint("add_constant", 1)) and hint("add_constant", 3).text
-    assert picture("add_constant")._repr_png_().startswith(b"\x89PNG")
+    png, shown = picture("add_blocks")._repr_png_()
+    assert png.startswith(b"\x89PNG")
+    assert "z in 1 × 4 tiles, one program writes or keeps (1, 3), the mask cuts" in shown["alt"]
 
 
 def test_a_board_that_cannot_be_written_or_read_is_no_traceback(tmp_path, monkeypatch):

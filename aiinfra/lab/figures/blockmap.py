@@ -97,7 +97,7 @@ class BlockMap:
         plt.close(fig)                    # shown once, as the cell's result
         return fig
 
-    def strip(self, frames: Sequence[int], title: str = "", across: int = 3) -> Figure:
+    def strip(self, frames: Sequence[int], title: str = "", across: int = 2) -> Figure:
         """Several frames side by side, `across` in a row: what the slider shows, on paper."""
         down = -(-len(frames) // across)
         panel = 0.3 + self._rows * 6.6 / across / self.columns
@@ -106,7 +106,7 @@ class BlockMap:
         for ax in axes.flat:
             ax.set_axis_off()
         for ax, frame in zip(axes.flat, frames):
-            self._paint(ax, frame, letters=5.5)
+            self._paint(ax, frame, letters=8)
             ax.set_title(self._title(str(frame), frame), fontsize=8, fontweight="normal", pad=3)
         fig.suptitle(title, **style.TITLE)
         fig.supxlabel(_KEY, fontsize=8, color=style.TEXT)

@@ -161,7 +161,7 @@ def board(rows: Sequence[Progress], title: str = "") -> Figure:
         colour = _STATES[row.state]
         ax.barh(y, row.of, color=style.PALE, height=0.66)
         ax.barh(y, row.made, color=colour, height=0.66)
-        ax.text(1.05 * most, y, row.state, va="center", fontsize=9, color=colour)
+        ax.text(1.05 * most, y, row.state, va="center", fontsize=9, color=style.readable(colour))
         ax.text(1.4 * most, y, _end_of(row.text), va="center", fontsize=8.5)
     ax.set_yticks(range(len(rows)), [row.name for row in rows])
     ax.set(ylim=(len(rows) - 0.4, -0.6), xlim=(0, most * 4))
