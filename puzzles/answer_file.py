@@ -4,6 +4,7 @@ import ast
 import json
 from pathlib import Path
 
+from puzzles.cells import python_of
 from puzzles.source import BadInput
 
 _KEPT = (ast.FunctionDef, ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign)
@@ -50,10 +51,5 @@ def _code(path: Path) -> str:
     lines = []
     for cell in json.loads(path.read_text())["cells"]:
         if cell["cell_type"] == "code":
-            lines += "".join(cell["source"]).splitlines()
-    return "\n".join("" if _is_magic(line) else line for line in lines)
-
-
-def _is_magic(line: str) -> bool:
-    """Jupyter's own commands are no Python."""
-    return line.lstrip().startswith(("%", "!"))
+            lines += python_of("".join(cell["source"])).split("\n")
+    return "\n".join(lines)

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from puzzles.source import BadInput, KernelText, Piece, is_kernel, not_a_kernel
+from puzzles.source import BadInput, KernelText, Piece, is_kernel, not_a_kernel, untuned
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,9 @@ def _value(how: tuple, built: list) -> Any:
 
 def _kernel(value: Any, piece: Piece) -> Any:
     if piece.names is not None:
-        return import_module("triton").jit(value)
+        decorate = getattr(import_module("triton"), piece.decorator)
+        return decorate(value)
+    value = untuned(value)
     if not is_kernel(value):
         raise BadInput(not_a_kernel(value))
     return value

@@ -12,11 +12,17 @@ import ast
 import builtins
 import inspect
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import FunctionType, ModuleType
 from typing import Any
 
+from puzzles.cells import lines_in_a_cell
+
 _KERNEL_TYPES = ("JITFunction", "InterpretedFunction")
+_CONSTEXPR_TYPES = ("ConstexprFunction",)
+_TUNERS = ("Autotuner", "Heuristics")
+_JIT, _CONSTEXPR = "jit", "constexpr_function"                  # how a function is decorated
 _LANGUAGE_VALUES = ("constexpr", "dtype")
 
 
@@ -32,6 +38,7 @@ class Piece:
     text: str                                       # padded: line n here is line n of the reader's cell
     # name -> ("module", m) | ("attr", m, q) | ("value", v) | ("piece", i)
     names: dict[str, tuple] | None = None
+    decorator: str = _JIT                           # Triton's, which the worker puts on
 
     def line(self, number: int) -> str:
         """The code of a line, counted from 1; "" if there is no such line."""
@@ -50,7 +57,8 @@ class KernelText:
 
 
 def from_kernel(kernel: Any) -> KernelText:
-    """The KernelText of a @triton.jit function. Raises BadInput if `kernel` is something else."""
+    """The KernelText of a @triton.jit function, tuned or not. Raises BadInput for anything else."""
+    kernel = untuned(kernel)
     if not is_kernel(kernel):
         raise BadInput(not_a_kernel(kernel))
     collector = _Collector()
@@ -64,18 +72,26 @@ def from_text(text: str, name: str) -> KernelText:
 
 
 def is_kernel(value: Any) -> bool:
-    """Whether `value` is a @triton.jit function. By name: Triton must not be imported here before the reader
-    has chosen the interpreter."""
+    """Whether `value` is a @triton.jit function."""
+    return _is_of_triton(value, _KERNEL_TYPES)
+
+
+def untuned(value: Any) -> Any:
+    """The kernel under @triton.autotune and @triton.heuristics: here the judge chooses the block sizes."""
+    while _is_of_triton(value, _TUNERS):
+        value = value.fn
+    return value
+
+
+def _is_of_triton(value: Any, names: Sequence[str]) -> bool:
+    """By name: Triton must not be imported here before the reader has chosen the interpreter."""
     kind = type(value)
-    return kind.__name__ in _KERNEL_TYPES and kind.__module__.startswith("triton.")
+    return kind.__name__ in names and kind.__module__.startswith("triton.")
 
 
 def not_a_kernel(value: Any) -> str:
     """The sentence that says what was passed in place of a kernel, and what to do."""
     kind = type(value).__name__
-    if kind in ("Autotuner", "Heuristics"):
-        return ("This kernel is wrapped in @triton.autotune or @triton.heuristics: "
-                "take that decorator off, because the judge chooses the block sizes.")
     if not isinstance(value, FunctionType):
         return f"check() needs a function decorated with @triton.jit, but got {kind}: {str(value)[:60]!r}."
     if ".<locals>" in value.__qualname__ and "triton" in value.__module__:
@@ -90,29 +106,31 @@ class _Collector:
         self.pieces: list[Piece] = []
         self._indices: dict[FunctionType, int] = {}
 
-    def add(self, fn: FunctionType) -> int:
+    def add(self, fn: FunctionType, decorator: str = _JIT) -> int:
         """Append the pieces of `fn` after those of its helpers; return its index."""
         if fn not in self._indices:
-            piece = self._piece(fn)
+            piece = self._piece(fn, decorator)
             self._indices[fn] = len(self.pieces)
             self.pieces.append(piece)
         return self._indices[fn]
 
-    def _piece(self, fn: FunctionType) -> Piece:
+    def _piece(self, fn: FunctionType, decorator: str) -> Piece:
         lines, first = _lines(fn)
         node = ast.parse(textwrap.dedent("".join(lines))).body[0]
         decorators = node.lineno - 1                         # left out: the worker decorates
         text = textwrap.dedent("".join(lines[decorators:]))
         padding = "\n" * (first + decorators - 1)
         names = {name: self._ship(name, value, fn) for name, value in _used(fn, node).items()}
-        return Piece(fn.__name__, padding + text, names)
+        return Piece(name=fn.__name__, text=padding + text, names=names, decorator=decorator)
 
     def _ship(self, name: str, value: Any, fn: FunctionType) -> tuple:
         """How a name's value travels. Raises BadInput for what cannot be part of a kernel."""
         if isinstance(value, ModuleType):
             return "module", value.__name__
         if is_kernel(value):
-            return self._ship_kernel(value)
+            return self._ship_function(value, _JIT)
+        if _is_of_triton(value, _CONSTEXPR_TYPES):
+            return self._ship_function(value, _CONSTEXPR)
         home = getattr(value, "__module__", None) or ""
         if home.startswith("triton.") and hasattr(value, "__name__"):
             return "attr", home, getattr(value, "__qualname__", value.__name__)
@@ -124,10 +142,11 @@ class _Collector:
         raise BadInput(f"`{fn.__name__}` uses `{name}`, a {type(value).__name__} from outside: "
                        "a kernel sees only its arguments, tl, other kernels and tl.constexpr constants.")
 
-    def _ship_kernel(self, value: Any) -> tuple:
-        if value.fn.__module__.startswith("triton."):
-            return "attr", value.fn.__module__, value.fn.__name__
-        return "piece", self.add(value.fn)
+    def _ship_function(self, value: Any, decorator: str) -> tuple:
+        home = value.fn.__module__
+        if home.partition(".")[0] == "triton":
+            return "attr", home, value.fn.__name__
+        return "piece", self.add(value.fn, decorator)
 
 
 def _lines(fn: FunctionType) -> tuple[list[str], int]:
@@ -135,6 +154,8 @@ def _lines(fn: FunctionType) -> tuple[list[str], int]:
     try:
         return inspect.getsourcelines(fn)
     except (OSError, TypeError) as error:
+        if found := lines_in_a_cell(fn.__name__):
+            return found
         message = f"The source of `{fn.__name__}` cannot be found: define it in a notebook cell or a file."
         raise BadInput(message) from error
 

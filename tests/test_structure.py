@@ -188,9 +188,10 @@ def test_the_readmes_captions_name_files():
 
 
 def test_the_tests_mirror_the_house():
-    """tests/engine/ guards aiinfra/engine/, tests/puzzles/judge/ puzzles/judge/; pages and data are free."""
+    """tests/engine/ guards aiinfra/engine/, tests/puzzles/judge/ puzzles/judge/; pages and data are free, and
+    so are the right answers that the judge must accept."""
     folders = {path.parent.relative_to(ROOT / "tests").as_posix() for path in files("tests")}
-    mirrors = folders - {".", "pages", "data"}
+    mirrors = folders - {".", "pages", "data", "puzzles/accepted"}
     alone = [name for name in mirrors if not (PACKAGE / name).is_dir() and not (ROOT / name).is_dir()]
     say("A folder of tests has its folder in the house.", alone)
     loose = [name for name in mirrors if not (ROOT / "tests" / name / "__init__.py").exists()]

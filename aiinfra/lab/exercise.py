@@ -20,10 +20,12 @@ from typing import Any
 import torch
 
 import aiinfra
-from aiinfra.errors import nearest_name
+from aiinfra.errors import nearest_name, plural
+from aiinfra.lab.difference import Difference, relation, where
 
 
 _MOST_SHOWN = 4                          # values of a tensor in a message
+_MANY = 6                                # values in which a pattern can be seen
 
 
 class Wrong(Exception):
@@ -77,8 +79,13 @@ def close(got: Any, want: Any, what: str, rtol: float = 1e-5, atol: float = 1e-8
         raise Wrong(f"{what}: shape {list(mine.shape)}, but {list(right.shape)} is wanted.")
     if _is_finite(right) and not _is_finite(mine):
         raise Wrong(f"{what}: {_show(mine)} is not finite; {_show(right)} is wanted.")
-    if not torch.allclose(mine, right, rtol=rtol, atol=atol, equal_nan=True):
-        raise Wrong(f"{what}: you have {_show(mine)}; {_show(right)} is wanted.")
+    wrong = ~torch.isclose(mine, right, rtol=rtol, atol=atol, equal_nan=True)
+    if wrong.any():
+        first = int(wrong.flatten().nonzero()[0])
+        shown = f"you have {_show(mine, first)}; {_show(right, first)} is wanted"
+        allowed = atol + rtol * right.abs()
+        seen = _seen(Difference(got=mine, right=right, wrong=wrong, allowed=allowed))
+        raise Wrong(f"{what}: {shown}{seen}.")
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:
@@ -95,10 +102,23 @@ def _tensor(value: Any, what: str) -> torch.Tensor:
         raise Wrong(f"{what}: a {type(value).__name__} cannot be read as numbers.") from None
 
 
-def _show(tensor: torch.Tensor) -> str:
-    """The value of a number; the first values of anything larger."""
-    values = [f"{value:.6g}" for value in tensor.flatten()[:_MOST_SHOWN].tolist()]
-    if tensor.numel() > _MOST_SHOWN:
+def _seen(difference: Difference) -> str:
+    """Which values differ and how, where there are so many that it can be seen."""
+    wrong = difference.wrong
+    if wrong.numel() < _MANY or not _is_finite(difference.mine) or not _is_finite(difference.wanted):
+        return ""
+    differ = f"{int(wrong.sum())} of {plural(wrong.numel(), 'value')} differ"
+    return ". " + "; ".join(filter(None, (differ, where(difference), relation(difference).seen)))
+
+
+def _show(tensor: torch.Tensor, first: int = 0) -> str:
+    """The value of a number; of anything larger a few values, from one that differs on."""
+    if tensor.numel() <= _MOST_SHOWN:
+        first = 0
+    values = [f"{value:.6g}" for value in tensor.flatten()[first:first + _MOST_SHOWN].tolist()]
+    if first:
+        values.insert(0, "…")
+    if tensor.numel() > first + _MOST_SHOWN:
         values.append("…")
     text = ", ".join(values)
     return text if tensor.ndim == 0 else f"[{text}]"

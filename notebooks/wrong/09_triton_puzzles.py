@@ -14,7 +14,7 @@ def add_constant(x_ptr, z_ptr, c, BLOCK: tl.constexpr):
 
 check("09.add_constant", add_constant)
 
-# %% 09.add_constant | times the answer
+# %% 09.add_constant | times what is right
 @triton.jit
 def add_constant(x_ptr, z_ptr, c, BLOCK: tl.constexpr):
     offsets = tl.arange(0, BLOCK)

@@ -12,6 +12,7 @@
     races.py      two programs, one element
     launch.py     what a kernel is launched with
     values.py     the outputs against the answer; tolerance.py says how far float32 may be from float64
+    facts.py      what is known about a case that failed, and what is new in it
     explain.py    an exception as a line of the reader's kernel
     verdict.py    the data that comes back
 

@@ -57,6 +57,10 @@ class Tracer:
         self.findings: list[Finding] = []
         # (file, line) -> masked lanes that were loaded without other=
         self.unguarded: Counter[tuple[str, int]] = Counter()
+        # the same with other=, and what it was: (file, line) -> {0.0}
+        self.guarded: dict[tuple[str, int], set[float]] = {}
+        # lines on which Python asked a block for one truth value
+        self.tested_blocks: list[tuple[str, int]] = []
         self.uses = {region.name: _unused(region) for region in memory.regions}
         self.used_tf32 = False
         self._reported: set[tuple] = set()

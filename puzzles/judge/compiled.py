@@ -8,6 +8,7 @@ never saw TRITON_INTERPRET: a kernel is one or the other from its decorator on. 
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,7 +21,6 @@ from puzzles.source import Piece
 from puzzles.tensors import Number
 
 TARGETS = (80, 90, 100)          # A100; H100, H200, H20; B200
-_MOST_SAID = 300
 _POINTERS = {
     torch.float32: "*fp32",
     torch.float16: "*fp16",
@@ -68,27 +68,4 @@ def _types(puzzle: Puzzle) -> dict[str, str]:
 def _refused(error: Exception, files: Mapping[str, Piece], target: int) -> Finding:
     """The finding for a kernel that the compiler does not accept."""
     found = explain(error, files)
-    line, code = found.line, found.code
-    if line is None:
-        line, code = _line_of(error, files)
-    said = [text.strip() for text in str(error).splitlines() if text.strip()] or ["no message"]
-    return Finding(
-        kind="does_not_compile",
-        message=f"for sm_{target}: {type(error).__name__}: {said[-1][:_MOST_SAID]}",
-        look_at=found.look_at,
-        line=line,
-        code=code,
-    )
-
-
-def _line_of(error: Exception, files: Mapping[str, Piece]) -> tuple[int | None, str]:
-    """Where in the reader's text: Triton's CompilationError carries the source and the syntax node."""
-    node, source = getattr(error, "node", None), getattr(error, "src", None)
-    if node is None or not source:
-        return None, ""
-    code = source.splitlines()[node.lineno - 1].strip()
-    for piece in files.values():
-        for number, text in enumerate(piece.text.splitlines(), 1):
-            if text.strip() == code:
-                return number, code
-    return None, code
+    return replace(found, kind="does_not_compile", message=f"for sm_{target}: {found.message}")

@@ -22,19 +22,21 @@ from puzzles.judge.accesses import StopKernel, Tracer
 
 _TF32_HALF = np.uint32(0x1000)              # half a unit in the last of the 10 bits that TF32 keeps
 _TF32_KEPT = np.uint32(0xFFFFE000)
+Instead = tuple[tuple[str, int], float]      # ((file, line), value)
 
 
 @contextmanager
-def watching(tracer: Tracer, poison: float) -> Iterator[None]:
-    """Put the hooks into Triton's interpreter, and take them out again. `poison` is what masked lanes hold.
+def watching(tracer: Tracer, poison: float, instead: Instead | None = None) -> Iterator[None]:
+    """Put the hooks into Triton's interpreter, and take them out again. `poison` is what masked lanes hold;
+    `instead` names a line and what masked lanes hold there, whatever its other= says.
     """
     from triton.runtime import interpreter
     builder = interpreter.interpreter_builder
     patch = interpreter._patch_lang_tensor
-    hooks = _Hooks(tracer, poison, interpreter)
+    hooks = _Hooks(tracer=tracer, poison=poison, interpreter=interpreter, instead=instead)
     for name, hook in hooks.methods.items():
         setattr(builder, name, hook)
-    interpreter._patch_lang_tensor = _mended(patch)
+    interpreter._patch_lang_tensor = _mended(patch, tracer)
     try:
         yield
     finally:
@@ -48,10 +50,11 @@ class _Hooks:
     in .data.
     """
 
-    def __init__(self, tracer: Tracer, poison: float, interpreter: ModuleType):
+    def __init__(self, tracer: Tracer, poison: float, interpreter: ModuleType, instead: Instead | None):
         self._tracer = tracer
         self._poison = poison
         self._interpreter = interpreter
+        self._instead = instead
         self.methods: dict[str, Callable] = {
             "set_grid_idx": self._next_program,
             "create_masked_load": self._load,
@@ -66,7 +69,7 @@ class _Hooks:
     def _next_program(self, *_: int) -> None:
         self._real["set_grid_idx"](*self._tracer.next_program())
 
-    def _load(self, pointers, mask, other, *rest):
+    def _load(self, pointers, mask, other, *rest, **options):
         mask = _as_handle(mask, pointers)
         legal = self._tracer.visit("read", pointers, mask)
         if other is None:
@@ -74,7 +77,9 @@ class _Hooks:
             cut_off = int((~mask.data).sum())
             if cut_off:
                 self._tracer.unguarded[self._tracer.line()] += cut_off
-        return self._real["create_masked_load"](pointers, _with(mask, legal), other, *rest)
+        elif not mask.data.all():
+            other = self._guarded(other, mask)
+        return self._real["create_masked_load"](pointers, _with(mask, legal), other, *rest, **options)
 
     def _store(self, pointers, values, mask, *rest):
         mask = _as_handle(mask, pointers)
@@ -99,6 +104,17 @@ class _Hooks:
             a = type(a)(_tf32(a.data), a.dtype)
             b = type(b)(_tf32(b.data), b.dtype)
         return self._real["create_dot"](a, b, accumulator, precision, *rest)
+
+    def _guarded(self, other: Any, mask: Any) -> Any:
+        """What masked lanes load: `other`, unless something else is tried on this line."""
+        line = self._tracer.line()
+        if other.data.dtype.kind != "f":
+            return other
+        values = np.broadcast_to(other.data, mask.data.shape)[~mask.data]
+        self._tracer.guarded.setdefault(line, set()).update(values[:1].tolist())
+        if self._instead is None or self._instead[0] != line:
+            return other
+        return type(other)(np.full_like(other.data, self._instead[1]), other.dtype)
 
     def _poisoned(self, pointers: Any) -> Any:
         """A handle full of what a masked lane without `other=` may hold."""
@@ -136,11 +152,21 @@ def _as_handle(mask: Any, pointers: Any) -> Any:
     return mask
 
 
-def _mended(patch: Callable) -> Callable:
-    """Triton 3.6 makes a loop bound of an array with one element by int(), which NumPy 2.4 refuses."""
+def _mended(patch: Callable, tracer: Tracer) -> Callable:
+    """Triton 3.6 makes a loop bound of an array with one element by int(), which NumPy 2.4 refuses; and all
+    versions call a block true, where a compiler refuses it.
+    """
+    def truth(tensor):
+        values = tensor.handle.data
+        if values.size == 1:
+            return bool(values.item())
+        tracer.tested_blocks.append(tracer.line())
+        return True
+
     def patch_and_mend(tensor, scope):
         patch(tensor, scope)
         scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+        scope.set_attr(tensor, "__bool__", truth)
     return patch_and_mend
 
 

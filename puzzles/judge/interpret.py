@@ -8,9 +8,12 @@ smallest failure. Runs in the worker process only. Taught in notebook 09.
 
 import ast
 import math
+import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -19,9 +22,11 @@ import torch
 from aiinfra.errors import plural
 from puzzles.judge.accesses import StopKernel, Tracer
 from puzzles.judge.explain import explain, root_cause
-from puzzles.judge.hooks import watching
+from puzzles.judge.facts import facts
+from puzzles.judge.hooks import Instead, watching
 from puzzles.judge.launch import fresh_outputs, launch_arguments, lay_out, same_bits
 from puzzles.judge.memory import Memory
+from puzzles.judge.tolerance import error_ratio
 from puzzles.judge.values import compare
 from puzzles.judge.verdict import Finding, HeatMap, Traffic, Verdict, rejected
 from puzzles.puzzle import Case, Expected, Puzzle
@@ -29,6 +34,8 @@ from puzzles.source import Piece
 from puzzles.tensors import evaluate
 
 _STORING = ("store", "atomic", "scatter")
+_OTHERS = (-math.inf, 0.0, math.inf)         # what lanes that must not count may hold
+_SECONDS_TO_TRY = 1.5
 
 
 def judge(puzzle: Puzzle, kernel: Any, files: dict[str, Piece], seed: int,
@@ -39,8 +46,17 @@ def judge(puzzle: Puzzle, kernel: Any, files: dict[str, Piece], seed: int,
         return rejected(puzzle.name, [bad], seed=seed)
     done: list[tuple[str, bool]] = []
     traffic: tuple[Traffic, ...] = ()
-    for i, case in enumerate(puzzle.cases_of(seed)):
-        launch = _Launch(puzzle=puzzle, case=case, kernel=kernel, files=files, seed=seed + i, grid=grids[i])
+    cases = puzzle.cases_of(seed)
+    for i, case in enumerate(cases):
+        launch = _Launch(
+            puzzle=puzzle,
+            case=case,
+            passed=cases[:i],
+            kernel=kernel,
+            files=files,
+            grid=grids[i],
+            seed=seed + i,
+        )
         seen = launch.run()
         done.append((str(case), not seen.findings))
         if seen.findings:
@@ -89,6 +105,7 @@ class _Launch:
 
     puzzle: Puzzle
     case: Case
+    passed: tuple[Case, ...]             # before this one
     kernel: Any
     files: dict[str, Piece]
     grid: tuple[int, ...]
@@ -112,18 +129,21 @@ class _Launch:
             return _Seen([Finding("not_solved", "the kernel has no tl.store yet")], traffic)
         findings = [*self._changed(run.memory)]
         heats = []
+        known = facts(self.puzzle, self.case, self.passed)
         for name, expected in self.answers.items():
-            wrong, heat = compare(run.memory[name], expected, run.tracer)
+            wrong, heat = compare(run.memory[name], expected, run.tracer, known)
             findings += wrong
             if heat:
                 heats.append(heat)
         findings = self._blame_masked_lanes(findings, run)
+        findings = self._blame_other(findings, run)
         findings += _over_budget(traffic)
         findings = self._about_the_grid(findings)
         return _Seen(findings, traffic, heats[0] if heats else None)
 
-    def _execute(self, poison: float) -> _Run:
-        """Launch once, watched; `poison` is what masked lanes hold."""
+    def _execute(self, poison: float, instead: Instead | None = None) -> _Run:
+        """Launch once, watched; `poison` is what masked lanes hold, and `instead` what those of one line do.
+        """
         tensors = self.inputs | fresh_outputs(self.puzzle, self.case, self.inputs, self.seed)
         in_order = {name: tensors[name] for name in self.puzzle.tensors}
         memory = Memory(in_order, set(self.puzzle.outputs))
@@ -132,7 +152,8 @@ class _Launch:
         arguments = launch_arguments(self.puzzle, self.case, watched)
         error = None
         try:
-            with watching(tracer, poison), np.errstate(all="ignore"):
+            with watching(tracer, poison, instead), np.errstate(all="ignore"), warnings.catch_warnings():
+                warnings.simplefilter("ignore")      # Triton's own, which would read as the kernel's words
                 self.kernel[self.grid](**arguments)
         except Exception as raised:        # whatever the reader's kernel raises is a finding, not our failure
             if not isinstance(root_cause(raised), StopKernel):
@@ -165,6 +186,28 @@ class _Launch:
         )
         return [blame, *(finding for finding in findings if finding not in values)]
 
+    def _blame_other(self, findings: list[Finding], run: _Run) -> list[Finding]:
+        """If the answer comes out right with another other= in one load, this is the cause."""
+        if not any(finding.kind == "wrong_value" for finding in findings):
+            return findings
+        enough = time.monotonic() + _SECONDS_TO_TRY
+        for (line, given), value in product(run.tracer.guarded.items(), _OTHERS):
+            if time.monotonic() > enough:
+                break
+            if value not in given and self._is_right((line, value)):
+                look = (f"other= in line {line[1]}: lanes that the mask cuts off count as "
+                        f"{given.pop():g} there; with {value:g} in their place, this case is right")
+                return [_with_look(finding, "wrong_value", look) for finding in findings]
+        return findings
+
+    def _is_right(self, instead: Instead) -> bool:
+        """Whether the outputs are right if masked lanes of one line hold something else."""
+        again = self._execute(math.nan, instead)
+        if again.findings:
+            return False
+        ratios = [error_ratio(again.memory[name].tensor, expected) for name, expected in self.answers.items()]
+        return all((ratio <= 1).all() for ratio in ratios)
+
     def _differs(self, memory: Memory, poison: float) -> bool:
         """Whether the outputs change if masked lanes hold something else."""
         again = self._execute(poison).memory
@@ -184,15 +227,16 @@ class _Launch:
         if launched == enough:
             return findings
         advice = f"{text}. Did the grid round down? triton.cdiv rounds up"
-        return [_advised(finding, advice) for finding in findings]
+        return [_with_look(finding, "not_written", advice) for finding in findings]
 
     def _budgets(self) -> dict[str, int]:
         return {name: int(evaluate(text, self.case.sizes)) for name, text in self.puzzle.budget.items()}
 
 
-def _advised(finding: Finding, advice: str) -> Finding:
-    if finding.kind == "not_written":
-        return replace(finding, look_at=advice)
+def _with_look(finding: Finding, kind: str, look_at: str) -> Finding:
+    """The finding with other advice, if it is of this kind."""
+    if finding.kind == kind:
+        return replace(finding, look_at=look_at)
     return finding
 
 

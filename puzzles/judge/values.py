@@ -1,6 +1,7 @@
 """The outputs against the answer: which elements differ, by how much, and who wrote them."""
 
 import ast
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,9 @@ import numpy as np
 import torch
 
 from aiinfra.errors import plural
+from aiinfra.lab.difference import Difference, relation, where
 from puzzles.judge.accesses import Tracer, Use, show
+from puzzles.judge.facts import Facts
 from puzzles.judge.memory import Region
 from puzzles.judge.tolerance import allowed_error, error_ratio
 from puzzles.judge.verdict import Finding, HeatMap
@@ -22,9 +25,10 @@ _WHERE_NAN_ARISES = "where it arises: exp(89) is too much for float32; 0 / 0 and
 _ABOUT_TF32 = "input_precision='ieee' in tl.dot: without it, float32 is rounded to TF32's 10 bits"
 
 
-def compare(region: Region, expected: Expected, tracer: Tracer) -> tuple[list[Finding], HeatMap | None]:
+def compare(region: Region, expected: Expected, tracer: Tracer,
+            facts: Facts = Facts()) -> tuple[list[Finding], HeatMap | None]:
     """Judge one output: every element written that must be, no other, and all of them right."""
-    output = _Output(region, expected, tracer)
+    output = _Output(region=region, expected=expected, tracer=tracer, facts=facts)
     written = torch.from_numpy(output.use.races.written()).view(region.tensor.shape)
     must = expected.written
     if must is None:
@@ -48,6 +52,7 @@ class _Output:
     region: Region
     expected: Expected
     tracer: Tracer
+    facts: Facts
 
     @property
     def use(self) -> Use:
@@ -91,14 +96,30 @@ class _Output:
         first = _first(wrong)
         tensor, value = self.region.tensor, self.expected.value
         infinite = wrong & value.isfinite() & (tensor.isnan() | tensor.isposinf())
-        kind, look = "wrong_value", self._where_to_look(wrong)
-        if infinite.any():
-            kind, look = "not_finite", _WHERE_NAN_ARISES
-        elif self.tracer.used_tf32:
-            look = _ABOUT_TF32
+        difference = self._difference(wrong)
+        seen = [where(difference)]
+        kind, look = "not_finite", _WHERE_NAN_ARISES
+        if not infinite.any():
+            related = relation(difference)
+            seen.append(related.seen)
+            kind, look = "wrong_value", self._known_cause() or related.look_at
         text = f"{self._got_and_right(first)}. {int(wrong.sum())} of {wrong.numel()} elements differ"
-        text += f", written by {self._writers(wrong)}{self._pattern(wrong)}"
+        text = "; ".join([f"{text}, written by {self._writers(wrong)}", *filter(None, seen)])
+        if self.facts.new:
+            look += f". New in this case, after others that passed: {self.facts.new}"
         return Finding(kind, text, look, **self._store_line(first))
+
+    def _difference(self, wrong: torch.Tensor) -> Difference:
+        tensor = self.region.tensor
+        return Difference(
+            got=tensor.double(),
+            right=self.expected.value.double(),
+            wrong=wrong,
+            allowed=allowed_error(self.expected, tensor.dtype),
+            axes=self.facts.axes.get(self.region.name, ()),
+            numbers=self.facts.numbers,
+            blocks=self.facts.blocks,
+        )
 
     def _got_and_right(self, element: int) -> str:
         got = self.region.tensor.flatten()[element].item()
@@ -109,38 +130,20 @@ class _Output:
             text += f" (rounding may explain {allowed:.1g})"
         return text
 
-    def _pattern(self, wrong: torch.Tensor) -> str:
-        """A common factor or a common offset says more than numbers."""
-        got = self.region.tensor[wrong].double()
-        right = self.expected.value[wrong].double()
-        if len(got) < 3 or not torch.isfinite(got).all():
-            return ""
-        factor, offset = got / right, got - right
-        if (right != 0).all() and _is_constant(factor):
-            return f"; all are {factor.mean():.4g} times the answer"
-        if _is_constant(offset):
-            return f"; all are off by {offset.mean():.4g}"
-        return ""
-
-    def _where_to_look(self, wrong: torch.Tensor) -> str:
-        """If whole columns are right and then none is, the walk or its mask goes wrong at that column."""
-        width = wrong.shape[-1] if wrong.dim() else 1
-        columns = wrong.reshape(-1, width).any(0)
-        first = _first(columns)
-        if first > 1 and columns[first:].all():
-            return f"what changes at column {first}: all before it is right, nothing from there on is"
-        return self._python_on_blocks() or "the formula, one step at a time, for the element named above"
+    def _known_cause(self) -> str:
+        """What the launch has shown already, or ""."""
+        if self.tracer.used_tf32:
+            return _ABOUT_TF32
+        return self._python_on_blocks()
 
     def _python_on_blocks(self) -> str:
         """Python's max, if, and, or see one truth value where a block has many; the interpreter lets them
         pass.
         """
-        for piece in self.tracer.files.values():
-            for node in ast.walk(ast.parse(piece.text)):
-                word = _single_number_word(node)
-                if word:
-                    what = f"Python's {word} works on single numbers, not on blocks"
-                    return f"line {node.lineno}: {what}; {_FOR_BLOCKS}"
+        for file, line in self.tracer.tested_blocks:
+            for word in _single_number_words(self.tracer.files[file].text, line):
+                what = f"Python's {word} works on single numbers, not on blocks"
+                return f"line {line}: {what}; {_FOR_BLOCKS}"
         return ""
 
     def _writer(self, element: int) -> str:
@@ -172,9 +175,17 @@ def _first(mask: torch.Tensor) -> int:
     return int(mask.flatten().nonzero()[0])
 
 
-def _is_constant(values: torch.Tensor) -> bool:
-    sizes = values.abs()
-    return bool(sizes.min() > 1e-6 and values.std() <= 1e-4 * sizes.mean())
+def _single_number_words(text: str, line: int) -> Iterator[str]:
+    """The words on a line of a text that ask for one truth value."""
+    for node in ast.walk(ast.parse(text)):
+        word = _single_number_word(node)
+        if word and node.lineno <= line <= _last_line(node):
+            yield word
+
+
+def _last_line(node: ast.AST) -> int:
+    """The last line on which a node asks: of `if`, its condition's."""
+    return getattr(node, "test", node).end_lineno
 
 
 def _single_number_word(node: ast.AST) -> str:
@@ -187,6 +198,10 @@ def _single_number_word(node: ast.AST) -> str:
             return "`or`"
         case ast.If() | ast.IfExp():
             return "`if`"
+        case ast.While():
+            return "`while`"
+        case ast.UnaryOp(op=ast.Not()):
+            return "`not`"
     return ""
 
 

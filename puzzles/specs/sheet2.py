@@ -76,7 +76,9 @@ def online_softmax(x: f32("N", "M"), N: Size, M: Size, BLOCK: BlockSize):
     Program n on axis 0 owns row n and may load each element of x at most twice: one walk for maximum and sum
     together, one to write. Values may be so large that exp(x) overflows. Lanes past M are masked.
     """
-    return dict(z=Expected(torch.softmax(x, 1), terms=M, amplified=_EXP))
+    # exp(x - lse) is a softmax, too: a large lse is rounded, and exp makes of it a relative error.
+    rounded = int(2 * torch.logsumexp(x, 1).abs().max())
+    return dict(z=Expected(torch.softmax(x, 1), terms=M, amplified=_EXP + rounded))
 
 
 def _plain_weight(tensors, sizes, rng):

@@ -33,7 +33,11 @@ def _product(a: torch.Tensor, b: torch.Tensor, **more) -> Expected:
     ],
     big=case(M=2048, N=2040, K=2047, BLOCK_M=32, BLOCK_N=32, BLOCK_K=32),
     flops="2 * M * N * K",
-    budget=dict(a="M * K * cdiv(N, BLOCK_N)", b="K * N * cdiv(M, BLOCK_M)"),
+    # Whole blocks: rows that wrap around, as in Triton's own tutorial, do in place of a mask.
+    budget=dict(
+        a="BLOCK_M * cdiv(M, BLOCK_M) * K * cdiv(N, BLOCK_N)",
+        b="BLOCK_N * cdiv(N, BLOCK_N) * K * cdiv(M, BLOCK_M)",
+    ),
     picture=(*_AB, panel("c", 3, 4, own=[(1, 2)], ragged="rc", labels=("M", "N"))),
     hints=(
         "A tile of c needs a band of rows of a and a band of columns of b. Walk along K with one tile of "

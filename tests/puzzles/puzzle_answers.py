@@ -93,3 +93,29 @@ def tiled_outer_sum(x_ptr, y_ptr, z_ptr, N, M, BLOCK_N: tl.constexpr, BLOCK_M: t
 
 def plain(x_ptr, z_ptr, c, BLOCK):
     return None
+
+
+@triton.constexpr_function
+def following(n):
+    return n + 1
+
+
+@triton.constexpr_function
+def one_more(n):
+    return following(n)
+
+
+@triton.jit
+def with_constexpr_function(x_ptr, z_ptr, c, BLOCK: tl.constexpr):
+    NEXT: tl.constexpr = one_more(BLOCK)
+    offsets = tl.arange(0, triton.next_power_of_2(NEXT - 1))
+    tl.store(z_ptr + offsets, tl.load(x_ptr + offsets) + c)
+
+
+@triton.autotune(configs=[triton.Config({"BLOCK": 64}), triton.Config({"BLOCK": 128})], key=["N"])
+@triton.heuristics({"num_warps": lambda args: 4})
+@triton.jit
+def tuned(x_ptr, z_ptr, N, c, BLOCK: tl.constexpr):
+    offsets = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    x = tl.load(x_ptr + offsets, mask=offsets < N)
+    tl.store(z_ptr + offsets, x + c, mask=offsets < N)

@@ -44,6 +44,14 @@ def test_a_solution_passes_with_its_figures_and_lands_on_the_board():
 
 def test_helpers_and_constants_come_along():
     assert check("add_constant", answers.with_helper).passed
+    assert check("add_constant", answers.with_constexpr_function).passed
+
+
+def test_a_tuned_kernel_is_judged_with_the_judges_blocks(tmp_path):
+    assert check("add_blocks", answers.tuned).passed
+    mine = tmp_path / "mine.py"
+    mine.write_text(Path(answers.__file__).read_text().replace("def tuned(", "def add_blocks("))
+    assert main(["check", str(mine), "add_blocks"]) == 0
 
 
 def test_a_stub_is_not_solved_yet_and_not_a_try():

@@ -27,6 +27,14 @@ def zero(x, N):
     return dict(z=0 * x)
 
 
+def largest(x, N):
+    return dict(z=x.amax(0, keepdim=True))
+
+
+def all_negative(tensors, sizes, rng):
+    return dict(x=-tensors["x"].abs())
+
+
 def count(x, N):
     return dict(z=torch.arange(N))
 

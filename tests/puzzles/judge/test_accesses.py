@@ -50,6 +50,27 @@ def test_block_pointers_are_watched_too(workers):
     assert probe(workers, unchecked).kinds[0] == "out_of_bounds_read"
 
 
+def test_tensor_descriptors_are_watched_too(workers):
+    good = ("p = tl.make_tensor_descriptor(x_ptr, [N], [1], [16])\n"
+            "o = tl.make_tensor_descriptor(z_ptr, [N], [1], [16])\n"
+            "o.store([0], p.load([0]))")
+    assert probe(workers, good).passed
+    outside = probe(workers, good.replace("x_ptr, [N]", "x_ptr, [N + 4]"))
+    assert outside.kinds[0] == "out_of_bounds_read" and "p.load([0])" in outside.findings[0].code
+    twice = probe(workers, good + "\no.store([0], p.load([0]))")
+    assert twice.kinds == ("traffic",)
+
+
+def test_scalars_are_loaded_with_masks_and_without(workers):
+    for load in ("tl.load(x_ptr + n, mask=n < N, other=0.0)", "tl.load(x_ptr + n, n < N, 0)",
+                 "tl.load(x_ptr + n, mask=True, other=0.0)", "tl.load(x_ptr + n, mask=n >= 0)",
+                 "tl.load(x_ptr + tl.max(tl.full([4], n, tl.int32), 0), mask=n < N, other=0.0)"):
+        for rows in ("range(N)", "range(0, N + 3)"):
+            body = f"for n in {rows}:\n    tl.store(z_ptr + n, {load}, mask=n < N)"
+            if rows == "range(N)" or "n < N" in load:
+                assert probe(workers, body).passed, (load, rows)
+
+
 def test_stores_count_as_traffic_and_never_lower_the_score(workers):
     once = OFFSETS + "tl.store(z_ptr + i, tl.load(x_ptr + i))"
     good, twice = probe(workers, once), probe(workers, once + "\ntl.store(z_ptr + i, tl.load(x_ptr + i))")
