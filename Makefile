@@ -5,7 +5,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-# JupyterLab's own settings for the workbook: it keeps sliders as they were left.
+# JupyterLab's own settings for the workbook: it keeps sliders as they were left, and asks nobody about news.
 SETTINGS := $(VENV)/etc/jupyter/labconfig
 READY  := $(VENV)/.ready
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check
@@ -51,7 +51,7 @@ lab: setup      ## open the workbook in JupyterLab
 	@$(BIN)/python -m aiinfra info
 	@$(BIN)/python -m aiinfra.lab.copies lay
 	@mkdir -p $(SETTINGS) && cp aiinfra/lab/jupyterlab.json $(SETTINGS)/default_setting_overrides.json
-	@$(BIN)/python -m jupyterlab $(LAB_ARGS) --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/work/$(FIRST) --LabApp.news_url=None
+	@$(BIN)/python -m jupyterlab $(LAB_ARGS) --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/work/$(FIRST)
 
 update:         ## fetch what is new, and bring your own copies in work/ on; what you wrote stays
 	@git pull --ff-only

@@ -109,7 +109,10 @@ def _from_before(name: str) -> dict:
     """The record in the place and the form of before: puzzles/<name>.json with {"solved": date or null,
     "tries": n}.
     """
-    old = store.read_file(data_dir() / "puzzles" / f"{name}.json")
+    try:
+        old = store.read_file(data_dir() / "puzzles" / f"{name}.json")
+    except OSError:                                       # an account without a home folder
+        return {}
     if not old.get("tries"):
         return {}
     solved = old.get("solved")

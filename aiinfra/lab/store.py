@@ -29,7 +29,10 @@ def path(kind: str, name: str) -> Path:
 
 def read(kind: str, name: str) -> dict:
     """The record, or {} if there is none that can be read."""
-    return read_file(path(kind, name))
+    try:
+        return read_file(path(kind, name))
+    except OSError:                       # an account without a home folder; `write` says so
+        return {}
 
 
 def read_file(file: Path) -> dict:
@@ -45,7 +48,10 @@ def read_file(file: Path) -> dict:
 
 def write(kind: str, name: str, record: dict) -> str:
     """Keep the record, atomically. Returns "" or, if the folder cannot be written, why not."""
-    target = path(kind, name)
+    try:
+        target = path(kind, name)
+    except OSError as error:
+        return f"Not saved: {error}"
     try:
         files.write_text(target, json.dumps(record))
     except OSError as error:

@@ -23,3 +23,13 @@ def unwritable(tmp_path, monkeypatch):
     """A data folder that cannot be made: its parent is a file (holds for root, too)."""
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("AIINFRA_DATA", str(tmp_path / "file" / "data"))
+
+
+@pytest.fixture
+def homeless(monkeypatch):
+    """An account without a home folder, as some containers have, and no setting of where to keep records."""
+    def nowhere():
+        raise RuntimeError("Could not determine home directory.")
+    for name in ("AIINFRA_DATA", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("aiinfra.environment.Path.home", nowhere)

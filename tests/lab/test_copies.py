@@ -45,6 +45,22 @@ def test_copies_are_laid_once(workbook):
     assert sources(json.loads(mine.read_text())) == ["x = 3"]
 
 
+def test_an_update_keeps_the_sliders_as_they_were_left(workbook):
+    """JupyterLab keeps a widget's state in the page's metadata; what the page ships comes with the page."""
+    copies.lay(workbook)
+    mine = json.loads((workbook / "work/01_a.ipynb").read_text())
+    state = {"application/vnd.jupyter.widget-state+json": {"state": {"slider": {"value": 7}}}}
+    mine["metadata"] = {"widgets": state, "kernelspec": {"name": "mine"}}
+    write(workbook / "work/01_a.ipynb", mine)
+    shipped = book(cell("a", "x = ..."), cell("b", "print(x + 1)"))
+    shipped["metadata"] = {"kernelspec": {"name": "python3"}}
+    write(workbook / "notebooks/01_a.ipynb", shipped)
+    copies.update(workbook)
+    updated = json.loads((workbook / "work/01_a.ipynb").read_text())
+    assert updated["metadata"] == {"widgets": state, "kernelspec": {"name": "python3"}}
+    assert sources(updated) == ["x = ...", "print(x + 1)"]
+
+
 def test_an_update_keeps_what_was_written_and_brings_what_is_new(workbook):
     copies.lay(workbook)
     mine = workbook / "work/01_a.ipynb"

@@ -107,3 +107,12 @@ def test_a_sheet_opens(server):
 def test_the_first_page_is_what_the_address_opens(server):
     with ask(server, f"?token={TOKEN}") as page:
         assert page.url.split("?")[0].endswith("/lab/tree/work/00_your_machine.ipynb")
+
+
+def test_jupyterlab_keeps_sliders_and_asks_nobody_about_news(server):
+    """The workbook's settings have arrived as JupyterLab's defaults."""
+    def default(plugin, setting):
+        with ask(server, f"lab/api/settings/{plugin}") as answer:
+            return json.load(answer)["schema"]["properties"][setting]["default"]
+    assert default("@jupyterlab/apputils-extension:notification", "fetchNews") == "false"
+    assert default("@jupyter-widgets/jupyterlab-manager:plugin", "saveState") is True

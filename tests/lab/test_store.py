@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from aiinfra.lab import store
+from aiinfra.lab import predict, progress, store
 
 
 def test_what_is_written_is_read_and_replaced(data_folder):
@@ -35,6 +35,14 @@ def test_a_reader_never_sees_half_a_record():
 def test_an_unwritable_folder_is_reported(unwritable):
     assert "AIINFRA_DATA" in store.write("guesses", "01.rate", {"guess": 1.0})
     assert store.read("guesses", "01.rate") == {}
+
+
+def test_without_a_home_folder_it_is_said_and_nothing_stops(homeless):
+    said = store.write("guesses", "01.rate", {"guess": 1.0})
+    assert said.startswith("Not saved: this account has no home folder") and "Set AIINFRA_DATA" in said
+    assert store.read("guesses", "01.rate") == {} and progress().head.startswith("0 of ")
+    guess = predict("01.rate", question="how fast?", unit="steps", low=0, high=1, guess=0.5)
+    assert "Not saved" in guess.foot, "a guess is not lost without a word"
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", "a b", ".hidden"])
