@@ -179,7 +179,7 @@ def turn(turn):
             explain(got, _turn_mistakes(x, positions, theta), unless=want, rtol=1e-4)
             # Angles in float32 are as good as the model's own: 4,000 radians to 7 digits.
             close(got, want, "the turned x", rtol=1e-3, atol=2e-3)
-    return "Three tokens apart is three tokens apart: q·k has not changed 1,000 tokens later."
+    return "A turn is a multiplication by a complex number of size 1: in q·k only the distance is left."
 
 
 def _turn_mistakes(x: Tensor, positions: Tensor, theta: float) -> tuple[tuple[Tensor, str], ...]:
