@@ -45,6 +45,7 @@ class MemoryRecorder(TorchDispatchMode):
         self._phase = ""
         self._kinds: dict[int, str] = {}               # by number of the storage
         self._numbers: dict[int, int] = {}             # by id of a living storage
+        self._births: dict[int, tuple[int, int]] = {}  # moments before a living storage, and its bytes
         self._bytes: Counter[str] = Counter()
         self._made = 0
 
@@ -73,11 +74,20 @@ class MemoryRecorder(TorchDispatchMode):
             self._move(number, tensor.untyped_storage().nbytes(), kind)
 
     def mark_temporary(self, kind: str) -> None:
-        """Call everything that is temporary now, and still lives, `kind`."""
-        self._bytes[kind] += self._bytes.pop(TEMPORARY, 0)
+        """Call everything that is temporary now, and still lives, `kind`, from its birth on: only now is it
+        known that it was to stay."""
         for number, known in self._kinds.items():
             if known == TEMPORARY:
                 self._kinds[number] = kind
+                self._retell(number, kind)
+        self._bytes[kind] += self._bytes.pop(TEMPORARY, 0)
+
+    def _retell(self, number: int, kind: str) -> None:
+        """Correct the moments since a storage was born."""
+        birth, nbytes = self._births[number]
+        for moment in self.moments[birth:]:
+            moment.by_kind[TEMPORARY] -= nbytes
+            moment.by_kind[kind] = moment.by_kind.get(kind, 0) + nbytes
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -106,12 +116,14 @@ class MemoryRecorder(TorchDispatchMode):
             self._made += 1
             self._numbers[id(storage)] = self._made
             self._kinds[self._made] = TEMPORARY
+            self._births[self._made] = len(self.moments), storage.nbytes()
             self._bytes[TEMPORARY] += storage.nbytes()
             weakref.finalize(storage, self._free, id(storage), storage.nbytes())
         return self._numbers[id(storage)]
 
     def _free(self, identity: int, nbytes: int) -> None:
         number = self._numbers.pop(identity)
+        del self._births[number]
         self._bytes[self._kinds.pop(number)] -= nbytes
 
     def _move(self, number: int, nbytes: int, kind: str) -> None:

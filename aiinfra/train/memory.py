@@ -49,7 +49,7 @@ def _record_batch(model: Transformer, batch: MicroBatch, total: int, recorder: M
         with recorder.phase("loss"):
             loss = linear_cross_entropy(hidden, model.lm_head.weight, batch.targets, IGNORED, total=total)
             del hidden
-        recorder.mark_temporary("loss")
+    recorder.mark_temporary("loss")                    # without autocast's copy of the table, which has gone
     with recorder.phase("backward"):
         loss.backward()
 

@@ -155,6 +155,13 @@ def test_views_and_tied_weights_count_once() -> None:
         del z
         torch.zeros(1)
     assert recorder.moments[-1].by_kind == {"kept": 4000, "temporary": 4} and recorder.peak.nbytes == 8000
+    again = MemoryRecorder()
+    with again:
+        first, second = torch.zeros(10), torch.zeros(20)
+        again.mark_temporary("activations")              # of the moments before, too
+    told = [moment.by_kind.get("activations", 0) for moment in again.moments]
+    assert told == [40, 120] and [moment.nbytes for moment in again.moments] == told
+    assert first.nbytes + second.nbytes == 120
     model = tiny_model(**SIZES)
     weights = list(model.parameters())
     assert storage_bytes([*weights, model.lm_head.weight]) == sum(weight.nbytes for weight in weights)

@@ -1,6 +1,10 @@
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from aiinfra.train.data import PackedStream
 from aiinfra.train.loop import next_token_loss
@@ -62,3 +66,52 @@ def test_names_stay_and_a_policy_can_be_taken_back() -> None:
     assert "forward" not in model.layers[0].__dict__
     with pytest.raises(ValueError, match="policy 'blok' is not known. Did you mean 'block'"):
         recompute(model, "blok")
+
+
+class Dropping(nn.Module):
+    """A block that is linear in its weight, so that loss = weight · gradient holds if, and only if, both
+    passes threw the same dice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(32, 32, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.dropout(self.inner(x), 0.4)
+
+
+class OneBlock(nn.Module):
+    """What `recompute` asks of a model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([Dropping()])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers[0](x)
+
+
+def same_dice(model: OneBlock, run: Callable[[torch.Tensor], torch.Tensor]) -> bool:
+    loss = (run(torch.randn(16, 32)) * torch.linspace(0.5, 2, 32)).sum()
+    torch.rand(5)
+    loss.backward()
+    weight = model.layers[0].inner.weight
+    return torch.allclose(loss, (weight * weight.grad).sum(), rtol=1e-3)
+
+
+def test_other_dice_would_be_seen() -> None:
+    torch.manual_seed(0)
+    model = OneBlock()
+    block = model.layers[0]
+    block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+    assert not same_dice(model, model)
+
+
+@pytest.mark.compile
+@pytest.mark.parametrize("policy", POLICIES)
+def test_compiled_dropout_throws_the_same_dice_twice(policy: str) -> None:
+    """PyTorch's compiler has its own generator and its own plan of what to compute again."""
+    torch.manual_seed(0)
+    model = OneBlock()
+    recompute(model, policy)
+    assert same_dice(model, torch.compile(model.forward))

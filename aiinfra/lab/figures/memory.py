@@ -27,18 +27,19 @@ def draw_memory(ax: Axes, moments: Sequence[MemoryMoment], top: float | None = N
     top: the end of the axis in MB, so that figures can be compared. budget: a line, in bytes.
     """
     kinds = [kind for kind in KINDS if any(kind in moment.by_kind for moment in moments)]
-    rows = [[moment.by_kind.get(kind, 0) / 1e6 for moment in moments] for kind in kinds]
+    lasting = [*moments, moments[-1]]                # so that the last one has a width, too
+    rows = [[moment.by_kind.get(kind, 0) / 1e6 for moment in lasting] for kind in kinds]
     colours = [_COLOURS[kind] for kind in kinds]
-    ax.stackplot(range(len(moments)), rows, labels=kinds, colors=colours, step="post", lw=0)
+    ax.stackplot(range(len(lasting)), rows, labels=kinds, colors=colours, step="post", lw=0)
     highest = max(range(len(moments)), key=lambda i: moments[i].nbytes)
     peak = moments[highest].nbytes / 1e6
     top = top or 1.3 * peak
-    ax.plot(highest, peak, "v", color=style.MEASURED, ms=7)
-    ax.annotate(f"{peak:,.0f} MB", (highest, peak), (0, 8), textcoords="offset points", ha="center")
+    ax.plot(highest + 0.5, peak, "v", color=style.MEASURED, ms=7)
+    ax.annotate(f"{peak:,.0f} MB", (highest + 0.5, peak), (0, 8), textcoords="offset points", ha="center")
     if budget is not None:
         ax.axhline(budget / 1e6, color=style.BOUND, ls="--", lw=1)
     _name_phases(ax, moments, top)
-    ax.set(xlim=(0, len(moments) - 1), ylim=(0, top), xticks=[])
+    ax.set(xlim=(0, len(moments)), ylim=(0, top), xticks=[])
 
 
 def _name_phases(ax: Axes, moments: Sequence[MemoryMoment], top: float) -> None:
