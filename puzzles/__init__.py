@@ -16,12 +16,13 @@ The life of an answer, from `check("rope", kernel)` on:
  1. checking.py finds the puzzle (catalogue.py), and source.py takes the kernel out of the notebook as a
     KernelText: its own text, its helpers' and its constants.
  2. grid.py asks how many programs each case launches; what cannot be judged ends here, with one sentence.
- 3. The text goes as a Job (judge/job.py) to a warm process that interprets kernels (judge/process.py), and
-    that process forks.
- 4. The fork (judge/child.py) makes the kernel again from its text (rebuild.py); if it crashes or never ends,
-    only the fork is lost.
+ 3. The text goes to a warm process (judge/process.py, judge/service.py), which forks, and only then reads the
+    Job (judge/job.py) with the seed.
+ 4. The fork is the learner's process (judge/child.py): it makes the kernel again from its text (rebuild.py);
+    if it crashes or never ends, only the fork is lost. It holds no input and no answer (judge/runner.py).
  5. judge/interpret.py runs every case, small to large, in watched memory (judge/memory.py): each load, store
-    and atomic passes judge/hooks.py, and judge/accesses.py says whether it is legal or races.
+    and atomic comes out of the fork (judge/hooks.py, judge/memory_server.py), and judge/accesses.py says
+    whether it is legal or races.
  6. judge/values.py compares the outputs with the answer in float64, as far as rounding explains
     (judge/tolerance.py), and the Verdict (judge/verdict.py) goes back through the pipe.
  7. If it passed, a second process, which does not interpret, compiles the same text for three GPUs

@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 import torch
 
 from aiinfra.environment import triton_interpreted
+from aiinfra.lab import time_limit
 from puzzles import board
 from puzzles.answer_file import definitions, functions
 from puzzles.catalogue import PUZZLES, find
 from puzzles.grid import Grid, launch_grids
 from puzzles.judge.job import Job, Rejected
 from puzzles.judge.process import Worker, shared_worker
+from puzzles.judge.reach import reaching
 from puzzles.judge.verdict import Finding, Verdict, rejected
 from puzzles.puzzle import Puzzle
 from puzzles.render import ShownVerdict, show
@@ -46,9 +48,12 @@ def check(name: str, kernel: Any, grid: Any = None, *, seconds: float = 20.0,
         text = from_kernel(kernel)
         _require_usable(kernel)
         seed = fresh_seed() if seed is None else seed
-        grids = tuple(launch_grids(puzzle, grid, seed))
+        grids = tuple(time_limit.limited(lambda: launch_grids(puzzle, grid, seed), seconds=seconds))
     except BadInput as error:
         return show(rejected(str(name), [Finding("bad_input", str(error))]))
+    except time_limit.StillRunning:
+        message = f"your grid function was still running after {seconds:g} s and was stopped"
+        return show(rejected(str(name), [Finding("time_limit", message, "its loop: does it always end?")]))
     return _record(judge_text(puzzle, text, seconds=seconds, seed=seed, grids=grids))
 
 
@@ -100,6 +105,8 @@ def judge_text(puzzle: Puzzle, text: KernelText, *, seconds: float = 20.0, seed:
         seed=seed,
         grids=grids,
     )
+    if found := reaching(text):
+        return show(rejected(puzzle.name, [found], seed=seed))
     verdict = workers.interpreter.interpret(job)
     if verdict.passed and full:
         verdict = _on_gpus(verdict, job, workers.compiler)

@@ -62,6 +62,10 @@ def _value(how: tuple, built: list) -> Any:
             return built[index]
         case "value", value:
             return value
+        case "constexpr", inner:
+            return import_module("triton.language").constexpr(_value(inner, built))
+        case "dtype", name:
+            return import_module("triton.language").dtype(name)
         case "module", module:
             return import_module(module)
         case "attr", module, name:

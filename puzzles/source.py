@@ -1,7 +1,7 @@
 """Take a kernel out of a notebook: its text, its helpers' text, and the constants they use.
 
     notebook process                                 worker process
-    kernel ──► KernelText(pieces) ──── pickle ────►  rebuild.load(text) ──► the same kernel
+    kernel ──► KernelText(pieces) ── plain data ──►  rebuild.load(text) ──► the same kernel
 
 The kernel is judged in another process, so that an endless loop or a crash cannot hurt the
 notebook. Text travels, not the object: it is the one form that both Triton's interpreter and its
@@ -23,7 +23,6 @@ _KERNEL_TYPES = ("JITFunction", "InterpretedFunction")
 _CONSTEXPR_TYPES = ("ConstexprFunction",)
 _TUNERS = ("Autotuner", "Heuristics")
 _JIT, _CONSTEXPR = "jit", "constexpr_function"                  # how a function is decorated
-_LANGUAGE_VALUES = ("constexpr", "dtype")
 
 
 class BadInput(ValueError):
@@ -36,7 +35,7 @@ class Piece:
 
     name: str
     text: str                                       # padded: line n here is line n of the reader's cell
-    # name -> ("module", m) | ("attr", m, q) | ("value", v) | ("piece", i)
+    # name -> ("module", m) | ("attr", m, q) | ("value", v) | ("constexpr", way) | ("dtype", d) | ("piece", i)
     names: dict[str, tuple] | None = None
     decorator: str = _JIT                           # Triton's, which the worker puts on
 
@@ -105,20 +104,26 @@ class _Collector:
     def __init__(self) -> None:
         self.pieces: list[Piece] = []
         self._indices: dict[FunctionType, int] = {}
+        self._under_way: list[FunctionType] = []            # their helpers are being collected
 
     def add(self, fn: FunctionType, decorator: str = _JIT) -> int:
         """Append the pieces of `fn` after those of its helpers; return its index."""
+        if fn in self._under_way:
+            raise BadInput(f"`{fn.__name__}` calls itself: a kernel has no recursion. Write a loop.")
         if fn not in self._indices:
+            self._under_way.append(fn)
             piece = self._piece(fn, decorator)
             self._indices[fn] = len(self.pieces)
             self.pieces.append(piece)
+            self._under_way.remove(fn)
         return self._indices[fn]
 
     def _piece(self, fn: FunctionType, decorator: str) -> Piece:
         lines, first = _lines(fn)
-        node = ast.parse(textwrap.dedent("".join(lines))).body[0]
+        whole = textwrap.dedent("".join(map(_without_comment, lines)))
+        node = ast.parse(whole).body[0]
         decorators = node.lineno - 1                         # left out: the worker decorates
-        text = textwrap.dedent("".join(lines[decorators:]))
+        text = "".join(whole.splitlines(keepends=True)[decorators:])
         padding = "\n" * (first + decorators - 1)
         names = {name: self._ship(name, value, fn) for name, value in _used(fn, node).items()}
         return Piece(name=fn.__name__, text=padding + text, names=names, decorator=decorator)
@@ -134,8 +139,10 @@ class _Collector:
         home = getattr(value, "__module__", None) or ""
         if home.startswith("triton.") and hasattr(value, "__name__"):
             return "attr", home, getattr(value, "__qualname__", value.__name__)
-        if _is_constant(value) or _is_of_the_language(value, home):
+        if _is_constant(value):
             return "value", value
+        if home.startswith("triton.language") and _is_of_the_language(value):
+            return _plain(value)
         if isinstance(value, FunctionType):
             raise BadInput(f"`{fn.__name__}` calls `{name}`, a plain Python function: "
                            "put @triton.jit above its def, too.")
@@ -171,11 +178,32 @@ def _used(fn: FunctionType, node: ast.FunctionDef) -> dict[str, Any]:
     return {name: value for name, value in used.items() if getattr(builtins, name, None) is not value}
 
 
+def _without_comment(line: str) -> str:
+    """A line; one that is only a comment becomes empty, as it may stand left of the function's own margin."""
+    if line.lstrip().startswith("#"):
+        return "\n"
+    return line
+
+
 def _is_constant(value: Any) -> bool:
-    if isinstance(value, tuple):
+    """Whether `value` is plain data: by its exact type, as a subclass of int could bring code along."""
+    if type(value) is tuple:
         return all(map(_is_constant, value))
-    return value is None or isinstance(value, (bool, int, float, str))
+    return value is None or type(value) in (bool, int, float, str)
 
 
-def _is_of_the_language(value: Any, home: str) -> bool:
-    return home.startswith("triton.language") and type(value).__name__ in _LANGUAGE_VALUES
+def _is_of_the_language(value: Any) -> bool:
+    """A dtype, or a tl.constexpr of one or of plain data."""
+    if type(value).__name__ == "constexpr":
+        return _is_constant(value.value) or _is_of_the_language(value.value)
+    return type(value).__name__ == "dtype"
+
+
+def _plain(value: Any) -> tuple:
+    """How plain data, a dtype or a tl.constexpr travels."""
+    match type(value).__name__:
+        case "constexpr":
+            return "constexpr", _plain(value.value)
+        case "dtype":
+            return "dtype", str(value.name)
+    return "value", value

@@ -74,16 +74,48 @@ def build(case: dict, arch: int):
 
     Raises RuntimeError under TRITON_INTERPRET=1, where a kernel is a Python function.
     """
+    return triton.compile(_source(case), target=_target(arch), options=_options(case))
+
+
+def translate(case: dict, arch: int) -> str:
+    """The first step of `build`, which runs the kernel's own Python: to Triton's intermediate language."""
+    from triton._C.libtriton import ir
+    from triton.compiler.compiler import make_backend
+    source, target = _source(case), _target(arch)
+    backend = make_backend(target)
+    options = backend.parse_options(_options(case))
+    context = ir.context()
+    ir.load_dialects(context)
+    backend.load_dialects(context)
+    functions = backend.get_codegen_implementation(options)
+    module = source.make_ir(target, options, functions, backend.get_module_map(), context)
+    stages: dict = {}
+    backend.add_stages(stages, options, source.language)
+    return str(stages["ttir"](module, {}))
+
+
+def build_translated(file: Path, arch: int):
+    """The other steps of `build`, from a .ttir file with what `translate` says. Runs nobody's Python."""
+    return triton.compile(str(file), target=_target(arch), options=_options({}))
+
+
+def _source(case: dict):
     if triton_interpreted():
         raise RuntimeError("TRITON_INTERPRET=1: kernels are interpreted in this process and cannot be "
                            "compiled. Unset it before Triton is imported, or call compile_report().")
-    from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
     kernel, constexprs = case["kernel"], case["constexprs"]
     signature, attrs = _signature(kernel.arg_names, case["types"], constexprs)
-    source = ASTSource(kernel, signature, constexprs, attrs)
-    options = {"num_warps": case.get("num_warps", 4), "num_stages": case.get("num_stages", 3)}
-    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+    return ASTSource(kernel, signature, constexprs, attrs)
+
+
+def _target(arch: int):
+    from triton.backends.compiler import GPUTarget
+    return GPUTarget("cuda", arch, 32)
+
+
+def _options(case: dict) -> dict[str, int]:
+    return {"num_warps": case.get("num_warps", 4), "num_stages": case.get("num_stages", 3)}
 
 
 def _signature(names: list[str], types: dict[str, str], constexprs: dict) -> tuple[dict, dict]:

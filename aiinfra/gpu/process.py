@@ -3,6 +3,7 @@ may die.
 
     call(function, *arguments, interpret=False)   a fresh Python ──► function(*arguments) ──► its result
     start("module:function", interpret=True)      a fresh Python that talks through its two pipes
+    fork(work), end(child)                        a copy of this process, and the end of all that it started
     in_fork(work, seconds)                        a copy of this process ──► what it wrote until it ended
 
 Whether a Triton kernel is interpreted or compiled is settled when it is decorated, by TRITON_INTERPRET in
@@ -11,11 +12,13 @@ the only place that starts one for this reason, and the only one that forks. Not
 page that interprets.
 """
 
+import io
 import os
 import pickle
 import re
 import select
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -32,6 +35,9 @@ _ROOT = str(Path(__file__).parents[2])
 _START = ("import sys; sys.path[:0] = {path!r}; from importlib import import_module; "
           "import_module({module!r}).{name}()")
 _MOST_SAID = 2000                        # characters of a failed process's last words
+_LENGTH = struct.Struct("<Q")            # before each value in a pipe
+_LAST_SECONDS = 1.0                      # from the last word of a copy to its end
+_LOOK_SECONDS = 0.005                    # between two looks whether a process has ended
 
 
 class ChildFailed(RuntimeError):
@@ -58,7 +64,7 @@ def call(function: Callable, *arguments: Any, interpret: bool, **environment: st
     )
     if done.returncode:
         raise ChildFailed(done.returncode, _last_words(done.stderr.decode(errors="replace")))
-    return pickle.loads(done.stdout)
+    return receive(io.BytesIO(done.stdout))
 
 
 def start(program: str, interpret: bool, path: Iterable[str] = (), **environment: str) -> subprocess.Popen:
@@ -86,16 +92,34 @@ def replies() -> BinaryIO:
 
 def send(pipe: BinaryIO, value: Any) -> None:
     """Put a value into a pipe, whole."""
-    pipe.write(pickle.dumps(value))
+    pickled = pickle.dumps(value)
+    pipe.write(_LENGTH.pack(len(pickled)) + pickled)
     pipe.flush()
 
 
 def receive(pipe: BinaryIO) -> Any:
-    """The next value from a pipe; None if the other end has closed it."""
-    try:
-        return pickle.load(pipe)
-    except (EOFError, pickle.UnpicklingError):           # nothing more, or the other end died on the way
+    """The next value from a pipe; None if the other end has closed it, or died on the way.
+
+    From an unbuffered pipe not a byte more than the value is read.
+    """
+    length = _exactly(pipe, _LENGTH.size)
+    if length is None:
         return None
+    pickled = _exactly(pipe, *_LENGTH.unpack(length))
+    if pickled is None:
+        return None
+    return pickle.loads(pickled)
+
+
+def _exactly(pipe: BinaryIO, count: int) -> bytes | None:
+    """That many bytes; None if the pipe ends before."""
+    got = bytearray()
+    while len(got) < count:
+        more = pipe.read(count - len(got))
+        if not more:
+            return None
+        got += more
+    return bytes(got)
 
 
 @dataclass(frozen=True)
@@ -107,29 +131,73 @@ class Ended:
     exit_code: int
 
 
-def in_fork(work: Callable[[int], object], seconds: float) -> Ended:
-    """Run `work(pipe)` in a copy of this process, which is killed after `seconds`; `pipe` is a file number.
+def fork(work: Callable[[], object]) -> int:
+    """Run `work()` in a copy of this process, in a session of its own. Returns the copy's process id, for
+    `end`.
 
     Whatever `work` raises, changes or breaks is gone with the copy. This process must have one thread only:
     a lock that another thread holds would stay closed in the copy forever.
     """
-    read_end, write_end = os.pipe()
     child = os.fork()
-    if child == 0:
-        os.close(read_end)
-        try:
-            work(write_end)
-        except BaseException:
-            traceback.print_exc()                        # nobody else will: this is the end of the copy
-        finally:
-            os._exit(0)                      # without the exit handlers, which belong to this process
-    os.close(write_end)
-    output, in_time = _read_all(read_end, time.monotonic() + seconds)
-    os.close(read_end)
-    if not in_time:
-        os.kill(child, signal.SIGKILL)
+    if child:
+        return child
+    try:
+        os.setsid()
+        work()
+    except BaseException:
+        traceback.print_exc()                            # nobody else will: this is the end of the copy
+    finally:
+        os._exit(0)                          # without the exit handlers, which belong to this process
+
+
+def end(child: int, patience: float = 0.0) -> int:
+    """End a copy made by `fork`, with all that it started in its session; returns its exit code, -9 if it was
+    killed.
+
+    It has `patience` seconds to end by itself.
+    """
+    deadline = time.monotonic() + patience
+    while not _has_ended(child) and time.monotonic() < deadline:
+        time.sleep(_LOOK_SECONDS)
+    kill_group(child)
     _, status = os.waitpid(child, 0)
-    return Ended(output, in_time, os.waitstatus_to_exitcode(status))
+    return os.waitstatus_to_exitcode(status)
+
+
+def kill_group(leader: int) -> None:
+    """Kill a process that leads a session, and everybody in it."""
+    for kill in (os.killpg, os.kill):                    # before its setsid, a copy leads nobody
+        try:
+            kill(leader, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):    # it has ended; on macOS also: it is ending
+            pass
+
+
+def _has_ended(child: int) -> bool:
+    """Whether a child has ended; its exit code stays to be asked for."""
+    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def in_fork(work: Callable[[int], object], seconds: float) -> Ended:
+    """`fork` with a pipe: run `work(pipe)`, end it after `seconds` at the latest, and return what it wrote.
+
+    `pipe` is a file number.
+    """
+    read_end, write_end = os.pipe()
+
+    def write() -> None:
+        os.close(read_end)
+        work(write_end)
+
+    child = fork(write)
+    os.close(write_end)
+    in_time = False
+    try:
+        output, in_time = _read_all(read_end, time.monotonic() + seconds)
+    finally:
+        os.close(read_end)
+        exit_code = end(child, patience=_LAST_SECONDS if in_time else 0.0)
+    return Ended(output, in_time, exit_code)
 
 
 def _read_all(pipe: int, deadline: float) -> tuple[bytes, bool]:

@@ -1,20 +1,19 @@
 """Judge every load, store and atomic of one launch: whose element is it, who asks, is it legal, does it race?
 
-    hooks.py ──► Tracer.visit(kind, addresses, mask) ──► which lanes are legal
+    memory_server.py ──► Tracer.visit(kind, addresses, mask, width) ──► which lanes are legal
                     │ memory.py   the tensor that each address belongs to, and its element there
                     │ races.py    who else touched the element
                     └─► findings, traffic, the line of each write
 
-The reader's line is the innermost frame of their own text. After a few findings the launch is stopped.
+Line and program are the learner's process' word: they name the place in a finding, and who races. After a few
+findings the launch is stopped.
 """
 
 import random
-import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 import numpy as np
 
@@ -66,16 +65,25 @@ class Tracer:
         self._reported: set[tuple] = set()
         self._full_grid = (*grid, 1, 1)[:3]
         self._current = (0, 0, 0)
-        self._order = list(product(*map(range, self._full_grid)))
-        random.Random(seed).shuffle(self._order)
-        self._order.reverse()                                    # the next program stands last
+        self._at = ("", 0)
+        self.order = list(product(*map(range, self._full_grid)))
+        random.Random(seed).shuffle(self.order)
+        self._begun = 0
 
     # --- programs and lines ----------------------------------------------------------------------
 
-    def next_program(self) -> Program:
-        """The ids of the program that runs now, in three axes; the order is shuffled."""
-        self._current = self._order.pop()
-        return self._current
+    def next_program(self) -> bool:
+        """The next program in the shuffled `order` runs now; False if there is none."""
+        if self.all_begun:
+            return False
+        self._current = self.order[self._begun]
+        self._begun += 1
+        return True
+
+    @property
+    def all_begun(self) -> bool:
+        """True if every program of the grid has begun."""
+        return self._begun == len(self.order)
 
     @property
     def program(self) -> Program:
@@ -87,14 +95,18 @@ class Tracer:
         ids = np.unravel_index(linear, self._full_grid)
         return tuple(map(int, ids))[:len(self.grid)]
 
-    def line(self) -> tuple[str, int]:
-        """File and line of the reader's kernel that is running now."""
-        frame = sys._getframe(1)
-        while frame is not None and frame.f_code.co_filename not in self.files:
-            frame = frame.f_back
-        if frame is None:
-            return "", 0
-        return frame.f_code.co_filename, frame.f_lineno
+    def stand_at(self, piece: int, line: int) -> None:
+        """The reader's line that runs now: which piece of their text, and which line of it; 0 if unknown."""
+        files = list(self.files)
+        self._at = ("", 0)
+        if piece < len(files) and line:
+            self._at = (files[piece], line)
+
+    def note_unguarded(self, mask: np.ndarray) -> None:
+        """A load without `other=` runs now; `mask` says which lanes it spares."""
+        cut_off = int((~mask).sum())
+        if cut_off:
+            self.unguarded[self._at] += cut_off
 
     def code_at(self, file: str, line: int) -> str:
         """The code of a line of the reader's text."""
@@ -102,36 +114,47 @@ class Tracer:
             return ""
         return self.files[file].line(line)
 
+    def note_guarded(self, other: float) -> tuple[str, int]:
+        """A load with `other=`, which spares lanes, runs now; returns its line."""
+        self.guarded.setdefault(self._at, set()).add(other)
+        return self._at
+
+    def note_tested_block(self, piece: int, line: int) -> None:
+        """Python asked a block for one truth value on this line."""
+        self.stand_at(piece, line)
+        if self._at[1]:
+            self.tested_blocks.append(self._at)
+
     # --- one access ------------------------------------------------------------------------------
 
-    def visit(self, kind: str, pointers: Any, mask: Any, values: Any = None) -> np.ndarray:
+    def visit(self, kind: str, addresses: np.ndarray, mask: np.ndarray, width: int,
+              values: np.ndarray | None = None) -> np.ndarray:
         """Judge the lanes of one "read", "write" or "atomic"; returns which of them are legal.
 
-        `pointers`, `mask` and `values` are the interpreter's handles, whose `.data` is an array. Raises
+        All are flat: one address, truth and value a lane; `width` is the bytes of an element. Raises
         StopKernel after the last finding.
         """
-        lanes = np.flatnonzero(mask.data)
-        legal = np.zeros(mask.data.size, bool)
-        addresses = pointers.data.ravel()[lanes].astype(np.int64)
-        slabs = (addresses - self.memory.base) // self.memory.slab_bytes
+        lanes = np.flatnonzero(mask)
+        legal = np.zeros(mask.size, bool)
+        wanted = addresses[lanes].astype(np.int64)
+        slabs = (wanted - self.memory.base) // self.memory.slab_bytes
         for slab in np.unique(slabs):
             mine = slabs == slab
             region = self.memory.region_of(int(slab))
             if region is None:
                 self._report_lost(kind, len(mine))
                 continue
-            elements, inside = self._elements(kind, region, pointers, addresses[mine])
+            elements, inside = self._elements(kind, region, width, wanted[mine])
             legal[lanes[mine]] = inside
             data = None
             if values is not None:
-                data = np.broadcast_to(values.data, mask.data.shape).ravel()[lanes[mine]][inside]
+                data = values[lanes[mine]][inside]
             self._record(kind, region, elements[inside], data)
-        return legal.reshape(mask.data.shape)
+        return legal
 
-    def _elements(self, kind: str, region: Region, pointers: Any,
+    def _elements(self, kind: str, region: Region, width: int,
                   addresses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The element of `region` at each address, and whether there is one."""
-        width = max(1, pointers.get_element_ty().primitive_bitwidth // 8)
         positions, rest = np.divmod(addresses - region.start, region.itemsize)
         span = len(region.owner)
         inside = (positions >= 0) & (positions < span) & (rest == 0) & (width == region.itemsize)
@@ -154,7 +177,7 @@ class Tracer:
         else:
             use.stored += len(unique) if kind == "write" else 0
             use.updated += len(unique) if kind == "atomic" else 0
-            _, line = self.line()
+            _, line = self._at
             use.line_of_write[unique] = line
             if not region.is_output and len(unique):
                 self._report_input(region.coordinate(unique[0]))
@@ -214,7 +237,7 @@ class Tracer:
 
     def _report(self, kind: str, message: str, look_at: str) -> None:
         """A finding about the line that runs now; each kind once a line."""
-        file, line = self.line()
+        file, line = self._at
         if (kind, file, line) in self._reported:
             return
         self._reported.add((kind, file, line))

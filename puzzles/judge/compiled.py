@@ -1,54 +1,83 @@
 """The same kernel as a GPU would run it: compiled for three generations, without a GPU.
 
-    text ─► Triton's compiler ─► PTX ─► ptxas ─► cubin ─► registers, shared memory, spills
+    learner's process: text ─► Triton's language     here: ─► PTX ─► ptxas ─► registers, shared memory, spills
 
 The interpreter accepts things that no GPU can run (a plain Python number from outside, a shape
 known only at run time), so compiling is part of the verdict. It must happen in a process that
 never saw TRITON_INTERPRET: a kernel is one or the other from its decorator on. Notebook 08.
+The first step runs the kernel's own Python. What comes out of it is text, which a fork compiles further.
 """
 
+import json
+import os
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-import torch
-
-from aiinfra.gpu.compile import build, resource_usage
+from aiinfra.gpu import confine, process
+from aiinfra.gpu.compile import build_translated, resource_usage
 from puzzles.judge.explain import explain
+from puzzles.judge.launch import POINTERS
+from puzzles.judge.runner import EndedEarly, LearnerProcess
 from puzzles.judge.verdict import Finding, ResourceUsage
 from puzzles.puzzle import Puzzle
 from puzzles.source import Piece
 from puzzles.tensors import Number
 
 TARGETS = (80, 90, 100)          # A100; H100, H200, H20; B200
-_POINTERS = {
-    torch.float32: "*fp32",
-    torch.float16: "*fp16",
-    torch.bfloat16: "*bf16",
-    torch.int64: "*i64",
-    torch.int32: "*i32",
-    torch.int8: "*i8",
-    torch.uint8: "*u8",
-}
+_MOST_SAID = 300
 
 
-def compile_all(puzzle: Puzzle, kernel: Any,
-                files: Mapping[str, Piece]) -> tuple[list[ResourceUsage], list[Finding]]:
-    """Compile for each of TARGETS with the puzzle's large blocks; the first failure ends it."""
+def compile_all(puzzle: Puzzle, runner: LearnerProcess, folder: Path,
+                seconds: float) -> tuple[list[ResourceUsage], list[Finding]]:
+    """Compile for each of TARGETS with the puzzle's large blocks; the first failure ends it. `seconds` limits
+    each part.
+    """
+    try:
+        translated = {target: _translated(puzzle, runner, target) for target in TARGETS}
+    except EndedEarly as early:
+        return [], [early.finding]
     usages: list[ResourceUsage] = []
-    for target in TARGETS:
-        try:
-            usages.append(_compile(puzzle, kernel, target))
-        except Exception as error:          # whatever the compiler dislikes is a finding about the kernel
-            return usages, [_refused(error, files, target)]
+    for target, text in translated.items():
+        file = folder / f"sm_{target}.ttir"
+        file.write_text(text.replace(str(folder), "kernel"))     # the same text is compiled once
+        said = _in_fork(file, target, seconds)
+        if "error" in said:
+            return usages, [Finding("does_not_compile", f"for sm_{target}: {said['error']}")]
+        usages.append(ResourceUsage(**said))
     return usages, []
 
 
-def _compile(puzzle: Puzzle, kernel: Any, target: int) -> ResourceUsage:
+def _translated(puzzle: Puzzle, runner: LearnerProcess, target: int) -> str:
+    """The kernel in Triton's own language. Raises EndedEarly with the finding if it has no such form."""
     blocks = {name: puzzle.big.sizes[name] for name in puzzle.blocks}
-    built = build(dict(kernel=kernel, types=_types(puzzle), constexprs=blocks), target)
+    request = {"do": "translate", "types": _types(puzzle), "constants": blocks, "arch": target}
+    return runner.ask(request, lambda _, data: data.decode(errors="replace"))
+
+
+def _in_fork(file: Path, target: int, seconds: float) -> dict[str, Any]:
+    """A ResourceUsage's fields, or {"error": …}. A compiler that crashes or hangs takes only the fork with
+    it."""
+    def compile_and_say(pipe: int) -> None:
+        confine.die_with_parent()
+        os.write(pipe, json.dumps(_compiled(file, target)).encode())
+
+    ended = process.in_fork(compile_and_say, seconds)
+    if not ended.in_time:
+        return {"error": f"the compiler was still at work after {seconds:g} s; are the blocks too large?"}
+    if not ended.output:
+        return {"error": f"the compiler itself ended with exit code {ended.exit_code}"}
+    return json.loads(ended.output)
+
+
+def _compiled(file: Path, target: int) -> dict[str, Any]:
+    try:
+        built = build_translated(file, target)
+    except Exception as error:               # the compiler's, and ptxas's, own
+        return {"error": f"{type(error).__name__}: {_last_line(error)}"}
     usage = resource_usage(built.asm["cubin"])
-    return ResourceUsage(
+    return dict(
         target=f"sm_{target}",
         registers=usage["REG"],
         shared_bytes=built.metadata.shared,
@@ -58,14 +87,19 @@ def _compile(puzzle: Puzzle, kernel: Any, target: int) -> ResourceUsage:
 
 def _types(puzzle: Puzzle) -> dict[str, str]:
     """Triton's type of each parameter that is not a 32-bit integer."""
-    types = {f"{name}_ptr": _POINTERS[tensor.dtype] for name, tensor in puzzle.tensors.items()}
+    types = {f"{name}_ptr": POINTERS[tensor.dtype] for name, tensor in puzzle.tensors.items()}
     for name, kind in puzzle.scalars.items():
         if kind is Number:
             types[name] = "fp32"
     return types
 
 
-def _refused(error: Exception, files: Mapping[str, Piece], target: int) -> Finding:
-    """The finding for a kernel that the compiler does not accept."""
+def refused(error: Exception, files: Mapping[str, Piece], target: int) -> Finding:
+    """The finding for a kernel that the compiler does not accept. Made in the learner's process."""
     found = explain(error, files)
     return replace(found, kind="does_not_compile", message=f"for sm_{target}: {found.message}")
+
+
+def _last_line(error: Exception) -> str:
+    said = [text.strip() for text in str(error).splitlines() if text.strip()] or ["no message"]
+    return said[-1][:_MOST_SAID]

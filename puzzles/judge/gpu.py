@@ -1,119 +1,122 @@
 """With a GPU at hand: the compiled kernel at a large size, against the answer and against torch.
 
-    guard x guard   guard z guard      on the GPU, outputs full of NaN
-         kernel[grid](...)             compiled, not interpreted
-    same answer?  guards untouched?  how long, and how long must it take at least?
+    guard x guard, guard z guard ────before.safetensors──► on_gpu.py, in the learner's process: launch, time
+    same answer?  guards untouched?    ◄──after.safetensors───
 
 The interpreter has found what can be found by watching; this run finds what only hardware does
-(programs at the same time), and gives the only honest speed. Runs in the compiling worker.
+(programs at the same time), and gives the only honest speed. What needs a GPU here happens in forks, too: a
+process that has used CUDA cannot be forked. The kernel's own time is the learner's process' word.
 """
 
+import json
+import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
-from aiinfra.device import synchronize
-from puzzles.judge.explain import explain
+from aiinfra.gpu import process
 from puzzles.judge.launch import fresh_outputs, launch_arguments, same_bits
-from puzzles.judge.memory import CANARY, GUARD_BYTES, guarded, span_of
+from puzzles.judge.memory import CANARY, GUARD_BYTES, guarded, inside, span_of
+from puzzles.judge.runner import EndedEarly, LearnerProcess
 from puzzles.judge.tolerance import error_ratio
 from puzzles.judge.verdict import Finding, GpuRun
+from puzzles.judge.wire import number
 from puzzles.puzzle import Case, Puzzle
-from puzzles.source import Piece
 from puzzles.tensors import evaluate
 
+BEFORE, AFTER = "before.safetensors", "after.safetensors"
 _COPY_BYTES = 1 << 29
 _MATMUL_SIZE = 4096
 _OVERLAP = "accesses that overlap between programs; tl.dot's input_precision"
 
 
-def run(puzzle: Puzzle, kernel: Any, files: Mapping[str, Piece], seed: int,
-        grid: tuple[int, ...]) -> tuple[GpuRun | None, list[Finding]]:
-    """Run and time `kernel` at the puzzle's large size; (None, []) where there is no GPU."""
-    if not torch.cuda.is_available():
+def run(puzzle: Puzzle, runner: LearnerProcess, folder: Path, seed: int, grid: tuple[int, ...],
+        seconds: float) -> tuple[GpuRun | None, list[Finding]]:
+    """Run and time the kernel of `runner` at the puzzle's large size; (None, []) where there is no GPU.
+    `seconds` limits each part.
+    """
+    if not _in_fork(torch.cuda.is_available, seconds):
         return None, []
-    device = torch.device("cuda")
+    prepared = prepare(puzzle, puzzle.big, seed)
+    save_file(prepared.zones, folder / BEFORE)
+    request = {"do": "time", "grid": grid, "views": prepared.views, "numbers": prepared.numbers}
     try:
-        launched = launch(puzzle, puzzle.big, kernel, grid, seed, device)
-        findings = list(launched.findings())
-    except Exception as error:                  # whatever the reader's kernel raises is a finding
-        found = explain(error, files)
+        kernel_seconds = runner.ask(request, lambda answer, _: number(answer, "seconds"))
+    except EndedEarly as early:
+        found = early.finding
         message = f"on the GPU: {found.message}"
         return None, [Finding("gpu", message, "this kernel at large sizes", line=found.line, code=found.code)]
-    if findings:
-        return None, findings
-    return _timed(launched), []
+    said = _in_fork(lambda: _judged(prepared, folder / AFTER, kernel_seconds), seconds)
+    if said is None:
+        return None, [Finding("gpu", "on the GPU, the outputs could not be read back", _OVERLAP)]
+    if said["findings"]:
+        return None, [Finding(**one) for one in said["findings"]]
+    return GpuRun(**said["run"]), []
+
+
+def _in_fork(work: Callable[[], Any], seconds: float) -> Any:
+    """work(), whose result is plain data, in a copy of this process; None if it failed there."""
+    ended = process.in_fork(lambda pipe: os.write(pipe, json.dumps(work()).encode()), seconds)
+    if not ended.output:
+        return None
+    return json.loads(ended.output)
 
 
 @dataclass(frozen=True)
-class Launched:
-    """A kernel that ran once on a device, between guard zones: what it was given and what it left there."""
+class Prepared:
+    """A launch before it happens: inputs, every tensor in a zone between guards, and the other arguments."""
 
     puzzle: Puzzle
     case: Case
-    device: torch.device
-    inputs: Mapping[str, torch.Tensor]          # as they were
-    tensors: Mapping[str, torch.Tensor]         # in the kernel's reach
-    zones: Mapping[str, torch.Tensor]           # uint8: guard, tensor, guard
-    again: Callable[[], None]                   # launch it once more
+    inputs: Mapping[str, torch.Tensor]
+    zones: dict[str, torch.Tensor]              # uint8: guard, tensor, guard
+    views: dict[str, dict[str, Any]]            # how a zone is a tensor: dtype, shape and strides
+    numbers: dict[str, float]                   # arguments that are no tensors
 
-    def findings(self) -> Iterator[Finding]:
-        """Where its outputs differ from the answer, which inputs it changed, which guard zones it broke."""
-        with self.device:                       # the answer's own arange and zeros live there, too
-            answers = self.puzzle.solve(self.inputs, self.case)
+    def findings(self, after: Mapping[str, torch.Tensor], device: torch.device) -> Iterator[Finding]:
+        """Where the outputs in the zones `after` the launch differ from the answer, which inputs were
+        changed, which guard zones broken.
+        """
+        if any(after[name].shape != zone.shape for name, zone in self.zones.items()):
+            yield self._finding("the tensors have come back in other sizes")
+            return
+        tensors = {name: inside(after[name].to(device), **view) for name, view in self.views.items()}
+        inputs = {name: values.to(device) for name, values in self.inputs.items()}
+        with device:                            # the answer's own arange and zeros live there, too
+            answers = self.puzzle.solve(inputs, self.case)
         for name, expected in answers.items():
-            wrong = int((error_ratio(self.tensors[name], expected) > 1).sum())
+            wrong = int((error_ratio(tensors[name], expected) > 1).sum())
             if wrong:
                 elements = f"{wrong} of {expected.value.numel()} elements"
                 yield self._finding(f"{elements} of {name} differ", _OVERLAP)
-        for name, values in self.inputs.items():
-            if name not in self.puzzle.outputs and not same_bits(self.tensors[name], values):
+        for name, values in inputs.items():
+            if name not in self.puzzle.outputs and not same_bits(tensors[name], values):
                 yield self._finding(f"the input {name} was changed")
-        for name, zone in self.zones.items():
-            if not _is_intact(zone):
+        for name in self.zones:
+            if not _is_intact(after[name]):
                 yield self._finding(f"the guard zone around {name} was overwritten")
 
     def _finding(self, what: str, look_at: str = "") -> Finding:
         return Finding("gpu", f"on the GPU, {what}", look_at, case=str(self.case))
 
 
-def launch(puzzle: Puzzle, case: Case, kernel: Any, grid: tuple[int, ...], seed: int,
-           device: torch.device) -> Launched:
-    """Launch once on fresh inputs, and wait for the end. Raises whatever the kernel raises."""
-    inputs = _on(device, puzzle.draw(case, seed))
-    outputs = _on(device, fresh_outputs(puzzle, case, inputs))
-    zones, tensors = {}, {}
-    for name, values in (inputs | outputs).items():
-        zones[name] = _zone_for(values)
-        tensors[name] = guarded(values, zones[name])
-    arguments = launch_arguments(puzzle, case, tensors)
-
-    def again() -> None:
-        kernel[grid](**arguments)
-
-    again()
-    synchronize(device)
-    return Launched(
-        puzzle=puzzle,
-        case=case,
-        device=device,
-        inputs=inputs,
-        tensors=tensors,
-        zones=zones,
-        again=again,
-    )
-
-
-def _on(device: torch.device, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: values.to(device) for name, values in tensors.items()}
-
-
-def _zone_for(values: torch.Tensor) -> torch.Tensor:
-    """Room for a tensor and its two guard zones."""
-    size = span_of(values) * values.element_size() + 2 * GUARD_BYTES
-    return torch.empty(size, dtype=torch.uint8, device=values.device)
+def prepare(puzzle: Puzzle, case: Case, seed: int) -> Prepared:
+    """Fresh inputs and outputs for one launch, on the CPU."""
+    inputs = puzzle.draw(case, seed)
+    zones, views = {}, {}
+    for name, values in (inputs | fresh_outputs(puzzle, case, inputs)).items():
+        size = span_of(values) * values.element_size() + 2 * GUARD_BYTES
+        zones[name] = torch.empty(size, dtype=torch.uint8)
+        guarded(values, zones[name])
+        kind = str(values.dtype).removeprefix("torch.")
+        views[name] = {"dtype": kind, "shape": values.shape, "strides": values.stride()}
+    arguments = launch_arguments(puzzle, case, inputs | fresh_outputs(puzzle, case, inputs))
+    numbers = {name: value for name, value in arguments.items() if not isinstance(value, torch.Tensor)}
+    return Prepared(puzzle=puzzle, case=case, inputs=inputs, zones=zones, views=views, numbers=numbers)
 
 
 def _is_intact(zone: torch.Tensor) -> bool:
@@ -121,40 +124,51 @@ def _is_intact(zone: torch.Tensor) -> bool:
     return bool(((before == CANARY) & (after == CANARY)).all())
 
 
-def _timed(launched: Launched) -> GpuRun:
+def _judged(prepared: Prepared, file: Path, kernel_seconds: float) -> dict[str, Any]:
+    """On the GPU: the findings, and if there are none the timed run; as plain data."""
+    device = torch.device("cuda")
+    found = [asdict(one) for one in prepared.findings(load_file(file), device)]
+    if found:
+        return {"findings": found}
+    return {"findings": [], "run": asdict(_timed(prepared, device, kernel_seconds))}
+
+
+def _timed(prepared: Prepared, device: torch.device, kernel_seconds: float) -> GpuRun:
     """Best times of the kernel and of the reference as plain torch, and the least time possible."""
-    puzzle, case = launched.puzzle, launched.case
+    puzzle, case = prepared.puzzle, prepared.case
+    inputs = {name: values.to(device) for name, values in prepared.inputs.items()}
 
     def reference() -> None:
-        with launched.device:
-            puzzle.reference(**launched.inputs, **puzzle.meta(case))
+        with device:
+            puzzle.reference(**inputs, **puzzle.meta(case))
 
     return GpuRun(
-        device=torch.cuda.get_device_name(launched.device),
+        device=torch.cuda.get_device_name(device),
         case=str(case),
-        kernel_seconds=_best_seconds(launched.again),
-        torch_seconds=_best_seconds(reference),
-        least_seconds=_least_seconds(launched),
+        kernel_seconds=kernel_seconds,
+        torch_seconds=best_seconds(reference),
+        least_seconds=_least_seconds(prepared, device),
     )
 
 
-def _least_seconds(launched: Launched) -> float:
+def _least_seconds(prepared: Prepared, device: torch.device) -> float:
     """The bytes that must move, or the FLOPs that must be done, at the best rate that this device shows now.
     """
-    puzzle, sizes = launched.puzzle, launched.case.sizes
-    moved = sum(values.numel() * values.element_size() for values in launched.inputs.values())
+    puzzle, sizes = prepared.puzzle, prepared.case.sizes
+    moved = sum(values.numel() * values.element_size() for values in prepared.inputs.values())
     for tensor in puzzle.outputs.values():
         moved += torch.Size(tensor.shape(sizes)).numel() * tensor.dtype.itemsize
-    least = moved / _bandwidth(launched.device)
+    least = moved / _bandwidth(device)
     flops = evaluate(puzzle.flops, sizes)
     if flops:
-        dtypes = [values.dtype for values in launched.inputs.values()]
+        dtypes = [values.dtype for values in prepared.inputs.values()]
         floating = next(dtype for dtype in dtypes if dtype.is_floating_point)
-        least = max(least, flops / _matmul_rate(launched.device, floating))
+        least = max(least, flops / _matmul_rate(device, floating))
     return least
 
 
-def _best_seconds(work: Callable[[], object]) -> float:
+def best_seconds(work: Callable[[], object]) -> float:
+    """The least seconds that work() took on the GPU, of many."""
     from triton.testing import do_bench
     return do_bench(work, return_mode="min") / 1e3
 
@@ -163,10 +177,10 @@ def _bandwidth(device: torch.device) -> float:
     """Bytes a second that a copy moves, read and written."""
     source = torch.empty(_COPY_BYTES, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    return 2 * _COPY_BYTES / _best_seconds(lambda: target.copy_(source))
+    return 2 * _COPY_BYTES / best_seconds(lambda: target.copy_(source))
 
 
 def _matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     """FLOP/s of torch's own square matrix product in `dtype`."""
     a = torch.randn(_MATMUL_SIZE, _MATMUL_SIZE, device=device, dtype=dtype)
-    return 2 * _MATMUL_SIZE ** 3 / _best_seconds(lambda: a @ a)
+    return 2 * _MATMUL_SIZE ** 3 / best_seconds(lambda: a @ a)

@@ -1,60 +1,62 @@
-"""Put a Tracer between a kernel and Triton's interpreter.
+"""In the learner's process: Triton's interpreter, without any memory of its own.
 
-The interpreter calls one builder method for each memory operation, with an array of addresses and
-a mask. For one launch, the hooks stand in for these methods:
+The interpreter calls one builder method for each memory operation, with an array of addresses and a mask. For
+one launch, the hooks stand in for these methods and send what is asked to the judge's process:
 
     kernel line ──► builder.create_masked_load(addresses, mask, other)
-                       Tracer.visit: whose element is each address? who asks? legal? raced?
-                       └─► the real method, on the legal lanes only
+                       └──► channel ──► memory_server.py: whose element is each address? legal? raced?
+                       ◄── the values ◄──
 
-Invariant: no illegal access is carried out, so a wrong kernel cannot hurt the process. A masked
-lane without `other=` loads poison (NaN), as a GPU may give anything. Program order is shuffled.
+Invariant: the addresses mean something only there. What a kernel knows of its inputs it has loaded, and
+whatever it stores is seen. The judge also says in which order the programs run.
 """
 
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from puzzles.judge.accesses import StopKernel, Tracer
+from puzzles.judge.wire import Channel
+from puzzles.source import Piece
 
 _TF32_HALF = np.uint32(0x1000)              # half a unit in the last of the 10 bits that TF32 keeps
 _TF32_KEPT = np.uint32(0xFFFFE000)
-Instead = tuple[tuple[str, int], float]      # ((file, line), value)
+
+
+class LaunchIsOver(Exception):
+    """The judge knows enough about this launch."""
 
 
 @contextmanager
-def watching(tracer: Tracer, poison: float, instead: Instead | None = None) -> Iterator[None]:
-    """Put the hooks into Triton's interpreter, and take them out again. `poison` is what masked lanes hold;
-    `instead` names a line and what masked lanes hold there, whatever its other= says.
-    """
+def elsewhere(channel: Channel, files: Mapping[str, Piece], order: np.ndarray) -> Iterator["Hooks"]:
+    """Put the hooks into Triton's interpreter, and take them out again. `order` [n, 3]: the programs' ids."""
     from triton.runtime import interpreter
     builder = interpreter.interpreter_builder
     patch = interpreter._patch_lang_tensor
-    hooks = _Hooks(tracer=tracer, poison=poison, interpreter=interpreter, instead=instead)
+    hooks = Hooks(channel, list(files), order)
     for name, hook in hooks.methods.items():
         setattr(builder, name, hook)
-    interpreter._patch_lang_tensor = _mended(patch, tracer)
+    interpreter._patch_lang_tensor = _mended(patch, hooks)
     try:
-        yield
+        yield hooks
     finally:
         interpreter._patch_lang_tensor = patch
         for name in hooks.methods:
             delattr(builder, name)               # uncovers the class's own method again
 
 
-class _Hooks:
-    """The methods that stand in, and the real ones. `pointers`, `mask`, `values` are handles with an array
-    in .data.
-    """
+class Hooks:
+    """The methods that stand in. `pointers`, `mask`, `values` are handles with an array in .data."""
 
-    def __init__(self, tracer: Tracer, poison: float, interpreter: ModuleType, instead: Instead | None):
-        self._tracer = tracer
-        self._poison = poison
+    def __init__(self, channel: Channel, files: list[str], order: np.ndarray):
+        from triton.runtime import interpreter
+        self._channel = channel
+        self._files = files
+        self._order = iter(order.tolist())
         self._interpreter = interpreter
-        self._instead = instead
+        self.used_tf32 = False
         self.methods: dict[str, Callable] = {
             "set_grid_idx": self._next_program,
             "create_masked_load": self._load,
@@ -64,95 +66,108 @@ class _Hooks:
             "create_dot": self._dot,
         }
         builder = interpreter.interpreter_builder
-        self._real = {name: getattr(builder, name) for name in self.methods}
+        self._real_next_program = builder.set_grid_idx
+        self._real_dot = builder.create_dot
 
     def _next_program(self, *_: int) -> None:
-        self._real["set_grid_idx"](*self._tracer.next_program())
+        self._channel.post({"do": "program"})
+        self._real_next_program(*next(self._order))
 
     def _load(self, pointers, mask, other, *rest, **options):
-        mask = _as_handle(mask, pointers)
-        legal = self._tracer.visit("read", pointers, mask)
-        if other is None:
-            other = self._poisoned(pointers)
-            cut_off = int((~mask.data).sum())
-            if cut_off:
-                self._tracer.unguarded[self._tracer.line()] += cut_off
-        elif not mask.data.all():
-            other = self._guarded(other, mask)
-        return self._real["create_masked_load"](pointers, _with(mask, legal), other, *rest, **options)
+        dtype = self._interpreter._get_np_dtype(pointers.get_element_ty())
+        given = []
+        if other is not None:
+            given.append(_lanes(other, pointers, dtype))
+        message = self._message("read", pointers, dtype, other=bool(given))
+        values = self._ask(message, pointers, _mask(mask, pointers), *given)
+        return self._handle(values, pointers, pointers.get_element_ty())
 
-    def _store(self, pointers, values, mask, *rest):
-        mask = _as_handle(mask, pointers)
-        legal = self._tracer.visit("write", pointers, mask, values)
-        return self._real["create_masked_store"](pointers, values, _with(mask, legal), *rest)
+    def _store(self, pointers, values, mask, *rest, **options):
+        dtype = values.data.dtype
+        message = self._message("write", pointers, dtype)
+        lanes = _lanes(values, pointers, dtype)
+        self._channel.post(message, _addresses(pointers), _mask(mask, pointers), lanes)
 
     def _atomic(self, operation, pointers, values, mask, *rest):
-        legal = self._tracer.visit("atomic", pointers, mask)
-        return self._real["create_atomic_rmw"](operation, pointers, values, _with(mask, legal), *rest)
+        dtype = values.data.dtype
+        message = self._message("atomic", pointers, dtype, operation=operation.name)
+        old = self._ask(message, pointers, _mask(mask, pointers), _lanes(values, pointers, dtype))
+        return self._handle(old, pointers, values.dtype.scalar)
 
     def _compare_and_swap(self, pointers, compare, values, *rest):
-        everyone = np.ones_like(pointers.data, dtype=bool)
-        legal = self._tracer.visit("atomic", pointers, type(pointers)(everyone, compare.dtype))
-        if not legal.all():
-            raise StopKernel                        # cas takes no mask, so an illegal one cannot be skipped
-        return self._real["create_atomic_cas"](pointers, compare, values, *rest)
+        dtype = values.data.dtype
+        message = self._message("swap", pointers, dtype)
+        lanes = [_lanes(part, pointers, dtype) for part in (values, compare)]
+        everyone = np.ones(pointers.data.size, bool)
+        old = self._ask(message, pointers, everyone, *lanes)
+        return self._handle(old, pointers, compare.dtype.scalar)
 
     def _dot(self, a, b, accumulator, precision, *rest):
         """Float32 factors lose what a GPU's TF32 drops, unless the kernel says input_precision="ieee"."""
         if a.data.dtype == np.float32 and getattr(precision, "name", "") == "TF32":
-            self._tracer.used_tf32 = True
+            self.used_tf32 = True
             a = type(a)(_tf32(a.data), a.dtype)
             b = type(b)(_tf32(b.data), b.dtype)
-        return self._real["create_dot"](a, b, accumulator, precision, *rest)
+        return self._real_dot(a, b, accumulator, precision, *rest)
 
-    def _guarded(self, other: Any, mask: Any) -> Any:
-        """What masked lanes load: `other`, unless something else is tried on this line."""
-        line = self._tracer.line()
-        if other.data.dtype.kind != "f":
-            return other
-        values = np.broadcast_to(other.data, mask.data.shape)[~mask.data]
-        self._tracer.guarded.setdefault(line, set()).update(values[:1].tolist())
-        if self._instead is None or self._instead[0] != line:
-            return other
-        return type(other)(np.full_like(other.data, self._instead[1]), other.dtype)
+    def tell_of_tested_block(self) -> None:
+        """Python asks a block for one truth value on this line."""
+        self._channel.post({"do": "tested", "at": self._line()})
 
-    def _poisoned(self, pointers: Any) -> Any:
-        """A handle full of what a masked lane without `other=` may hold."""
-        dtype = pointers.get_element_ty()
-        value = _poison(self._poison, self._interpreter._get_np_dtype(dtype), dtype.is_floating())
-        values = np.full(pointers.data.shape, value)
-        return self._interpreter.TensorHandle(values, dtype)
+    def _message(self, verb: str, pointers: Any, dtype: np.dtype, **more: Any) -> dict[str, Any]:
+        """What an operation says of itself: at which line it stands (by piece), how many lanes of which
+        type."""
+        is_float = pointers.get_element_ty().is_floating()
+        return {
+            "do": verb,
+            "at": self._line(),
+            "type": dtype.name,
+            "float": is_float,
+            "lanes": pointers.data.size,
+            **more,
+        }
+
+    def _line(self) -> tuple[int, int]:
+        """The reader's line that is running now, and of which piece of their text it is; line 0: of none."""
+        frame = sys._getframe(1)
+        while frame is not None and frame.f_code.co_filename not in self._files:
+            frame = frame.f_back
+        if frame is None:
+            return 0, 0
+        return self._files.index(frame.f_code.co_filename), frame.f_lineno
+
+    def _ask(self, message: dict[str, Any], pointers: Any, *arrays: np.ndarray) -> np.ndarray:
+        """The values that the judge's memory holds there."""
+        self._channel.post(message, _addresses(pointers), *arrays)
+        answer, data = self._channel.receive()
+        if "stop" in answer:
+            raise LaunchIsOver
+        if "error" in answer:
+            raise RuntimeError(answer["error"])
+        return np.frombuffer(data, message["type"])
+
+    def _handle(self, values: np.ndarray, pointers: Any, dtype: Any) -> Any:
+        return self._interpreter.TensorHandle(values.reshape(pointers.data.shape), dtype)
 
 
-def _poison(poison: float, dtype: np.dtype, is_floating: bool) -> Any:
-    """`poison` in a dtype of NumPy's; something wild where it cannot be said in it."""
-    if dtype.kind == "f":
-        limits = np.finfo(dtype)
-        return dtype.type(np.clip(poison, float(limits.min), float(limits.max)))
-    if is_floating:                             # bfloat16 and float8 travel as unsigned integers
-        return dtype.type(np.iinfo(dtype).max)
-    if dtype.kind not in "iu":
-        return True
-    if poison == 0:
-        return dtype.type(0)
-    return dtype.type(np.iinfo(dtype).max - 12)
+def _addresses(pointers: Any) -> np.ndarray:
+    return pointers.data.astype(np.uint64).ravel()
 
 
-def _with(mask: Any, legal: np.ndarray) -> Any:
-    """A mask handle that also leaves out the illegal lanes."""
-    if legal.all():
-        return mask
-    return type(mask)(mask.data & legal, mask.dtype)
-
-
-def _as_handle(mask: Any, pointers: Any) -> Any:
-    """Block pointers hand over their mask as a bare array."""
+def _mask(mask: Any, pointers: Any) -> np.ndarray:
+    """A mask as flat lanes. Block pointers hand over a bare array."""
+    values = getattr(mask, "data", mask)
     if isinstance(mask, np.ndarray):
-        return type(pointers)(mask, pointers.dtype)
-    return mask
+        values = mask
+    return np.broadcast_to(values, pointers.data.shape).astype(bool).ravel()
 
 
-def _mended(patch: Callable, tracer: Tracer) -> Callable:
+def _lanes(values: Any, pointers: Any, dtype: np.dtype) -> np.ndarray:
+    """Values as flat lanes, one for each pointer."""
+    return np.broadcast_to(values.data, pointers.data.shape).astype(dtype).ravel()
+
+
+def _mended(patch: Callable, hooks: Hooks) -> Callable:
     """Triton 3.6 makes a loop bound of an array with one element by int(), which NumPy 2.4 refuses; and all
     versions call a block true, where a compiler refuses it.
     """
@@ -160,7 +175,7 @@ def _mended(patch: Callable, tracer: Tracer) -> Callable:
         values = tensor.handle.data
         if values.size == 1:
             return bool(values.item())
-        tracer.tested_blocks.append(tracer.line())
+        hooks.tell_of_tested_block()
         return True
 
     def patch_and_mend(tensor, scope):

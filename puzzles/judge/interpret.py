@@ -2,14 +2,14 @@
 
     memory → launch, watched → answer (float64, on copies) → findings: accesses, inputs, values, traffic
 
-The first case with findings ends the run: cases go from small to large, so the report is about the
-smallest failure. Runs in the worker process only. Taught in notebook 09.
+The kernel runs in the learner's process (runner.py); everything else here, where the learner's code never
+ran. The first case with findings ends the run: cases go from small to large, so the report is about the
+smallest failure. Taught in notebook 09.
 """
 
 import ast
 import math
 import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,17 +20,18 @@ import numpy as np
 import torch
 
 from aiinfra.errors import plural
-from puzzles.judge.accesses import StopKernel, Tracer
-from puzzles.judge.explain import explain, root_cause
+from puzzles.judge.accesses import Tracer
 from puzzles.judge.facts import facts
-from puzzles.judge.hooks import Instead, watching
-from puzzles.judge.launch import fresh_outputs, launch_arguments, lay_out, same_bits
+from puzzles.judge.job import Job
+from puzzles.judge.launch import fresh_outputs, launch_arguments, lay_out, plain, same_bits
 from puzzles.judge.memory import Memory
+from puzzles.judge.memory_server import Instead, MemoryServer
+from puzzles.judge.runner import EndedEarly, LearnerProcess, raise_finding
 from puzzles.judge.tolerance import error_ratio
 from puzzles.judge.values import compare
 from puzzles.judge.verdict import Finding, HeatMap, Traffic, Verdict, rejected
 from puzzles.puzzle import Case, Expected, Puzzle
-from puzzles.source import Piece
+from puzzles.source import KernelText, Piece
 from puzzles.tensors import evaluate
 
 _STORING = ("store", "atomic", "scatter")
@@ -38,10 +39,21 @@ _OTHERS = (-math.inf, 0.0, math.inf)         # what lanes that must not count ma
 _SECONDS_TO_TRY = 1.5
 
 
-def judge(puzzle: Puzzle, kernel: Any, files: dict[str, Piece], seed: int,
+@dataclass(frozen=True)
+class Signature:
+    """A kernel's parameters, and which of them are marked as tl.constexpr."""
+
+    parameters: list[str]
+    constants: list[str]
+
+
+def judge(puzzle: Puzzle, runner: LearnerProcess, signature: Signature, job: Job,
           grids: Sequence[tuple[int, ...]]) -> Verdict:
-    """Run `kernel` on every case with fresh inputs; `grids` holds the launch grid of each case."""
-    bad = _signature_finding(puzzle, kernel)
+    """Run the kernel of `runner`, with this signature, on every case with fresh inputs; `grids` holds the
+    launch grid of each.
+    """
+    seed = job.seed
+    bad = _signature_finding(puzzle, signature)
     if bad:
         return rejected(puzzle.name, [bad], seed=seed)
     done: list[tuple[str, bool]] = []
@@ -52,8 +64,7 @@ def judge(puzzle: Puzzle, kernel: Any, files: dict[str, Piece], seed: int,
             puzzle=puzzle,
             case=case,
             passed=cases[:i],
-            kernel=kernel,
-            files=files,
+            runner=runner,
             grid=grids[i],
             seed=seed + i,
         )
@@ -65,7 +76,7 @@ def judge(puzzle: Puzzle, kernel: Any, files: dict[str, Piece], seed: int,
                 puzzle.name, findings, cases=tuple(done), traffic=seen.traffic, heat=seen.heat, seed=seed,
             )
         traffic = max(traffic, seen.traffic, key=_moved)
-    if unused := _unused_blocks(puzzle, kernel, files):
+    if unused := _unused_blocks(puzzle, job.text):
         return rejected(puzzle.name, unused, cases=tuple(done), traffic=traffic, seed=seed)
     return Verdict(puzzle.name, "passed", cases=tuple(done), traffic=traffic, seed=seed)
 
@@ -106,8 +117,7 @@ class _Launch:
     puzzle: Puzzle
     case: Case
     passed: tuple[Case, ...]             # before this one
-    kernel: Any
-    files: dict[str, Piece]
+    runner: LearnerProcess
     grid: tuple[int, ...]
     seed: int
 
@@ -125,7 +135,7 @@ class _Launch:
         if run.findings:
             return _Seen(run.findings)
         traffic = run.tracer.traffic(self._budgets())
-        if not stores_anything(self.files):
+        if not stores_anything(self.runner.files):
             return _Seen([Finding("not_solved", "the kernel has no tl.store yet")], traffic)
         findings = [*self._changed(run.memory)]
         heats = []
@@ -147,18 +157,25 @@ class _Launch:
         tensors = self.inputs | fresh_outputs(self.puzzle, self.case, self.inputs, self.seed)
         in_order = {name: tensors[name] for name in self.puzzle.tensors}
         memory = Memory(in_order, set(self.puzzle.outputs))
-        tracer = Tracer(memory, self.files, self.grid, self.seed)
+        tracer = Tracer(memory, self.runner.files, self.grid, self.seed)
         watched = {region.name: region.tensor for region in memory.regions}
-        arguments = launch_arguments(self.puzzle, self.case, watched)
-        error = None
+        arguments = plain(launch_arguments(self.puzzle, self.case, watched))
+        request = {"do": "launch", "grid": self.grid, "arguments": arguments}
+        server = MemoryServer(self.runner.channel, tracer, poison, instead)
+        return _Run(memory, tracer, self._served(request, server))
+
+    def _served(self, request: dict[str, Any], server: MemoryServer) -> Finding | None:
+        """The launch, from its request to its end; what ended it too early, if that is not an access."""
+        tracer = server.tracer
         try:
-            with watching(tracer, poison, instead), np.errstate(all="ignore"), warnings.catch_warnings():
-                warnings.simplefilter("ignore")      # Triton's own, which would read as the kernel's words
-                self.kernel[self.grid](**arguments)
-        except Exception as raised:        # whatever the reader's kernel raises is a finding, not our failure
-            if not isinstance(root_cause(raised), StopKernel):
-                error = explain(raised, self.files, program=tracer.program)
-        return _Run(memory, tracer, error)
+            ended = self.runner.heard(lambda: server.serve(request, self.runner.deadline))
+            raise_finding(ended)
+        except EndedEarly as early:
+            return replace(early.finding, program=tracer.program)
+        tracer.used_tf32 = bool(ended.get("used_tf32"))
+        if not tracer.all_begun and not server.stopped:
+            return Finding("crash", "the launch ended before all of its programs had run")
+        return None
 
     def _changed(self, memory: Memory) -> Iterator[Finding]:
         """Inputs must be bit-identical and every guard zone untouched."""
@@ -210,7 +227,10 @@ class _Launch:
 
     def _differs(self, memory: Memory, poison: float) -> bool:
         """Whether the outputs change if masked lanes hold something else."""
-        again = self._execute(poison).memory
+        run = self._execute(poison)
+        if run.error:
+            return False
+        again = run.memory
         return any(not same_bits(again[name].tensor, memory[name].tensor) for name in self.puzzle.outputs)
 
     def _about_the_grid(self, findings: list[Finding]) -> list[Finding]:
@@ -265,25 +285,24 @@ def stores_anything(files: Mapping[str, Piece]) -> bool:
     return False
 
 
-def _unused_blocks(puzzle: Puzzle, kernel: Any, files: Mapping[str, Piece]) -> list[Finding]:
+def _unused_blocks(puzzle: Puzzle, text: KernelText) -> list[Finding]:
     """Block sizes that the kernel never looks at: a constant stands in their place."""
-    piece = list(files.values())[-1]
-    function = next(node for node in ast.walk(ast.parse(piece.text))
-                    if isinstance(node, ast.FunctionDef) and node.name == kernel.fn.__name__)
+    function = next(node for node in ast.walk(ast.parse(text.pieces[-1].text))
+                    if isinstance(node, ast.FunctionDef) and node.name == text.name)
     names = {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}
     look = "numbers in the kernel that stand where a block size should"
     return [Finding("unused_block", f"{name} is never used, though the launch chooses it", look)
             for name in puzzle.blocks if name not in names]
 
 
-def _signature_finding(puzzle: Puzzle, kernel: Any) -> Finding | None:
+def _signature_finding(puzzle: Puzzle, signature: Signature) -> Finding | None:
     """Wrong parameter names, or block sizes that are not marked as constants."""
-    has, wants = list(kernel.arg_names), list(puzzle.parameters)
+    has, wants = signature.parameters, list(puzzle.parameters)
     if set(has) != set(wants):
         passed = f"puzzle {puzzle.name} passes ({', '.join(wants)})"
         return Finding("bad_input", f"The kernel's signature {_difference(has, wants)}: {passed}.")
     for name in puzzle.blocks:
-        if "constexpr" not in str(kernel.fn.__annotations__.get(name, "")):
+        if name not in signature.constants:
             advice = f"write `{name}: tl.constexpr` in the signature"
             return Finding("bad_input", f"Parameter {name} is a block size: {advice}.")
     return None

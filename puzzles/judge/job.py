@@ -1,7 +1,7 @@
-"""What travels between the notebook and the judge's processes: a Job one way, a Reply the other.
+"""What travels between the notebook and the judge's process: a Job one way, a Reply the other.
 
-    notebook ──Job──► process.py ──fork──► child.py
-             ◄─Reply─            ◄─pipe──
+    notebook: process.py ──Job──► service.py, the judge's process
+                         ◄─Reply─
 
 Both are plain data. A stage that ends with findings has found the kernel wrong; what it had until then
 comes along.
@@ -14,6 +14,7 @@ from puzzles.judge.verdict import Finding, ResourceUsage
 from puzzles.puzzle import Puzzle
 from puzzles.source import KernelText
 
+FOLDER_PREFIX = "judge-"                  # of the folder for the files of a judge's process
 Stage = Literal["interpret", "compile", "gpu"]
 
 
@@ -38,11 +39,12 @@ class Job:
 @dataclass(frozen=True)
 class Reply:
     """What a stage says: its result (a Verdict, a list of ResourceUsage, a GpuRun or None), or what it
-    found wrong.
+    found wrong; and what the learner's process printed.
     """
 
     result: Any = None
     findings: tuple[Finding, ...] = ()
+    printed: str = ""
 
 
 class Rejected(Exception):
@@ -60,6 +62,17 @@ def out_of_time(seconds: float, line: int | None, code: str) -> Finding:
         kind="time_limit",
         message=f"the kernel was still running after {seconds:g} s and was stopped",
         look_at="the loop around this line: does it always end?",
+        line=line,
+        code=code,
+    )
+
+
+def out_of_memory(most: int, line: int | None, code: str) -> Finding:
+    """The finding for a kernel that asked for more memory than it gets."""
+    return Finding(
+        kind="memory_limit",
+        message=f"the kernel needs more memory than {most >> 20:,} MiB",
+        look_at="the shapes of the blocks at this line: a block of 1,024 x 1,024 float32 takes 4 MiB",
         line=line,
         code=code,
     )

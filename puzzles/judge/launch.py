@@ -8,6 +8,15 @@ import torch
 from puzzles.puzzle import Case, Puzzle
 
 Tensors = Mapping[str, torch.Tensor]
+POINTERS = {
+    torch.float32: "*fp32",
+    torch.float16: "*fp16",
+    torch.bfloat16: "*bf16",
+    torch.int64: "*i64",
+    torch.int32: "*i32",
+    torch.int8: "*i8",
+    torch.uint8: "*u8",
+}                                        # Triton's types
 _PADDING = 3                             # elements between the rows of a padded tensor
 
 
@@ -53,6 +62,16 @@ def launch_arguments(puzzle: Puzzle, case: Case, tensors: Tensors) -> dict[str, 
             for axis, stride in zip(tensor.axes, tensors[name].stride()):
                 arguments[f"stride_{name}{axis}"] = stride
     return arguments | puzzle.meta(case)
+
+
+def plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The same as plain data: a tensor as its address and Triton's type of a pointer to it."""
+    said = {}
+    for name, value in arguments.items():
+        said[name] = value
+        if isinstance(value, torch.Tensor):
+            said[name] = {"address": value.data_ptr(), "type": POINTERS[value.dtype]}
+    return said
 
 
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:

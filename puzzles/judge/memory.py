@@ -10,7 +10,7 @@ between the rows of a strided tensor are not elements.
 """
 
 import mmap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,10 +101,16 @@ def span_of(values: torch.Tensor) -> int:
 def guarded(values: torch.Tensor, raw: torch.Tensor) -> torch.Tensor:
     """Copy `values`, strides and all, between two guard zones of `raw` (uint8, any device)."""
     raw.fill_(CANARY)
+    kind = str(values.dtype).removeprefix("torch.")
+    return inside(raw, kind, values.shape, values.stride()).copy_(values)
+
+
+def inside(raw: torch.Tensor, dtype: str, shape: Sequence[int], strides: Sequence[int]) -> torch.Tensor:
+    """The tensor that lies between the two guard zones of `raw`; `dtype` is torch's name, such as
+    "float32"."""
     end = raw.numel() - GUARD_BYTES
-    body = raw[GUARD_BYTES:end].view(values.dtype)
-    tensor = body.as_strided(values.shape, values.stride(), body.storage_offset())
-    return tensor.copy_(values)
+    body = raw[GUARD_BYTES:end].view(getattr(torch, dtype))
+    return body.as_strided(tuple(shape), tuple(strides), body.storage_offset())
 
 
 def owners(values: torch.Tensor) -> np.ndarray:

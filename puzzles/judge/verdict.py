@@ -10,8 +10,10 @@ from dataclasses import dataclass
 # Likeliest cause first: an access out of bounds explains a wrong value, not the other way round.
 KINDS = (
     "bad_input",
+    "reaches_out",
     "not_solved",
     "time_limit",
+    "memory_limit",
     "crash",
     "error",
     "out_of_bounds_read",

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from puzzles.catalogue import PUZZLES
-from puzzles.judge.gpu import launch
+from puzzles.judge.gpu import AFTER, BEFORE, prepare
+from puzzles.judge.on_gpu import launch
 from puzzles.rebuild import load
 from puzzles.source import from_text
 from puzzles.wrong import solution_text
@@ -21,12 +23,18 @@ def test_what_runs_interpreted_only_runs_here_interpreted(name, tmp_path):
     puzzle = PUZZLES[name]
     kernel = load(from_text(solution_text(puzzle.sheet), name), tmp_path).kernel
     case = puzzle.cases[1]
-    grid = puzzle.launch_grid(case)
-    right = launch(puzzle, case, kernel, grid, 3, torch.device("cpu"))
-    assert not list(right.findings()) and set(right.inputs) == set(puzzle.inputs)
-    wrong = launch(puzzle, case, _Tampered(kernel, puzzle), grid, 3, torch.device("cpu"))
-    findings = list(wrong.findings())
-    assert {finding.kind for finding in findings} == {"gpu"} and len(findings) == len(puzzle.outputs)
+    prepared = prepare(puzzle, case, 3)
+    save_file(prepared.zones, tmp_path / BEFORE)
+
+    def findings(kernel):
+        files = tmp_path / BEFORE, tmp_path / AFTER
+        given = prepared.views, prepared.numbers, torch.device("cpu")
+        launch(kernel, puzzle.launch_grid(case), *files, *given)
+        return list(prepared.findings(load_file(tmp_path / AFTER), torch.device("cpu")))
+
+    assert not findings(kernel) and set(prepared.inputs) == set(puzzle.inputs)
+    found = findings(_Tampered(kernel, puzzle))
+    assert {finding.kind for finding in found} == {"gpu"} and len(found) == len(puzzle.outputs)
 
 
 class _Tampered:

@@ -1,17 +1,21 @@
 """The judge's own process: a crash is a verdict, and nothing is left behind."""
 
+from tests.puzzles.forgeries import FORGERIES
 from tests.puzzles.judge.conftest import ROOT
 from tests.puzzles.judge.probe import OFFSETS, probe
 
 from puzzles.catalogue import PUZZLES
 from puzzles.checking import Workers, judge_text
+from puzzles.judge.job import Job
 from puzzles.judge.process import Worker
 from puzzles.source import from_text
 
 
 def test_a_crash_is_a_verdict(workers):
-    verdict = probe(workers, "import os\nos.abort()\ntl.store(z_ptr, 0.0)")
-    assert verdict.status == "failed" and verdict.kinds[0] in ("crash", "error")
+    text = from_text(FORGERIES["an abort"], "add_blocks")
+    verdict = workers.interpreter.interpret(Job(puzzle="add_blocks", text=text))
+    assert verdict.status == "failed" and verdict.kinds == ("crash",)
+    assert "SIGABRT" in verdict.findings[0].message and verdict.findings[0].line
     assert probe(workers, OFFSETS + "tl.store(z_ptr + i, tl.load(x_ptr + i))").passed
 
 
