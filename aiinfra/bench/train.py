@@ -27,6 +27,7 @@ from aiinfra.model import ModelConfig, Transformer
 from aiinfra.model.packed_documents import PackedDocuments
 from aiinfra.perf.hardware import matmul_flops
 from aiinfra.perf.training import decoder_flops
+from aiinfra.train.compiled import compile_layers
 from aiinfra.train.data import MicroBatch
 from aiinfra.train.loop import loop
 from aiinfra.train.optimizer import Schedule, adamw
@@ -111,7 +112,7 @@ def _race(shape: ModelConfig, lengths: Sequence[list[int]], row_length: int, see
     packed = [random_texts(one, shape.vocab_size, seed + step) for step, one in enumerate(lengths)]
     schedule = Schedule(peak=1e-3, steps=len(lengths))
     if compiled:
-        model.hidden = torch.compile(model.hidden)
+        compile_layers(model)
     ours = _Trainer(loop(model, packed, adamw(model), schedule))
     if twin is None:
         for _ in lengths:

@@ -2,6 +2,7 @@
 again.
 
 Reading order: data and corpus (what is read), step and loop (one step, and its record), optimizer, evaluate;
-recompute (less memory for more work); state and checkpoints (all that a run is at one moment, kept), run and
-options (all of it in one folder); command. Beside them, a recommender: histories, recommender.
+recompute (less memory for more work), compiled (the same in fewer loops); state and checkpoints (all that a
+run is at one moment, kept), run and options (all of it in one folder); command, events. Beside them, a
+recommender: histories, recommender.
 """

@@ -31,7 +31,7 @@ _HELP = {
     "save_every": "steps between checkpoints",
     "keep": "checkpoints that stay, besides the best",
     "recompute": "activations to compute again instead of keeping them: none, operation or block",
-    "compile": "compile the model; the first step takes a minute",
+    "compile": "compile the layers; the first step takes a minute or two",
     "device": "cpu or cuda (None: a GPU if there is one)",
     "dtype": "to compute in; weights stay float32 (None: bfloat16 on a GPU, else float32)",
 }
@@ -44,6 +44,8 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR",
                         help="the run's folder: metrics.jsonl, checkpoints, and the model in export")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in DIR")
+    parser.add_argument("--tensorboard", action="store_true",
+                        help="also write events to DIR/tensorboard, if TensorBoard is installed")
     for name, text in _HELP.items():
         _add_setting(parser, name, text)
     parser.set_defaults(run=run_train)
@@ -69,12 +71,18 @@ def run_train(args: argparse.Namespace) -> None:
     settings = {name: getattr(args, name) for name in _HELP}
     device = as_device(args.device)
     peak_flops = matmul_flops(device, as_dtype(args.dtype, device), budget_seconds=0.2)
+    events = None
+    if args.tensorboard:
+        from aiinfra.train.events import TensorBoard
+        events = TensorBoard(args.out / "tensorboard")
     run = TrainingRun(args.data, args.out, TrainOptions(**settings), args.resume, peak_flops)
     for line in run.introduction():
         print(line)
     with _ctrl_c_noted() as pressed, tqdm(total=args.steps, initial=run.step, unit="step") as bar:
         for record in run:
             bar.update()
+            if events is not None:
+                events.write(record)
             bar.set_postfix_str(f"loss {record.loss:.3f}, {record.tokens_per_second:,.0f} tokens/s")
             if pressed:
                 run.save()

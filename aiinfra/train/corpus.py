@@ -14,7 +14,7 @@ Invariant: the parts of a split share no text, not even two copies of one. Noteb
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tokenizers
@@ -122,6 +122,7 @@ class Corpus:
     tokens: Tensor              # int32 [N + 1]
     starts: Tensor              # int64 [documents + 1], from 0 to N
     token_bytes: Tensor         # int64 [V]: bytes of text that each id stands for; special tokens have none
+    learnt: Tensor | None = None     # bool [N + 1]: which tokens are learnt to be said; None: all
 
     def __len__(self) -> int:
         """Tokens that can be learnt from in one epoch, N."""
@@ -136,6 +137,8 @@ class Corpus:
         """A fingerprint of tokens and borders: two corpora with the same one give the same training."""
         found = hashlib.blake2b(self.tokens.numpy().tobytes(), digest_size=16)
         found.update(self.starts.numpy().tobytes())
+        if self.learnt is not None:
+            found.update(self.learnt.numpy().tobytes())
         return found.hexdigest()
 
 
@@ -153,6 +156,21 @@ def tokenize(texts: Sequence[str], tokenizer: Tokenizer) -> Corpus:
         tokens=torch.tensor([*flat, end], dtype=torch.int32),
         starts=lengths.cumsum(0),
         token_bytes=bytes_of_tokens(tokenizer))
+
+
+def tokenize_answers(pairs: Sequence[tuple[str, str]], tokenizer: Tokenizer) -> Corpus:
+    """As `tokenize`, for texts that are a question and its answer: the answer, and the end behind it, is
+    learnt to be said; the question is only read. A chat is such a pair once its template has written it."""
+    whole = tokenize([question + answer for question, answer in pairs], tokenizer)
+    learnt = torch.zeros(len(whole) + 1, dtype=torch.bool)
+    for document, (question, _) in enumerate(pairs):
+        begin, end = whole.starts[document:document + 2].tolist()
+        sizes = whole.token_bytes[whole.tokens[begin + 1:end]]
+        ends_at = sizes.cumsum(0)
+        # a token that the border cuts belongs to the answer
+        learnt[begin + 1:end] = ends_at > len(question.encode())
+        learnt[end] = True
+    return replace(whole, learnt=learnt)
 
 
 def bytes_of_tokens(tokenizer: Tokenizer) -> Tensor:

@@ -121,15 +121,24 @@ class PackedStream:
         flat = self.corpus.tokens
         lengths = [piece.end - piece.start for piece in pieces]
         tokens = torch.cat([flat[piece.start:piece.end] for piece in pieces])
-        targets = torch.cat([flat[piece.start + 1:piece.end + 1] for piece in pieces]).long()
+        targets = torch.cat([self._targets(piece) for piece in pieces])
+        learnt = targets[targets != IGNORED]
         borders = torch.tensor([0, *lengths]).cumsum(0)
         return MicroBatch(
             tokens=tokens.long(),
             targets=targets,
             positions=torch.cat([torch.arange(length) for length in lengths]),
             documents=PackedDocuments(borders.int(), longest=max(lengths)),
-            valid=len(targets),
-            text_bytes=int(self.corpus.token_bytes[targets].sum()))
+            valid=len(learnt),
+            text_bytes=int(self.corpus.token_bytes[learnt].sum()))
+
+    def _targets(self, piece: _Piece) -> Tensor:
+        """What follows each token of a piece; IGNORED where it is not learnt from."""
+        following = slice(piece.start + 1, piece.end + 1)
+        targets = self.corpus.tokens[following].long()
+        if self.corpus.learnt is None:
+            return targets
+        return targets.where(self.corpus.learnt[following], IGNORED)
 
 
 def document_order(documents: int, seed: int | None, epoch: int) -> Tensor:

@@ -52,6 +52,30 @@ def next_token_loss(model: Transformer, batch: MicroBatch, total: int) -> Tensor
         return linear_cross_entropy(hidden, model.lm_head.weight, batch.targets, IGNORED, total=total)
 
 
+class Ranks(Protocol):
+    """The processes that take a step together, each with micro-batches of its own. All call these in the same
+    order, those without a valid token too."""
+
+    def total(self, value: float) -> float:
+        """The sum of a number over all ranks."""
+        ...
+
+    def add_gradients(self, parameters: list[nn.Parameter]) -> None:
+        """Replace each gradient by its sum over all ranks; a rank that has none adds nothing."""
+        ...
+
+
+class OneRank:
+    """There are no others."""
+
+    def total(self, value: float) -> float:
+        """It is all there is."""
+        return value
+
+    def add_gradients(self, parameters: list[nn.Parameter]) -> None:
+        """They are whole."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """When a step is not taken: beyond these, and always where loss or norm is not a finite number."""
@@ -62,21 +86,22 @@ class Limits:
 
 def loop(model: nn.Module, batches: Iterable[Batch], optimizer: torch.optim.Optimizer, schedule: Rates, *,
          accumulate: int = 1, clip_norm: float | None = 1.0, loss: Loss = next_token_loss,
-         autocast: torch.dtype | None = None, limits: Limits = Limits(), steps_done: int = 0,
-         tokens_seen: int = 0, flops: Callable[[Batch], float] | None = None,
+         autocast: torch.dtype | None = None, limits: Limits = Limits(), ranks: Ranks = OneRank(),
+         steps_done: int = 0, tokens_seen: int = 0, flops: Callable[[Batch], float] | None = None,
          peak_flops: float | None = None) -> Iterator[TrainStep]:
     """Train `model` in place, a step for each record that is asked for, until `batches` end.
 
     accumulate: micro-batches a step; the last step has fewer if the batches run out. Exactly so many are
     taken before a step is computed, so that whatever counts the batches' position is right when a record is
     in hand. clip_norm: the longest that a step's whole gradient may be. autocast: compute in this dtype, keep
-    float32 weights. steps_done, tokens_seen: where a resumed run stands. flops: the model's FLOPs for a
+    float32 weights. ranks: who else takes the same steps; loss, norm and tokens are those of all.
+    steps_done, tokens_seen: where a resumed run stands. flops: the model's FLOPs for a
     micro-batch, forward and backward, for MFU. Raises Diverged, before the update, for a loss or a norm that
     is not finite or beyond `limits`.
     """
     if accumulate < 1:
         raise ValueError(f"accumulate={accumulate}; a step needs at least 1 micro-batch.")
-    work = _Work(model, optimizer, loss, autocast, clip_norm, limits)
+    work = _Work(model, optimizer, loss, autocast, clip_norm, limits, ranks)
     source = iter(batches)
     step = steps_done
     model.train()
@@ -93,7 +118,7 @@ def loop(model: nn.Module, batches: Iterable[Batch], optimizer: torch.optim.Opti
         yield TrainStep(
             step=step,
             loss=done.loss,
-            bits_per_byte=_bits_per_byte(done.loss, done.tokens, window),
+            bits_per_byte=work.bits_per_byte(done, window),
             learning_rate=learning_rate,
             gradient_norm=done.gradient_norm,
             tokens=done.tokens,
@@ -116,31 +141,42 @@ class _Work:
     """What stays the same from step to step."""
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, loss: Loss,
-                 autocast: torch.dtype | None, clip_norm: float | None, limits: Limits) -> None:
+                 autocast: torch.dtype | None, clip_norm: float | None, limits: Limits,
+                 ranks: Ranks) -> None:
         self.model = model
         self.optimizer = optimizer
         self.loss = loss
         self.autocast = autocast
         self.limits = limits
+        self.ranks = ranks
         self.clip_norm = math.inf if clip_norm is None else clip_norm
         self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self.device = self.parameters[0].device
 
     def step(self, step: int, window: list[Batch], learning_rate: float, clock: "_Clock") -> _Done:
         """Forward and backward of all micro-batches, then one update."""
-        total = sum(batch.valid for batch in window)
+        total = int(self.ranks.total(sum(batch.valid for batch in window)))
         if not total:                                      # 0 / 0: there is nothing to learn from
             return _Done(loss=math.nan, gradient_norm=0.0, tokens=0)
         self.optimizer.zero_grad()
         losses = [self._add_gradients(batch, total, clock) for batch in window if batch.valid]
         with clock.phase("optimizer"):
+            self.ranks.add_gradients(self.parameters)
             norm = nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
-            done = _Done(loss=float(sum(losses)), gradient_norm=float(norm), tokens=total)
+            loss = self.ranks.total(float(sum(losses)))
+            done = _Done(loss=loss, gradient_norm=float(norm), tokens=total)
             self._check(step, done)
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate
             self.optimizer.step()
         return done
+
+    def bits_per_byte(self, done: _Done, window: list[Batch]) -> float | None:
+        """The bits that it takes to write the step's text, ends of texts included, for each byte of it."""
+        text_bytes = self.ranks.total(sum(batch.text_bytes for batch in window))
+        if not text_bytes:
+            return None
+        return done.loss * done.tokens / math.log(2) / text_bytes
 
     def _add_gradients(self, batch: Batch, total: int, clock: "_Clock") -> Tensor:
         """Add this micro-batch's part to every gradient; returns its part of the loss."""
@@ -188,11 +224,3 @@ class _Clock:
     def seconds(self) -> float:
         """Since the clock was made."""
         return time.perf_counter() - self.start
-
-
-def _bits_per_byte(loss: float, tokens: int, window: list[Batch]) -> float | None:
-    """The bits that it takes to write the step's text, ends of texts included, for each byte of it."""
-    text_bytes = sum(batch.text_bytes for batch in window)
-    if not text_bytes:
-        return None
-    return loss * tokens / math.log(2) / text_bytes

@@ -28,6 +28,7 @@ from aiinfra.model.config import ModelConfig
 from aiinfra.model.transformer import Transformer
 from aiinfra.perf.training import decoder_flops
 from aiinfra.train.checkpoints import Checkpoints
+from aiinfra.train.compiled import compile_layers
 from aiinfra.train.corpus import Corpus, read_documents, split_documents, tokenize, train_tokenizer
 from aiinfra.train.data import MicroBatch, PackedStream
 from aiinfra.train.evaluate import Evaluation, evaluate
@@ -79,7 +80,7 @@ class TrainingRun:
         self._take_up(place)
         recompute(self.model, options.recompute)
         if options.compile:
-            self.model.hidden = torch.compile(self.model.hidden)
+            compile_layers(self.model)
 
     def introduction(self) -> list[str]:
         """Sentences on what is trained on what, and from where."""

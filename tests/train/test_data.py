@@ -8,8 +8,10 @@ from hypothesis import given, settings, strategies as st
 
 from aiinfra.kernels.cross_entropy import linear_cross_entropy
 from aiinfra.model import Transformer
-from aiinfra.train.data import MicroBatch, PackedStream, document_order
-from tests.train.stories import corpus, tiny_model
+from aiinfra.train.corpus import tokenize, tokenize_answers, train_tokenizer
+from aiinfra.train.data import IGNORED, MicroBatch, PackedStream, document_order
+from aiinfra.train.loop import next_token_loss
+from tests.train.stories import corpus, stories, tiny_model
 
 TEXT = corpus()
 
@@ -135,3 +137,34 @@ def test_parts_of_a_batch_add_up_to_the_loss_of_the_whole() -> None:
     of_parts = torch.autograd.grad(sum(parts), (hidden, weight))
     for one, other in zip(of_parts, torch.autograd.grad(whole, (hidden, weight))):
         torch.testing.assert_close(one, other)
+
+
+def test_only_answers_are_learnt() -> None:
+    """A question is read: none of its tokens is a target; all of the answer is, and the end behind it."""
+    pairs = [("Who?", " The fox found seven eggs."), ("And then, where was it?", " Here."), ("", "Alone.")]
+    tokenizer = train_tokenizer(stories(30), 300)
+    made = tokenize_answers(pairs, tokenizer)
+    assert torch.equal(made.tokens, tokenize([q + a for q, a in pairs], tokenizer).tokens)
+    for document, (question, answer) in enumerate(pairs):
+        begin, end = made.starts[document:document + 2].tolist()
+        said = made.tokens[begin:end][made.learnt[begin:end]].tolist()
+        assert tokenizer.decode([one for one in said if one]).endswith(answer)
+        assert len(tokenizer.decode(said)) <= len(answer) + 1 and made.learnt[end]
+    stream = PackedStream(made, 16, 1, seed=0)
+    seen = list(islice(stream, stream.rows_per_epoch))
+    for batch in seen:
+        assert batch.valid == (batch.targets != IGNORED).sum()
+        assert batch.text_bytes == made.token_bytes[batch.targets[batch.targets >= 0]].sum()
+    assert sum(batch.valid for batch in seen) == made.learnt.sum() < len(made)
+    assert made.digest() != replace(made, learnt=None).digest()
+
+
+def test_learnt_tokens_change_the_gradient_and_questions_do_not() -> None:
+    """The mean is over what is learnt; what is only read is still seen."""
+    pairs = [("The fox found", " an empty café."), ("Who was it?", " My sister.")]
+    made = tokenize_answers(pairs, train_tokenizer(stories(30), 300))
+    model, batch = tiny_model(), next(PackedStream(made, len(made), 1, seed=0))
+    loss = next_token_loss(model, batch, batch.valid)
+    logits = model(batch.tokens, batch.positions, kv=batch.documents)
+    expected = torch.nn.functional.cross_entropy(logits, batch.targets)
+    assert torch.allclose(loss, expected, rtol=1e-5)
