@@ -29,7 +29,8 @@ def draw_learning(curve: Sequence[tuple[int, float, float]], score: Baselines, s
     fig, (left, right) = style.axes("step", "", f"step {step[-1]} of {steps}", columns=2)
     left.plot(step, loss, color=style.MEASURED, label="model, on unseen users")
     left.axhline(score.best_loss, color=style.BOUND, ls="--", label="optimum: the rules' entropy")
-    right.plot(step, [100 * share for share in accuracy], color=style.MEASURED, label="model")
+    percent = [100 * share for share in accuracy]
+    right.plot(step, percent, color=style.MEASURED, label="model")
     lines = {"optimum": (score.best, "--"), "repeat the last item": (score.repeat, "-."),
              "popularity": (score.popular, ":")}
     for name, (share, look) in lines.items():
