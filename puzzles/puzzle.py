@@ -24,6 +24,7 @@ from puzzles.tiling import Panel
 
 
 _MOST_STEPS = 8                          # by which a size may grow
+ONCE = "once_a_program"                  # a budget: whatever a program loads, it loads once
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ The sheets' cells are made of these two texts, and a test holds them to it.
 
 from pathlib import Path
 
-from puzzles.puzzle import Puzzle
+from puzzles.puzzle import ONCE, Puzzle
 from puzzles.tensors import Tensor
 
 _ROOT = Path(__file__).parents[1]
@@ -67,9 +67,13 @@ def _direction(puzzle: Puzzle, name: str) -> str:
 def _launch(puzzle: Puzzle) -> str:
     """The grid, and how much a launch may load."""
     text = f"Grid: {_grid(puzzle)}."
-    limits = [f"at most `{most}` elements of `{name}`" for name, most in puzzle.budget.items()]
+    limits = [f"at most `{most}` elements of `{name}`"
+              for name, most in puzzle.budget.items() if most != ONCE]
     if limits:
         text += f" A launch may load {', '.join(limits)}."
+    once = [f"`{name}`" for name, most in puzzle.budget.items() if most == ONCE]
+    if once:
+        text += f" No program loads an element of {' or '.join(once)} twice."
     return text
 
 

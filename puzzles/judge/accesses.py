@@ -40,8 +40,10 @@ class Use:
 
     races: RaceDetector
     touched: np.ndarray                 # which elements were loaded
+    last_reader: np.ndarray             # of each element, the program; -1 if it was not loaded
     line_of_write: np.ndarray           # of each element, the last one; 0 if it was not written
     loaded: int = 0
+    reloaded: int = 0                   # by the program that had loaded the element before
     stored: int = 0                     # plainly
     updated: int = 0                    # atomically
 
@@ -84,6 +86,11 @@ class Tracer:
     def all_begun(self) -> bool:
         """True if every program of the grid has begun."""
         return self._begun == len(self.order)
+
+    @property
+    def _me(self) -> int:
+        """The number of the program that runs now."""
+        return int(np.ravel_multi_index(self._current, self._full_grid))
 
     @property
     def program(self) -> Program:
@@ -173,6 +180,8 @@ class Tracer:
             self._check_lanes(region, elements, values)
         if kind == "read":
             use.loaded += len(unique)
+            use.reloaded += int((use.last_reader[unique] == self._me).sum())
+            use.last_reader[unique] = self._me
             use.touched[unique] = True
         else:
             use.stored += len(unique) if kind == "write" else 0
@@ -185,8 +194,7 @@ class Tracer:
 
     def _check_race(self, kind: str, region: Region, unique: np.ndarray) -> None:
         """Against other programs."""
-        me = int(np.ravel_multi_index(self._current, self._full_grid))
-        conflict = self.uses[region.name].races.access(kind, unique, me)
+        conflict = self.uses[region.name].races.access(kind, unique, self._me)
         if conflict is None:
             return
         element, other, how = conflict
@@ -275,10 +283,8 @@ class Tracer:
 
 
 def _store_budget(use: Use, written: int) -> int | None:
-    """The most stores. Sums that many programs add up atomically may take any number; with one addition for
-    each element, or plain stores among them, nothing is being added up.
-    """
-    if use.updated > use.stored and use.updated > written:
+    """The most stores. Where several programs update an element atomically, it may take any number."""
+    if use.races.met_atomically():
         return None
     return int(_STORE_SLACK * written)
 
@@ -295,6 +301,7 @@ def _unused(region: Region) -> Use:
     return Use(
         races=RaceDetector(elements),
         touched=np.zeros(elements, bool),
+        last_reader=np.full(elements, -1, np.int64),
         line_of_write=np.zeros(elements, np.int64),
     )
 

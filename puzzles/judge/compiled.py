@@ -17,6 +17,7 @@ from typing import Any
 
 from aiinfra.gpu import confine, process
 from aiinfra.gpu.compile import build_translated, resource_usage
+from aiinfra.kernels.chip import SHARED_LIMIT
 from puzzles.judge.explain import explain
 from puzzles.judge.launch import POINTERS
 from puzzles.judge.runner import EndedEarly, LearnerProcess
@@ -27,6 +28,7 @@ from puzzles.tensors import Number
 
 TARGETS = (80, 90, 100)          # A100; H100, H200, H20; B200
 _MOST_SAID = 300
+_MOST_SPILLED = 4096             # bytes a thread: four times what its registers hold
 
 
 def compile_all(puzzle: Puzzle, runner: LearnerProcess, folder: Path,
@@ -46,7 +48,24 @@ def compile_all(puzzle: Puzzle, runner: LearnerProcess, folder: Path,
         if "error" in said:
             return usages, [Finding("does_not_compile", f"for sm_{target}: {said['error']}")]
         usages.append(ResourceUsage(**said))
+        if found := too_much(usages[-1], target):
+            return usages, [found]
     return usages, []
+
+
+def too_much(usage: ResourceUsage, target: int) -> Finding | None:
+    """A program that the chip cannot start, or whose blocks live in memory rather than in registers."""
+    at = f"a program takes {{:,}} {{}} on {usage.target}"
+    if usage.shared_bytes > SHARED_LIMIT[target]:
+        taken = at.format(usage.shared_bytes, "bytes of shared memory")
+        look = "the blocks that meet in tl.dot, tl.trans or a reduction: fewer or smaller ones at a time"
+        message = f"{taken}, and the chip has {SHARED_LIMIT[target]:,}: it could not be started"
+        return Finding("does_not_fit", message, look)
+    if usage.spill_bytes > _MOST_SPILLED:
+        taken = at.format(usage.spill_bytes, "bytes of each thread's own memory, for want of registers,")
+        look = "how many elements are alive at once: 128 threads share a block, and each has 255 registers"
+        return Finding("does_not_fit", f"{taken}; {_MOST_SPILLED:,} are the limit here", look)
+    return None
 
 
 def _translated(puzzle: Puzzle, runner: LearnerProcess, target: int) -> str:

@@ -30,7 +30,7 @@ from puzzles.judge.runner import EndedEarly, LearnerProcess, raise_finding
 from puzzles.judge.tolerance import error_ratio
 from puzzles.judge.values import compare
 from puzzles.judge.verdict import Finding, HeatMap, Traffic, Verdict, rejected
-from puzzles.puzzle import Case, Expected, Puzzle
+from puzzles.puzzle import ONCE, Case, Expected, Puzzle
 from puzzles.source import KernelText, Piece
 from puzzles.tensors import evaluate
 
@@ -134,7 +134,7 @@ class _Launch:
         run = self._execute(poison=math.nan)
         if run.findings:
             return _Seen(run.findings)
-        traffic = run.tracer.traffic(self._budgets())
+        traffic = run.tracer.traffic(self._budgets(run.tracer))
         if not stores_anything(self.runner.files):
             return _Seen([Finding("not_solved", "the kernel has no tl.store yet")], traffic)
         findings = [*self._changed(run.memory)]
@@ -249,8 +249,13 @@ class _Launch:
         advice = f"{text}. Did the grid round down? triton.cdiv rounds up"
         return [_with_look(finding, "not_written", advice) for finding in findings]
 
-    def _budgets(self) -> dict[str, int]:
-        return {name: int(evaluate(text, self.case.sizes)) for name, text in self.puzzle.budget.items()}
+    def _budgets(self, tracer: Tracer) -> dict[str, int]:
+        budgets = {}
+        for name, text in self.puzzle.budget.items():
+            use = tracer.uses[name]
+            once = use.loaded - use.reloaded
+            budgets[name] = int(evaluate(text, {**self.case.sizes, ONCE: once}))
+        return budgets
 
 
 def _with_look(finding: Finding, kind: str, look_at: str) -> Finding:

@@ -61,6 +61,10 @@ class RaceDetector:
         self._seen[kind].add(at, program)
         return conflict
 
+    def met_atomically(self) -> bool:
+        """Whether two programs updated one element."""
+        return bool((self._seen["atomic"].second >= 0).any())
+
     def written(self) -> np.ndarray:
         """Which elements any program wrote, plainly or atomically."""
         plainly, atomically = self._seen["write"].first, self._seen["atomic"].first

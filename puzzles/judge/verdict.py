@@ -30,6 +30,7 @@ KINDS = (
     "too_many_programs",
     "traffic",
     "does_not_compile",
+    "does_not_fit",
     "gpu",
 )
 

@@ -276,7 +276,11 @@ def int4_matmul(
     ],
     big=case(M=2048, D=1024, F=2816, BLOCK_M=64, BLOCK_F=32, BLOCK_D=32),
     flops="4 * M * D * F",
-    budget=dict(x="M * D * cdiv(F, BLOCK_F)"),
+    budget=dict(
+        x="M * D * cdiv(F, BLOCK_F)",
+        w_gate="D * F * cdiv(M, BLOCK_M)",
+        w_up="D * F * cdiv(M, BLOCK_M)",
+    ),
     picture=(
         panel("x", 3, 3, sweep=[(1, 0), (1, 1), (1, 2)], ragged="rc", labels=("M", "D")),
         panel("w_gate, w_up", 3, 4, sweep=[(0, 2), (1, 2), (2, 2)], ragged="rc", labels=("D", "F")),

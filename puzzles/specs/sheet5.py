@@ -2,7 +2,7 @@
 
 import torch
 
-from puzzles.puzzle import Expected, case, puzzle
+from puzzles.puzzle import ONCE, Expected, case, puzzle
 from puzzles.specs.made import all_equal, largest_at_the_edges, scores_far_below_zero
 from puzzles.specs.serving import decode, paged, request, slots
 from puzzles.tensors import BlockSize, Number, Size, f32, i32
@@ -76,7 +76,7 @@ _POOL = (
              grow=dict(NB=1, T=1)),
     ],
     big=case(B=64, H=32, K=8, NB=16384, T=256, sm_scale=0.125, P=16, D=64, GROUP=16),
-    budget=dict(q="B * H * D", table="B * K * T"),
+    budget=dict(q="B * H * D", table="B * K * T", k_cache=ONCE, v_cache=ONCE),
     picture=(*_POOL, panel("o", 2, 1, own=[(0, 0)], labels=("H / K heads", "D"))),
     hints=(
         "The block table is a page table: position s of a request lies in block table[b, s // P], at row "
@@ -139,7 +139,7 @@ def paged_decode(
              make=scores_far_below_zero, grow=dict(NB=1, T=1)),
     ],
     big=case(B=4, H=32, K=8, NB=4096, T=1024, sm_scale=0.125, P=16, D=64, GROUP=16, SPLITS=16),
-    budget=dict(table="B * K * T"),
+    budget=dict(table="B * K * T", k_cache=ONCE, v_cache=ONCE),
     picture=(
         panel("q of one request", 2, 1, sweep=[(0, 0)], labels=("H / K heads", "D")),
         panel("block table, cut into SPLITS", 1, 4, sweep=[(0, 2), (0, 3)], labels=("", "T entries")),

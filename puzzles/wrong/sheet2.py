@@ -102,6 +102,8 @@ ANSWERS = [
     wrong("rms_norm", "in place", "input_changed", "tl.store(y_ptr", "tl.store(x_ptr"),
     wrong("rms_norm", "hard-coded width", "out_of_bounds_read", "d < D", "d < 100"),
     wrong("argmax", "the last of several", "wrong_value", "top > best", "top >= best"),
+    wrong("argmax", "index times 1.0001", "wrong_value",
+          "token_ptr + row, at", "token_ptr + row, at * 1.0001"),
     wrong("argmax", "index within the block", "wrong_value", "start + tl.argmax(x, 0)", "tl.argmax(x, 0)"),
     wrong("argmax", "masked lanes count as 0", "wrong_value", _OTHER, ", other=0.0"),
     wrong("argmax", "masked lanes without other=", "masked_lanes", _OTHER, ""),

@@ -185,4 +185,6 @@ ANSWERS = [
     wrong("swiglu", "accumulates in the output", "race",
           "tl.program_id(1) * BLOCK_F", "tl.program_id(1) * 0"),
     wrong("swiglu", "exp overflows", "not_finite", "tl.sigmoid(gate)", "(tl.exp(gate) / (1 + tl.exp(gate)))"),
+    wrong("swiglu", "w_up loaded twice", "traffic",
+          "up = tl.dot(", "tl.load(w_up_ptr + at, mask=inside, other=0.0)\n        up = tl.dot("),
 ]

@@ -4,6 +4,8 @@ from puzzles.wrong import wrong
 
 _IEEE = ', input_precision="ieee"'
 
+_LOAD_V = "v = tl.load(v_cache_ptr + at, mask=s[:, None] < length, other=0.0)"
+
 ANSWERS = [
     wrong(
         "kv_write",
@@ -222,4 +224,6 @@ ANSWERS = [
         "if tl.program_id(1) == 0 and first < end:",
     ),
     wrong("grouped_matmul", "TF32", "wrong_value", _IEEE, ""),
+    *(wrong(name, "v loaded twice", "traffic", f"        {_LOAD_V}", f"        {_LOAD_V}\n        {_LOAD_V}")
+      for name in ("paged_decode", "split_k_decode")),
 ]

@@ -1,9 +1,9 @@
 """Every load, store and atomic is judged: bounds, lanes, programs, traffic."""
 
 import torch
-from tests.puzzles.judge.probe import OFFSETS, probe, total
+from tests.puzzles.judge.probe import OFFSETS, count, probe, total
 
-from puzzles.tensors import Tensor
+from puzzles.tensors import Tensor, i32
 
 
 def test_a_wild_index_is_caught_wherever_it_lands(workers):
@@ -77,3 +77,10 @@ def test_stores_count_as_traffic_and_never_lower_the_score(workers):
     assert good.traffic_score == 1.0 and "z: 8 elements, 8 stores (1.0 each)" in str(good)
     assert twice.kinds == ("traffic",) and twice.traffic_score == 2.0
     assert "z: 8 elements, 16 stores (2.0 each)" in str(twice)
+
+
+def test_an_atomic_buys_no_second_store(workers):
+    once, store = "tl.atomic_xchg(z_ptr + i, i)\n", "tl.store(z_ptr + i, i)\n"
+    assert probe(workers, OFFSETS + once, count, out=i32("N")).passed
+    for twice in (once + once, store + once, once + store):
+        assert probe(workers, OFFSETS + twice, count, out=i32("N")).kinds == ("traffic",), twice

@@ -4,7 +4,9 @@ import pytest
 
 from puzzles.checking import Workers, judge_text
 from puzzles.catalogue import PUZZLES
+from puzzles.judge.compiled import too_much
 from puzzles.judge.process import Worker
+from puzzles.judge.verdict import ResourceUsage
 from puzzles.source import from_text
 
 _TEXT = """import triton
@@ -58,6 +60,26 @@ def test_an_error_in_a_helper_is_told_at_its_line(workers):
 def test_interpreted_errors(workers, there, words, look):
     finding = _finding(workers, there)
     assert words in finding.message and look in finding.look_at and finding.line == 16
+
+
+def test_what_a_chip_does_not_have_is_refused_with_its_limit():
+    taken = dict(target="sm_80", registers=64, shared_bytes=166_912, spill_bytes=0)
+    assert too_much(ResourceUsage(**taken), 80) is None
+    shared = too_much(ResourceUsage(**taken | dict(shared_bytes=166_913)), 80)
+    spilled = too_much(ResourceUsage(**taken | dict(spill_bytes=8192)), 80)
+    assert shared.kind == spilled.kind == "does_not_fit"
+    assert "166,913 bytes of shared memory on sm_80" in shared.message and "166,912" in shared.message
+    assert "8,192 bytes" in spilled.message and "4,096" in spilled.message
+
+
+@pytest.mark.compile
+def test_blocks_that_no_chip_can_hold_are_refused(both):
+    """Right when interpreted, and compiled without a word."""
+    finding = _finding(both, """if BLOCK >= 1024:
+        wide = tl.broadcast_to(tl.where(at < N, x, 0.0)[None, :], [64, BLOCK])
+        x += 0 * tl.max(tl.dot(wide, tl.trans(wide)))""")
+    assert finding.kind == "does_not_fit", str(finding)
+    assert "262,144 bytes of shared memory on sm_90, and the chip has 232,448" in finding.message
 
 
 @pytest.mark.compile
