@@ -40,11 +40,11 @@ def compile_all(puzzle: Puzzle, runner: LearnerProcess, folder: Path,
         translated = {target: _translated(puzzle, runner, target) for target in TARGETS}
     except EndedEarly as early:
         return [], [early.finding]
-    usages: list[ResourceUsage] = []
+    files = {target: folder / f"sm_{target}.ttir" for target in TARGETS}
     for target, text in translated.items():
-        file = folder / f"sm_{target}.ttir"
-        file.write_text(text.replace(str(folder), "kernel"))     # the same text is compiled once
-        said = _in_fork(file, target, seconds)
+        files[target].write_text(text.replace(str(folder), "kernel"))     # the same text is compiled once
+    usages: list[ResourceUsage] = []
+    for target, said in _in_fork(files, seconds).items():
         if "error" in said:
             return usages, [Finding("does_not_compile", f"for sm_{target}: {said['error']}")]
         usages.append(ResourceUsage(**said))
@@ -75,19 +75,27 @@ def _translated(puzzle: Puzzle, runner: LearnerProcess, target: int) -> str:
     return runner.ask(request, lambda _, data: data.decode(errors="replace"))
 
 
-def _in_fork(file: Path, target: int, seconds: float) -> dict[str, Any]:
-    """A ResourceUsage's fields, or {"error": …}. A compiler that crashes or hangs takes only the fork with
-    it."""
+def _in_fork(files: Mapping[int, Path], seconds: float) -> dict[str, dict[str, Any]]:
+    """Of each target, a ResourceUsage's fields or {"error": …}. A compiler that crashes or hangs takes only
+    the fork with it.
+    """
     def compile_and_say(pipe: int) -> None:
         confine.die_with_parent()
-        os.write(pipe, json.dumps(_compiled(file, target)).encode())
+        for target, file in files.items():
+            line = json.dumps({target: _compiled(file, target)})
+            os.write(pipe, f"{line}\n".encode())
 
     ended = process.in_fork(compile_and_say, seconds)
-    if not ended.in_time:
-        return {"error": f"the compiler was still at work after {seconds:g} s; are the blocks too large?"}
-    if not ended.output:
-        return {"error": f"the compiler itself ended with exit code {ended.exit_code}"}
-    return json.loads(ended.output)
+    said: dict[str, dict[str, Any]] = {}
+    for line in ended.output.decode().splitlines():
+        said |= json.loads(line)
+    missing = [str(target) for target in files if str(target) not in said]
+    if missing and not ended.in_time:
+        why = f"the compiler was still at work after {seconds:g} s; are the blocks too large?"
+        said[missing[0]] = {"error": why}
+    elif missing:
+        said[missing[0]] = {"error": f"the compiler itself ended with exit code {ended.exit_code}"}
+    return said
 
 
 def _compiled(file: Path, target: int) -> dict[str, Any]:
