@@ -75,21 +75,19 @@ def _translated(puzzle: Puzzle, runner: LearnerProcess, target: int) -> str:
     return runner.ask(request, lambda _, data: data.decode(errors="replace"))
 
 
-def _in_fork(files: Mapping[int, Path], seconds: float) -> dict[str, dict[str, Any]]:
+def _in_fork(files: Mapping[int, Path], seconds: float) -> dict[int, dict[str, Any]]:
     """Of each target, a ResourceUsage's fields or {"error": …}. A compiler that crashes or hangs takes only
     the fork with it.
     """
     def compile_and_say(pipe: int) -> None:
         confine.die_with_parent()
         for target, file in files.items():
-            line = json.dumps({target: _compiled(file, target)})
+            line = json.dumps([target, _compiled(file, target)])
             os.write(pipe, f"{line}\n".encode())
 
     ended = process.in_fork(compile_and_say, seconds)
-    said: dict[str, dict[str, Any]] = {}
-    for line in ended.output.decode().splitlines():
-        said |= json.loads(line)
-    missing = [str(target) for target in files if str(target) not in said]
+    said = dict(map(json.loads, ended.output.decode().splitlines()))
+    missing = [target for target in files if target not in said]
     if missing and not ended.in_time:
         why = f"the compiler was still at work after {seconds:g} s; are the blocks too large?"
         said[missing[0]] = {"error": why}

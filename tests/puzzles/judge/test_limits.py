@@ -110,7 +110,7 @@ def test_a_comment_at_the_margin():
 def test_a_slow_compiler_is_no_endless_loop(monkeypatch, tmp_path):
     monkeypatch.setattr(compiled, "build_translated", lambda *_: time.sleep(60))
     said = compiled._in_fork({80: tmp_path / "kernel.ttir"}, seconds=0.2)
-    assert re.search(r"the compiler was still at work after 0.2 s", said["80"]["error"])
+    assert re.search(r"the compiler was still at work after 0.2 s", said[80]["error"])
 
 
 def test_an_interrupt_leaves_nothing(tmp_path, monkeypatch):
