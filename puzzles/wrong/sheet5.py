@@ -49,7 +49,7 @@ ANSWERS = [
     wrong(
         "paged_decode",
         "ignores the block table",
-        "wrong_value",
+        "not_finite",
         "page = tl.load(table_ptr + b * T + block)",
         "page = b * T + block",
     ),
