@@ -7,6 +7,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 # JupyterLab's own settings for the workbook: it keeps sliders as they were left, and asks nobody about news.
 SETTINGS := $(VENV)/etc/jupyter/labconfig
+# Its extension for the workbook: words for who cannot see a picture, and the dark theme on pages not yet run.
+EXTENSIONS := $(VENV)/share/jupyter/labextensions
 READY  := $(VENV)/.ready
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check
 # JupyterLab refuses to run as root unless told to; in a container everybody is root.
@@ -51,6 +53,7 @@ lab: setup      ## open the workbook in JupyterLab
 	@$(BIN)/python -m aiinfra info
 	@$(BIN)/python -m aiinfra.lab.copies lay
 	@mkdir -p $(SETTINGS) && cp aiinfra/lab/jupyterlab.json $(SETTINGS)/default_setting_overrides.json
+	@mkdir -p $(EXTENSIONS) && cp -R aiinfra/lab/labextension/. $(EXTENSIONS)/aiinfra-pages
 	@$(BIN)/python -m jupyterlab $(LAB_ARGS) --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/work/$(FIRST)
 
 update:         ## fetch what is new, and bring your own copies in work/ on; what you wrote stays

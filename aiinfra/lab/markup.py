@@ -9,6 +9,7 @@ text: darker on white, lighter on black, at least 4.5:1 on both.
 
 import html
 import re
+from pathlib import Path
 
 TONES = {"good": "#009E73", "bad": "#D55E00", "calm": "#7F7F7F", "note": "#0072B2"}
 SIGNS = {"good": "✓", "bad": "✗", "calm": "○"}
@@ -17,11 +18,10 @@ _THEME = 45        # % of the theme's colour of text that make every tone readab
 QUIET = "opacity:0.75"
 
 # JupyterLab only: lines of prose that can be read, and in the dark theme figures turned dark with their hues
-# kept.
-LOOKS = """<style>
-.jp-Notebook .jp-MarkdownOutput { max-width: 60em; }
-[data-jp-theme-light="false"] .jp-OutputArea-output img { filter: invert(0.92) hue-rotate(180deg); }
-</style>"""
+# kept. A page brings it along for a hosted JupyterLab; under `make lab` an extension has it, for saved pages
+# too.
+_SHEET = Path(__file__).parent / "labextension/static/looks.css"
+LOOKS = f"<style>\n{_SHEET.read_text(encoding='utf-8')}</style>"
 
 
 def inline(text: str) -> str:

@@ -4,6 +4,7 @@ a sheet."""
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -116,3 +117,29 @@ def test_jupyterlab_keeps_sliders_and_asks_nobody_about_news(server):
             return json.load(answer)["schema"]["properties"][setting]["default"]
     assert default("@jupyterlab/apputils-extension:notification", "fetchNews") == "false"
     assert default("@jupyter-widgets/jupyterlab-manager:plugin", "saveState") is True
+
+
+def test_the_workbooks_extension_is_there_whole(server):
+    """JupyterLab names it among those to load, and each of its files arrives as it is in the repository."""
+    folder = ROOT / "aiinfra/lab/labextension"
+    with ask(server, "lab") as page:
+        assert '"aiinfra-pages"' in page.read().decode(), "JupyterLab does not load it"
+    for path in (folder / "static").iterdir():
+        with ask(server, f"lab/extensions/aiinfra-pages/static/{path.name}") as file:
+            assert file.read() == path.read_bytes()
+
+
+def test_pictures_of_a_page_not_yet_run_have_words_and_their_dark_look(server, tmp_path):
+    """What a browser makes of a sheet: `alt` is filled in, and the stylesheet has been asked for."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no chromium here")
+    address = f"{server}/lab/tree/work/sheets/1_first_blocks.ipynb?token={TOKEN}&reset"
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}"]
+    waits = ["--window-size=1300,6000", "--virtual-time-budget=30000", "--timeout=30000"]
+    command = [browser, *options, *waits, "--dump-dom", address]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+    pictures = re.findall(r'<img [^>]*src="data:image/png[^>]*>', shown)
+    assert len(pictures) >= 5, "the sheet was not shown"
+    assert all('alt="Picture of ' in picture for picture in pictures)
+    assert "aiinfra-pages/static/looks.css" in shown
