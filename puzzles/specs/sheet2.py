@@ -238,8 +238,8 @@ def _convolve(x: torch.Tensor, k: torch.Tensor, KH: int, KW: int) -> torch.Tenso
     big=case(B=64, H=256, W=250, KH=3, KW=3, BLOCK_H=16, BLOCK_W=64),
     flops="2 * B * H * W * KH * KW",
     picture=(
-        panel("x", 3, 4, sweep=[(1, 1), (1, 2), (2, 1), (2, 2)], ragged="rc", labels=("H", "W")),
-        panel("k", 1, 1, sweep=[(0, 0)], labels=("KH", "KW")),
+        panel("k, weight by weight", 2, 2, sweep=[(0, 0), (0, 1), (1, 0), (1, 1)], labels=("KH", "KW")),
+        panel("x, shifted anew for each weight", 3, 4, sweep=[(1, 1)], ragged="rc", labels=("H", "W")),
         panel("z", 3, 4, own=[(1, 1)], ragged="rc", labels=("H", "W")),
     ),
     hints=(
@@ -265,7 +265,8 @@ def conv2d(
     """z[b, h, w] = sum over di < KH, dj < KW of k[di, dj] * x[b, h + di, w + dj]; x is 0 outside of the image
 
     Program (b, i, j) owns the tile of image b that begins at row i * BLOCK_H, column j * BLOCK_W. Row H of
-    image b is not row 0 of image b + 1. Everything is contiguous; rows past H and columns past W are masked.
+    image b is not row 0 of image b + 1. KH and KW are known only at run time, so k is read weight by weight.
+    Everything is contiguous; rows past H and columns past W are masked.
     """
     return dict(z=Expected(_convolve(x, k, KH, KW), terms=KH * KW,
                            size=lambda: _convolve(x.abs(), k.abs(), KH, KW)))

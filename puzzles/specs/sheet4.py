@@ -32,7 +32,7 @@ _UP_TO_THE_DIAGONAL = "H * D * (BLOCK * cdiv(T, BLOCK) * (cdiv(T, BLOCK) - 1) //
     picture=(
         panel("q", 4, 1, sweep=[(1, 0)], ragged="r", labels=("N", "")),
         panel(
-            "scores, never stored", 4, 4, own=[(1, 0)], sweep=[(1, 1), (1, 2), (1, 3)],
+            "scores, never stored", 4, 4, sweep=[(1, 0), (1, 1), (1, 2), (1, 3)],
             ragged="rc", labels=("N", "S")
         ),
         panel("k and v", 1, 4, sweep=[(0, 0), (0, 1), (0, 2), (0, 3)], ragged="c"),
@@ -143,14 +143,8 @@ def flash_attention(
     big=case(N=8192, H=32, P=4096, D=64, BLOCK_H=32),
     budget=dict(x="N * H * D", cos="N * (D // 2)", sin="N * (D // 2)"),
     picture=(
-        panel(
-            "x: one token",
-            3,
-            2,
-            sweep=[(0, 0), (1, 0), (2, 0), (0, 1), (1, 1), (2, 1)],
-            ragged="r",
-            labels=("H", "two halves of D"),
-        ),
+        panel("x: one token", 3, 2, sweep=[(0, 0), (1, 0), (2, 0), (0, 1), (1, 1), (2, 1)],
+              ragged="r", labels=("H", "two halves of D")),
         panel("cos, sin", 4, 1, sweep=[(2, 0)], labels=("P", "D / 2")),
         panel("y", 3, 2, own=[(i, j) for i in range(3) for j in range(2)], ragged="r"),
     ),
@@ -178,7 +172,8 @@ def rope(
     y[n, h, i + D/2] = x[n, h, i + D/2] * cos[p, i] + x[n, h, i] * sin[p, i], with p = position[n], i < D/2
 
     Program n on axis 0 owns token n with all its heads (H <= BLOCK_H, masked past H) and loads its row of cos
-    and sin once. x comes with strides (it may be a slice of a fused projection); the rest is contiguous.
+    and sin once. D is a power of two. x comes with strides (it may be a slice of a tensor in which q, k and v
+    lie side by side); the rest is contiguous.
     """
     c, s = cos[position.long()][:, None], sin[position.long()][:, None]
     low, high = x.chunk(2, -1)
@@ -382,7 +377,8 @@ def hstu_attention(
     and i and j count from its first. No sequence is longer than N; some are empty; the division is by N,
     whatever the sequence's length. bucket = min((time[i] - time[j]) // WIDTH, M - 1); times grow within a
     sequence. Program (b, h, n) owns items n * BLOCK and on of sequence b, head h, and loads no block of keys
-    that lies wholly after them. silu(s) = s / (1 + exp(-s)). Contiguous; D is a power of two; full float32.
+    that lies wholly after them. A program that begins at or past its sequence's end stores nothing.
+    silu(s) = s / (1 + exp(-s)). Contiguous; D is a power of two; full float32.
     """
     o, size = torch.zeros_like(q), torch.zeros_like(q)
     for first, end in zip(offset.tolist(), offset.tolist()[1:]):
