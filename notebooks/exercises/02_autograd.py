@@ -219,7 +219,7 @@ def nudge(nudge):
             close(torch.zeros_like(got), torch.zeros_like(want), "the slopes")
             _explain_nudge(got, want, calls, x)
             close(got, want, "the slopes", rtol=1e-6)
-    return "Ten digits at most, and 2n evaluations: a judge for gradients, and no way to compute them."
+    return "Some ten digits, and 2n evaluations: a judge for gradients, and no way to compute them."
 
 
 def _explain_nudge(got: Tensor, want: Tensor, calls: list[Tensor], x: Tensor) -> None:
