@@ -6,7 +6,7 @@
     fewer rows at once      the same arithmetic, in more micro-batches
     16 bits                 rounding
     recompute operations    traffic
-    recompute blocks        a third more arithmetic
+    recompute blocks        up to a third more arithmetic
     FSDP                    other devices
 
 The prediction is `perf/memory.py`'s; nothing is run. Notebook 05.
@@ -94,47 +94,91 @@ def largest_batch(shape: DecoderShape, run: PlannedRun, budget: float) -> int:
 
 
 def ladder(shape: DecoderShape, run: PlannedRun, budget: float) -> Iterator[Rung]:
-    """Remedies from the cheapest to the dearest, each by itself, then all that one device has at once, then
-    more devices. A remedy that is in use already is left out."""
-    def rung(name: str, price: str, changed: PlannedRun) -> Rung:
-        return Rung(name=name, run=changed, peak=changed.memory(shape).peak, price=price)
+    """Remedies from the cheapest to the dearest, each by itself, then those of one device together, then
+    more devices. A remedy that is in use already, or that would make the peak no lower, is left out."""
+    shown: list[PlannedRun] = []
+    for rung in _single_rungs(shape, run, budget):
+        if rung.peak < _peak(shape, run):
+            shown.append(rung.run)
+            yield rung
+    together = _sparing(shape, run, budget)
+    if together != run and together not in shown:
+        yield Rung(", ".join(_changes(run, together)), together, peak=_peak(shape, together),
+                   price="all of these")
+    yield from _more_ranks(shape, run, budget)
+
+
+def _single_rungs(shape: DecoderShape, run: PlannedRun, budget: float) -> Iterator[Rung]:
+    """Of one device, one change each."""
     fewer = _fewer_rows(shape, run, budget)
-    if fewer.rows < run.rows:
-        name = f"{fewer.rows:,} of {run.rows:,} rows at once, {fewer.accumulate:,} micro-batches"
-        yield rung(name, "smaller products", fewer)
+    if fewer != run:
+        name = f"{_changes(run, fewer)[0]}, {fewer.accumulate:,} micro-batches"
+        yield Rung(name, fewer, peak=_peak(shape, fewer), price="smaller products")
     if not run.narrow:
-        yield rung("compute in 16 bits", "rounding", replace(run, narrow=True))
+        changed = replace(run, narrow=True)
+        yield Rung("compute in 16 bits", changed, peak=_peak(shape, changed), price="rounding")
     for policy in RECOMPUTE[RECOMPUTE.index(run.recompute) + 1:]:
         changed = replace(run, recompute=policy)
         price = f"{changed.extra_time(shape):.0%} more arithmetic"
         if policy == "operation":
             price = "more traffic, no more products"
-        yield rung(f"recompute each {policy}", price, changed)
-    alone = replace(fewer, rows=1, accumulate=run.rows * run.accumulate, narrow=True, recompute="block")
-    yield rung("one row at once, 16 bits, recompute each block", "all of the above", alone)
-    yield from _more_ranks(shape, run, alone, budget)
+        yield Rung(f"recompute each {policy}", changed, peak=_peak(shape, changed), price=price)
+
+
+def _peak(shape: DecoderShape, run: PlannedRun) -> int:
+    return run.memory(shape).peak
+
+
+def _changes(run: PlannedRun, changed: PlannedRun) -> list[str]:
+    """What the one does that the other does not, in words."""
+    found = []
+    if changed.rows < run.rows:
+        found.append(f"{changed.rows:,} of {run.rows:,} rows at once")
+    if changed.narrow and not run.narrow:
+        found.append("16 bits")
+    if changed.recompute != run.recompute:
+        found.append(f"recompute each {changed.recompute}")
+    return found
 
 
 def _fewer_rows(shape: DecoderShape, run: PlannedRun, budget: float) -> PlannedRun:
-    """The same rows a step in more micro-batches: as few as fit, or of one row."""
-    least = run
+    """The same rows a step in as few micro-batches as fit; if none fits, those with the lowest peak.
+
+    More micro-batches are not always less: the gradients of the first one live through all the others.
+    """
+    lowest = run
+    least = _peak(shape, run)
     for parts in range(1, run.rows + 1):
-        if run.rows % parts == 0:
-            least = replace(run, rows=run.rows // parts, accumulate=run.accumulate * parts)
-            if least.memory(shape).peak <= budget:
-                break
-    return least
+        if run.rows % parts or least <= budget:
+            continue
+        divided = replace(run, rows=run.rows // parts, accumulate=run.accumulate * parts)
+        peak = _peak(shape, divided)
+        if peak < least:
+            lowest, least = divided, peak
+    return lowest
 
 
-def _more_ranks(shape: DecoderShape, run: PlannedRun, alone: PlannedRun, budget: float) -> Iterator[Rung]:
+def _sparing(shape: DecoderShape, run: PlannedRun, budget: float) -> PlannedRun:
+    """All that one device can do: blocks recomputed, and 16 bits and fewer rows where they help."""
+    blocks = replace(run, recompute="block")
+    bits = [_fewer_rows(shape, replace(blocks, narrow=narrow), budget) for narrow in (run.narrow, True)]
+    return min(bits, key=lambda divided: _peak(shape, divided))
+
+
+def _more_ranks(shape: DecoderShape, run: PlannedRun, budget: float) -> Iterator[Rung]:
     """FSDP over the fewest ranks that do (powers of two): for the run as it is, and for one that saves."""
-    for name, base in (("FSDP", run), ("FSDP, one row at once, 16 bits, recompute each block", alone)):
+    tried: list[PlannedRun] = []
+    for spare in (False, True):
         ranks = max(2, 2 * run.sharding.ranks)
         while ranks <= _MOST_RANKS:
-            sharding = replace(run.sharding, ranks=ranks, stage=3)
-            changed = replace(base, sharding=sharding)
-            peak = changed.memory(shape).peak
+            changed = replace(run, sharding=replace(run.sharding, ranks=ranks, stage=3))
+            if spare:
+                changed = _sparing(shape, changed, budget)
+            peak = _peak(shape, changed)
             if peak <= budget:
-                yield Rung(name=f"{name}, {ranks} ranks", run=changed, peak=peak, price=f"{ranks} devices")
                 break
             ranks *= 2
+        if peak <= budget and changed not in tried:
+            tried.append(changed)
+            words = ["FSDP", *_changes(run, changed), f"{ranks} ranks"]
+            yield Rung(", ".join(words), changed, peak=peak, price=f"{ranks} devices")

@@ -101,10 +101,13 @@ def lines(found: MemoryAnswer) -> Iterator[str]:
 
 def _ladder(found: MemoryAnswer) -> Iterator[str]:
     yield ""
-    yield f"{'What would help, cheapest first':64}{'peak':>10}   price"
+    title = "What would help, cheapest first"
+    names = [title, *(rung.name for rung in found.rungs)]
+    width = max(map(len, names)) + 2
+    yield f"{title:{width}}{'peak':>10}   price"
     for rung in found.rungs:
         mark = "fits" if rung.peak <= found.usable else ""
-        yield f"{rung.name:64}{_size(rung.peak):>10}   {mark:6}{rung.price}"
+        yield f"{rung.name:{width}}{_size(rung.peak):>10}   {mark:6}{rung.price}"
     if found.remedy is None:
         yield "None of these does. Divide the matrices as well: --tp."
     else:

@@ -4,7 +4,7 @@ backward.
     policy        kept of a layer                                 done again in the backward pass
     "none"        everything                                      nothing
     "operation"   what matrix products and attention gave         norms, rotations, gates: cheap, and large
-    "block"       its input                                       the whole layer: a third more arithmetic
+    "block"       its input                                       the layer: up to a third more arithmetic
 
 Loss and gradients are the same to the last bit: the same operations run on the same numbers, and with dropout
 the random state of the forward pass is put back first. Chen et al. 2016, arXiv 1604.06174. Notebook 05.
@@ -48,7 +48,8 @@ def _run(forward: Callable[..., Any], policy: str, *args: Any) -> Any:
     """`forward(*args)`, of which only what the policy says is kept until the backward pass."""
     if not torch.is_grad_enabled():
         return forward(*args)
+    same_dice = {"use_reentrant": False, "preserve_rng_state": True}
     if policy == "block":
-        return checkpoint(forward, *args, use_reentrant=False)
+        return checkpoint(forward, *args, **same_dice)
     keep = partial(create_selective_checkpoint_contexts, _KEPT)
-    return checkpoint(forward, *args, use_reentrant=False, context_fn=keep)
+    return checkpoint(forward, *args, **same_dice, context_fn=keep)

@@ -40,7 +40,7 @@ def _check_floor(answer, count: int, ranks: int, stage: int) -> None:
     got = number(answer(count, ranks, stage), case)
     explain(got, (
         (want / 4, f"{case}: those are numbers, or bytes of a type of one byte. In float32 each has 4."),
-        (moments / 2 + rest, f"{case}: AdamW has two moments for each parameter, not one."),
+        (moments / 2 + rest, f"{case}: AdamW keeps two moments (numbers) for each parameter, not one."),
         (whole / ranks, f"{case}: everything is divided in stage 3 only."),
         (whole, f"{case}: that is the whole floor; this stage divides a part of it."),
         (want * ranks, f"{case}: that is all ranks together; one rank is asked for."),
@@ -266,9 +266,9 @@ def _check_dice(answer, seed: int) -> None:
 
 @exercise("05.micro_batches", hints=(
     "Try the divisors of rows from 1 on: each gives a number of rows a micro-batch.",
-    "The peak of k micro-batches is floor + per_row · rows / k, and the gradients on top if k is above 1.",
-    "for k in range(1, rows + 1): if rows % k == 0 and floor + (gradients if k > 1 else 0) + per_row * (rows "
-    "// k) <= budget: return k",
+    "The peak of k micro-batches is always + per_row · rows / k, and the gradients on top if k is above 1.",
+    "for k in range(1, rows + 1): if rows % k == 0 and always + (gradients if k > 1 else 0) + per_row * "
+    "(rows // k) <= budget: return k",
 ))
 def micro_batches(answer):
     for budget in (1000, 50, 180, 179, 160, 159, 130, 129):
@@ -288,9 +288,9 @@ def micro_batches(answer):
     return "Ask for the fewest: each micro-batch more makes the products smaller, and a GPU idler."
 
 
-def _check_micro_batches(answer, rows: int, floor_: int, gradients: int, per_row: int, budget: int) -> None:
+def _check_micro_batches(answer, rows: int, always: int, gradients: int, per_row: int, budget: int) -> None:
     def peak_of(k: int, waiting: bool) -> float:
-        held = floor_
+        held = always
         if waiting:
             held += gradients
         return held + per_row * rows // k
@@ -298,9 +298,9 @@ def _check_micro_batches(answer, rows: int, floor_: int, gradients: int, per_row
     divisors = [k for k in counts if rows % k == 0]
     fitting = [k for k in divisors if peak_of(k, k > 1) <= budget]
     want = min(fitting, default=None)
-    case = f"{rows} rows of {per_row}, floor {floor_}, "
+    case = f"{rows} rows of {per_row}, always {always}, "
     case += f"gradients {gradients}, budget {budget}"
-    got = answered(answer(rows, floor_, gradients, per_row, budget))
+    got = answered(answer(rows, always, gradients, per_row, budget))
     if got == want and (got is None or isinstance(got, int)):
         return
     require(got is not None, f"{case}: {want} would do, and you returned None.")

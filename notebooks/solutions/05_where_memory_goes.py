@@ -35,7 +35,7 @@ def gate_backward(gate, up, dy):                  # three tensors of one shape -
 check("05.gate", gate_backward)
 
 # %% 05.dice
-def again_forward(ctx, run, x):                   # -> run(x), of which only x is kept
+def again_forward(ctx, run, x):                   # -> run(x)
     ctx.run, ctx.dice = run, torch.get_rng_state()
     ctx.save_for_backward(x)
     with torch.no_grad():
@@ -54,10 +54,10 @@ def again_backward(ctx, dy):                      # -> the gradient of x; weight
 check("05.dice", (again_forward, again_backward))
 
 # %% 05.micro_batches
-def micro_batches(rows, floor, gradients, per_row, budget):       # -> a divisor of rows, or None
+def micro_batches(rows, always, gradients, per_row, budget):       # -> a divisor of rows, or None
     for k in range(1, rows + 1):
         waiting = gradients if k > 1 else 0
-        if rows % k == 0 and floor + waiting + per_row * (rows // k) <= budget:
+        if rows % k == 0 and always + waiting + per_row * (rows // k) <= budget:
             return k
 
 check("05.micro_batches", micro_batches)

@@ -256,41 +256,41 @@ def again_backward(ctx, dy):
 check("05.dice", (again_forward, again_backward))
 
 # %% 05.micro_batches | forgot the gradients
-def micro_batches(rows, floor, gradients, per_row, budget):
+def micro_batches(rows, always, gradients, per_row, budget):
     for k in range(1, rows + 1):
-        if rows % k == 0 and floor + per_row * (rows // k) <= budget:
+        if rows % k == 0 and always + per_row * (rows // k) <= budget:
             return k
 
 check("05.micro_batches", micro_batches)
 
 # %% 05.micro_batches | do not exist yet
-def micro_batches(rows, floor, gradients, per_row, budget):
+def micro_batches(rows, always, gradients, per_row, budget):
     for k in range(1, rows + 1):
-        if rows % k == 0 and floor + gradients + per_row * (rows // k) <= budget:
+        if rows % k == 0 and always + gradients + per_row * (rows // k) <= budget:
             return k
 
 check("05.micro_batches", micro_batches)
 
 # %% 05.micro_batches | equal parts
-def micro_batches(rows, floor, gradients, per_row, budget):
+def micro_batches(rows, always, gradients, per_row, budget):
     for k in range(1, rows + 1):
-        if floor + (gradients if k > 1 else 0) + per_row * (rows // k) <= budget:
+        if always + (gradients if k > 1 else 0) + per_row * (rows // k) <= budget:
             return k
 
 check("05.micro_batches", micro_batches)
 
 # %% 05.micro_batches | which are fewer
-def micro_batches(rows, floor, gradients, per_row, budget):
+def micro_batches(rows, always, gradients, per_row, budget):
     for k in range(rows, 0, -1):
-        if rows % k == 0 and floor + (gradients if k > 1 else 0) + per_row * (rows // k) <= budget:
+        if rows % k == 0 and always + (gradients if k > 1 else 0) + per_row * (rows // k) <= budget:
             return k
 
 check("05.micro_batches", micro_batches)
 
 # %% 05.micro_batches | more than the budget
-def micro_batches(rows, floor, gradients, per_row, budget):
+def micro_batches(rows, always, gradients, per_row, budget):
     for k in range(1, rows + 1):
-        if rows % k == 0 and floor + (gradients if k > 1 else 0) + per_row * (rows // k) <= budget:
+        if rows % k == 0 and always + (gradients if k > 1 else 0) + per_row * (rows // k) <= budget:
             return k
     return rows
 

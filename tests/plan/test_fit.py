@@ -44,6 +44,21 @@ def test_the_ladder_keeps_the_step_and_tells_the_truth() -> None:
     assert not [name for name in names if name.startswith(("compute", "recompute"))]
 
 
+def test_remedies_together_are_never_worse_than_one_of_them() -> None:
+    """Gradients outlive a micro-batch: with blocks recomputed, one row at a time may need more."""
+    wide = tiny_config(hidden_size=512, head_dim=64, intermediate_size=2048, num_hidden_layers=6)
+    for narrow in (True, False):
+        run = PlannedRun(rows=4, length=64, narrow=narrow)
+        split = PlannedRun(rows=1, length=64, accumulate=4, narrow=True, recompute="block")
+        rungs = list(ladder(wide, run, 1e6))
+        alone = [rung for rung in rungs if rung.run.sharding.ranks == 1]
+        assert min(rung.peak for rung in alone) < split.memory(wide).peak
+        assert alone[-1].peak == min(rung.peak for rung in alone)
+        assert all(rung.run != run for rung in rungs)
+        assert not (narrow and any("16 bits" in rung.name for rung in rungs))
+        assert len({rung.name for rung in rungs}) == len(rungs)
+
+
 def test_more_ranks_are_as_few_as_do() -> None:
     held = PlannedRun(rows=1, length=8)
     budget = 0.6 * held.memory(SHAPE).peak
