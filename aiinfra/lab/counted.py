@@ -48,6 +48,11 @@ class Decoded:
         return self.tokens / (self.model_seconds + self.other_seconds)
 
     @property
+    def model_ms(self) -> float:
+        """Milliseconds a step in the model."""
+        return 1e3 * self.model_seconds / self.steps
+
+    @property
     def other_ms(self) -> float:
         """Milliseconds a step outside of the model."""
         return 1e3 * self.other_seconds / self.steps

@@ -27,4 +27,5 @@ def test_decode_counts_the_steps_in_which_no_prompt_is_read():
 
 def test_rates_leave_nothing_out():
     seen = Decoded(tokens=30, steps=10, model_seconds=0.4, other_seconds=0.2)
-    assert seen.rate == pytest.approx(50) and seen.other_ms == pytest.approx(20)
+    assert seen.rate == pytest.approx(50)
+    assert seen.model_ms == pytest.approx(40) and seen.other_ms == pytest.approx(20)
