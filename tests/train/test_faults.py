@@ -12,7 +12,7 @@
     recomputation: compiled, with dropout       pytorch 190717                 test_compiled
     recomputation: experts counted twice        torchtitan 1117                (there are no experts yet)
     all targets masked: 0 / 0                   nanochat 618, pytorch 75181    test_loop: nothing to learn
-    chunked cross-entropy: gradients, sums Liger 968, 1391                kernels/…cross_entropy, here
+    chunked cross-entropy: gradients, sums      Liger 968, 1391                test_cross_entropy, here
     packing: attention and positions            nanoVLM 204                    test_data
     evaluated before saved                      nanochat 295                   here
     a checkpoint that is cut short              several                        test_state, test_run

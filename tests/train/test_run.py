@@ -27,7 +27,7 @@ pytestmark = pytest.mark.program
 
 SMALL = TrainOptions(steps=12, layers=1, width=32, feed_forward=48, heads=2, kv_heads=1, vocabulary=300,
                      length=32, rows=2, accumulate=3, save_every=3, device="cpu")
-KILLS = 5
+KILLS = 10                   # 30 were tried as well
 # Each line is a command: options as JSON. One process imports PyTorch, and has a child run each.
 RUNNER = """
 import json, os, sys, torch
