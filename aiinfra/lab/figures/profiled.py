@@ -82,7 +82,7 @@ def _bars(ax: Axes, title: str, spent: Sequence[TimeSpent], whole: float) -> Non
 
 def _short(name: str) -> str:
     """A name without its namespace, and without its middle where it is too long."""
-    plain = name.removeprefix("aten::").strip("_")
+    plain = name.removeprefix("aten::").lstrip("_")          # `exp_` writes into its input, `exp` does not
     if len(plain) <= _LETTERS:
         return plain
     half = _LETTERS // 2
