@@ -7,6 +7,8 @@ out again, and what they fall back to stays: without their kernel they would sho
 """
 
 import argparse
+import os
+import re
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -43,10 +45,19 @@ def rerun(path: Path) -> None:
         cell.metadata.pop("execution", None)              # times of day: noise in a diff
         for output in cell.get("outputs", []):
             output.get("data", {}).pop(WIDGET, None)
+            if output.output_type == "error":
+                output.traceback = [_without_folders(line, path) for line in output.traceback]
         if "outputs" in cell:
             cell.outputs = [output for output in cell.outputs if not _says_nothing(output)]
     book.metadata = _METADATA
     files.write_text(path, nbformat.writes(book) + "\n")
+
+
+def _without_folders(line: str, page: Path) -> str:
+    """A line of a traceback that names files from the repository's folder on, or from the installed package
+    on: where they lie is this machine's affair."""
+    line = line.replace(f"{page.parents[1]}{os.sep}", "")
+    return re.sub(r"/[^\s:]*/site-packages/", "", line)
 
 
 def _says_nothing(output: nbformat.NotebookNode) -> bool:

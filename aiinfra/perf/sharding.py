@@ -12,7 +12,7 @@ Rajbhandari et al. 2020 (ZeRO), arXiv 1910.02054; Shoeybi et al. 2019 (Megatron-
 Notebook 05.
 """
 
-from dataclasses import dataclass
+from dataclasses import replace
 
 from aiinfra.config import config
 from aiinfra.perf.training import DecoderShape
@@ -55,25 +55,9 @@ class Sharding:
         return self.stage >= _DIVIDED["parameters"] and self.ranks > 1
 
 
-@dataclass(frozen=True)
-class ShapeOfARank:
-    """What one rank of a tensor-parallel group has of a decoder: some heads, some of the feed-forward, some
-    of the vocabulary; a `DecoderShape`."""
-
-    vocab_size: int
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    intermediate_size: int
-    tie_word_embeddings: bool
-    qkv_bias: bool = False
-    qk_norm: bool = False
-
-
-def shape_of_a_rank(shape: DecoderShape, tensor: int) -> ShapeOfARank:
-    """The share of the largest rank. Raises ValueError if heads or feed-forward cannot be divided."""
+def shape_of_a_rank(shape: DecoderShape, tensor: int) -> DecoderShape:
+    """What the largest rank of a tensor-parallel group has of a config: some heads, some of the feed-forward,
+    some of the vocabulary. Raises ValueError if heads or feed-forward cannot be divided."""
     divided = {}
     for name in ("num_attention_heads", "num_key_value_heads", "intermediate_size"):
         whole = getattr(shape, name)
@@ -81,12 +65,4 @@ def shape_of_a_rank(shape: DecoderShape, tensor: int) -> ShapeOfARank:
             raise ValueError(f"{name}={whole} cannot be divided among {tensor} tensor-parallel ranks. "
                              "Choose a number that divides it.")
         divided[name] = whole // tensor
-    return ShapeOfARank(
-        vocab_size=-(-shape.vocab_size // tensor),
-        hidden_size=shape.hidden_size,
-        num_hidden_layers=shape.num_hidden_layers,
-        head_dim=shape.head_dim,
-        tie_word_embeddings=shape.tie_word_embeddings,
-        qkv_bias=getattr(shape, "qkv_bias", False),
-        qk_norm=getattr(shape, "qk_norm", False),
-        **divided)
+    return replace(shape, vocab_size=-(-shape.vocab_size // tensor), **divided)

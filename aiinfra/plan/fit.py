@@ -20,8 +20,8 @@ from aiinfra.errors import nearest
 from aiinfra.perf.memory import MemoryPlan, predict_memory
 from aiinfra.perf.sharding import Sharding
 from aiinfra.perf.training import DecoderShape, decoder_flops, recomputed_flops
+from aiinfra.train.recompute import POLICIES
 
-RECOMPUTE = ("none", "operation", "block")
 _MOST_ROWS = 1 << 20
 _MOST_RANKS = 4096
 
@@ -43,10 +43,10 @@ class PlannedRun:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name}={value!r}; it must be a whole number of at least 1.")
-        if self.recompute not in RECOMPUTE:
-            known = ", ".join(RECOMPUTE)
+        if self.recompute not in POLICIES:
+            known = ", ".join(POLICIES)
             raise ValueError(f"recompute={self.recompute!r} is not known."
-                             f"{nearest(self.recompute, RECOMPUTE)} Known: {known}.")
+                             f"{nearest(self.recompute, POLICIES)} Known: {known}.")
 
     @property
     def lengths(self) -> list[int]:
@@ -117,7 +117,7 @@ def _single_rungs(shape: DecoderShape, run: PlannedRun, budget: float) -> Iterat
     if not run.narrow:
         changed = replace(run, narrow=True)
         yield Rung("compute in 16 bits", changed, peak=_peak(shape, changed), price="rounding")
-    for policy in RECOMPUTE[RECOMPUTE.index(run.recompute) + 1:]:
+    for policy in POLICIES[POLICIES.index(run.recompute) + 1:]:
         changed = replace(run, recompute=policy)
         price = f"{changed.extra_time(shape):.0%} more arithmetic"
         if policy == "operation":

@@ -8,6 +8,7 @@ from aiinfra.lab import rerun
 
 def page(path, *cells):
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    path.parent.mkdir(exist_ok=True)
     nbformat.write(book, path)
     return path
 
@@ -32,6 +33,18 @@ def test_a_page_that_fails_is_left_as_it_was(tmp_path):
     with pytest.raises(Exception, match="ZeroDivisionError"):
         rerun.main([str(path)])
     assert path.read_bytes() == before
+
+
+def test_a_traceback_says_nothing_of_where_files_lie(tmp_path):
+    wrong = "import torch\ntorch.nn.Linear(2, 2)(torch.ones(3))"
+    path = page(tmp_path / "notebooks" / "01_small.ipynb", wrong)
+    book = nbformat.read(path, as_version=4)
+    book.cells[0].metadata.tags = ["raises-exception"]
+    nbformat.write(book, path)
+    rerun.main([str(path)])
+    [output] = nbformat.read(path, as_version=4).cells[0].outputs
+    said = "\n".join(output.traceback)
+    assert "torch/nn/modules" in said and "site-packages" not in said and str(tmp_path) not in said
 
 
 def test_a_page_that_is_not_there_is_said(capsys):

@@ -106,6 +106,8 @@ def test_nothing_ties_it_to_one_machine(page):
     for cell in book.cells:
         for text in (cell.source, shown(cell)):
             assert not (found := ABSOLUTE.search(text)), found.group()
+        tracebacks = [line for output in cell.get("outputs", []) for line in output.get("traceback", [])]
+        assert "site-packages/" not in "".join(tracebacks), "rerun.py takes the folders out of a traceback"
     assert "base64," not in prose(page) and not any("attachments" in cell for cell in book.cells)
 
 
