@@ -76,6 +76,51 @@ class OneRank:
         """They are whole."""
 
 
+# What a block of work belongs to, by the name of a phase: `with phase("forward"): …`
+Phases = Callable[[str], AbstractContextManager]
+
+
+class Passes(Protocol):
+    """How the micro-batches of one step go through the model. A pipeline interleaves them."""
+
+    def __call__(self, window: list[Any], total: int, phase: Phases) -> float:
+        """Add each micro-batch's part to every gradient; returns the sum of their losses. Processes that take
+        the same micro-batches through parts of one model all return the same."""
+        ...
+
+
+@dataclass(frozen=True)
+class OneByOne:
+    """Each micro-batch forward and backward before the next one. Those without a valid token go too: other
+    ranks may wait for what is exchanged on the way."""
+
+    model: nn.Module
+    loss: Loss = next_token_loss
+    autocast: torch.dtype | None = None
+
+    def __call__(self, window: list[Any], total: int, phase: Phases) -> float:
+        """As `Passes`."""
+        return float(sum(self.add_gradients(batch, total, phase) for batch in window))
+
+    def add_gradients(self, batch: Any, total: int, phase: Phases) -> Tensor:
+        """Add this micro-batch's part to every gradient; returns its part of the loss."""
+        device = next(self.model.parameters()).device
+        with phase("data"):
+            batch = batch.to(device)
+        with phase("forward"), precision(device, self.autocast):
+            loss = self.loss(self.model, batch, total)
+        with phase("backward"):
+            loss.backward()
+        return loss.detach()
+
+
+def precision(device: torch.device, autocast: torch.dtype | None) -> AbstractContextManager:
+    """The block computes in this dtype; None: in that of the weights."""
+    if autocast is None:
+        return nullcontext()
+    return torch.autocast(device.type, autocast)
+
+
 @dataclass(frozen=True)
 class Limits:
     """When a step is not taken: beyond these, and always where loss or norm is not a finite number."""
@@ -87,7 +132,8 @@ class Limits:
 def loop(model: nn.Module, batches: Iterable[Batch], optimizer: torch.optim.Optimizer, schedule: Rates, *,
          accumulate: int = 1, clip_norm: float | None = 1.0, loss: Loss = next_token_loss,
          autocast: torch.dtype | None = None, limits: Limits = Limits(), ranks: Ranks = OneRank(),
-         steps_done: int = 0, tokens_seen: int = 0, flops: Callable[[Batch], float] | None = None,
+         passes: Passes | None = None, steps_done: int = 0, tokens_seen: int = 0,
+         flops: Callable[[Batch], float] | None = None,
          peak_flops: float | None = None) -> Iterator[TrainStep]:
     """Train `model` in place, a step for each record that is asked for, until `batches` end.
 
@@ -95,13 +141,18 @@ def loop(model: nn.Module, batches: Iterable[Batch], optimizer: torch.optim.Opti
     taken before a step is computed, so that whatever counts the batches' position is right when a record is
     in hand. clip_norm: the longest that a step's whole gradient may be. autocast: compute in this dtype, keep
     float32 weights. ranks: who else takes the same steps; loss, norm and tokens are those of all.
-    steps_done, tokens_seen: where a resumed run stands. flops: the model's FLOPs for a
-    micro-batch, forward and backward, for MFU. Raises Diverged, before the update, for a loss or a norm that
-    is not finite or beyond `limits`.
+    passes: how a step's micro-batches go through the model, in place of `loss` and `autocast`, of which it
+    has its own; None: one by one. steps_done, tokens_seen: where a resumed run stands. flops: the model's
+    FLOPs for a micro-batch, forward and backward, for MFU. Raises Diverged, before the update, for a loss or
+    a norm that is not finite or beyond `limits`.
     """
     if accumulate < 1:
         raise ValueError(f"accumulate={accumulate}; a step needs at least 1 micro-batch.")
-    work = _Work(model, optimizer, loss, autocast, clip_norm, limits, ranks)
+    if passes is None:
+        passes = OneByOne(model, loss, autocast)
+    elif autocast is not None:
+        raise ValueError("passes compute in a dtype of their own: give autocast to them, not to the loop.")
+    work = _Work(optimizer, passes, clip_norm, limits, ranks)
     source = iter(batches)
     step = steps_done
     model.train()
@@ -140,13 +191,10 @@ class _Done:
 class _Work:
     """What stays the same from step to step."""
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, loss: Loss,
-                 autocast: torch.dtype | None, clip_norm: float | None, limits: Limits,
-                 ranks: Ranks) -> None:
-        self.model = model
+    def __init__(self, optimizer: torch.optim.Optimizer, passes: Passes, clip_norm: float | None,
+                 limits: Limits, ranks: Ranks) -> None:
         self.optimizer = optimizer
-        self.loss = loss
-        self.autocast = autocast
+        self.passes = passes
         self.limits = limits
         self.ranks = ranks
         self.clip_norm = math.inf if clip_norm is None else clip_norm
@@ -159,12 +207,11 @@ class _Work:
         if not total:                                      # 0 / 0: there is nothing to learn from
             return _Done(loss=math.nan, gradient_norm=0.0, tokens=0)
         self.optimizer.zero_grad()
-        losses = [self._add_gradients(batch, total, clock) for batch in window if batch.valid]
+        loss = self.passes(window, total, clock.phase)
         with clock.phase("optimizer"):
             self.ranks.add_gradients(self.parameters)
             norm = nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
-            loss = self.ranks.total(float(sum(losses)))
-            done = _Done(loss=loss, gradient_norm=float(norm), tokens=total)
+            done = _Done(loss=self.ranks.total(loss), gradient_norm=float(norm), tokens=total)
             self._check(step, done)
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate
@@ -177,21 +224,6 @@ class _Work:
         if not text_bytes:
             return None
         return done.loss * done.tokens / math.log(2) / text_bytes
-
-    def _add_gradients(self, batch: Batch, total: int, clock: "_Clock") -> Tensor:
-        """Add this micro-batch's part to every gradient; returns its part of the loss."""
-        with clock.phase("data"):
-            batch = batch.to(self.device)
-        with clock.phase("forward"), self._precision():
-            loss = self.loss(self.model, batch, total)
-        with clock.phase("backward"):
-            loss.backward()
-        return loss.detach()
-
-    def _precision(self) -> AbstractContextManager:
-        if self.autocast is None:
-            return nullcontext()
-        return torch.autocast(self.device.type, self.autocast)
 
     def _check(self, step: int, done: _Done) -> None:
         limits = self.limits

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from aiinfra.device import default_device
 from aiinfra.model.packed_documents import PackedDocuments
 from aiinfra.train.data import MicroBatch, PackedStream
-from aiinfra.train.loop import Limits, loop, next_token_loss
+from aiinfra.train.loop import Limits, OneByOne, Phases, loop, next_token_loss
 from aiinfra.train.optimizer import Schedule, adamw, decay_groups
 from aiinfra.train.step import Diverged, TrainStep
 from tests.train.stories import corpus, tiny_config, tiny_model
@@ -167,6 +167,24 @@ def test_nothing_to_learn_changes_nothing() -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters()))
     first, last = train(tiny_model(), [nothing, batch], steps=2)
     assert math.isfinite(last.loss) and last.tokens_seen == 32
+
+
+def test_passes_take_the_whole_step_also_what_has_no_valid_token() -> None:
+    """Processes that exchange something in each micro-batch must meet in each of them."""
+    batches = list(islice(PackedStream(TEXT, 16, 2, seed=0), 4))
+    batches[1] = replace(batches[1], targets=torch.full_like(batches[1].targets, -100), valid=0)
+    model, twin, seen = tiny_model(), tiny_model(), []
+    one_by_one = OneByOne(twin)
+    def passes(window: list, total: int, phase: Phases) -> float:
+        seen.append((len(window), total))
+        return one_by_one(window, total, phase)
+    expected = train(model, batches, accumulate=2)
+    found = train(twin, batches, accumulate=2, passes=passes)
+    assert seen == [(2, 32), (2, 64)]
+    assert [record.loss for record in found] == [record.loss for record in expected]
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters()))
+    with pytest.raises(ValueError, match="passes compute in a dtype of their own"):
+        train(twin, batches, passes=passes, autocast=torch.bfloat16)
 
 
 def test_exactly_the_steps_micro_batches_are_taken() -> None:

@@ -161,7 +161,7 @@ def _die_in(moment: str) -> None:
     """Have this process killed at the second call of what is named."""
     from aiinfra.train import loop, run, state
     places = {"a save": (state, "_fingerprint", 4), "the move of a save": (Path, "rename", 2),
-              "an evaluation": (run, "evaluate", 2), "an accumulation": (loop._Work, "_add_gradients", 14),
+              "an evaluation": (run, "evaluate", 2), "an accumulation": (loop.OneByOne, "add_gradients", 14),
               "a line": (run.json, "dumps", 5)}
     owner, name, occasion = places[moment]
     original, calls = getattr(owner, name), []
