@@ -41,6 +41,15 @@ def as_device(device: str | torch.device | None) -> torch.device:
     return device
 
 
+def device_of_rank(local_rank: int, local_ranks: int) -> torch.device:
+    """Where a rank computes: the GPU of its number, which becomes the current one, or the CPU unless every
+    rank of this machine has a GPU of its own."""
+    if not torch.cuda.is_available() or torch.cuda.device_count() < local_ranks:
+        return torch.device("cpu")
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
+
+
 def as_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
     """`dtype` by name or as it is; None means bfloat16 on a GPU and float32 on a CPU."""
     if dtype is None:

@@ -9,6 +9,7 @@ import os
 import platform
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 try:
     import resource
@@ -70,6 +71,46 @@ def child_environment(**changes: str | None) -> dict[str, str]:
     """This process's environment, with changes, for a program that it starts. None takes a variable out."""
     changed = {**os.environ, **changes}
     return {name: value for name, value in changed.items() if value is not None}
+
+
+class TorchrunPlace(NamedTuple):
+    """What `torchrun` tells a process about its place among the others."""
+
+    rank: int                # of `ranks`, on all machines together
+    ranks: int
+    local_rank: int          # of `local_ranks`, on this machine
+    local_ranks: int
+    host: str                # where the store is that all can read
+    port: int
+    attempt: int             # how often torchrun has started this job again
+    store_is_there: bool     # torchrun's own process serves the store; else rank 0 does
+
+
+def torchrun_place() -> TorchrunPlace | None:
+    """This process's place if it was started by `torchrun`, else None. Raises ValueError if only a part of
+    what it sets is there, or if that is not a number."""
+    known = {name: os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
+    if not any(known.values()):
+        return None
+    if missing := [name for name, value in known.items() if not value]:
+        raise ValueError(f"the environment has a part of what torchrun sets, but not {', '.join(missing)}: "
+                         "start with torchrun, or take the rest out.")
+    return TorchrunPlace(
+        rank=_number("RANK"),
+        ranks=_number("WORLD_SIZE"),
+        local_rank=_number("LOCAL_RANK", known["RANK"]),
+        local_ranks=_number("LOCAL_WORLD_SIZE", known["WORLD_SIZE"]),
+        host=known["MASTER_ADDR"],
+        port=_number("MASTER_PORT"),
+        attempt=_number("TORCHELASTIC_RESTART_COUNT", "0"),
+        store_is_there=os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True")
+
+
+def _number(name: str, default: str = "") -> int:
+    value = os.environ.get(name) or default
+    if not value.isdigit():
+        raise ValueError(f"{name}={value!r} in the environment is not a number: start with torchrun.")
+    return int(value)
 
 
 def triton_interpreted() -> bool:

@@ -1,5 +1,8 @@
 """MANY RANKS, SAME MODEL: processes that hold parts of one model and of its work, and together do what one
 would.
 
-Reading order: parts (how a model is cut).
+Reading order:
+    launch, agree    processes that know one another
+    mesh             their places, by dimension
+    parts            how a model is cut
 """
