@@ -5,4 +5,5 @@ Reading order:
     launch, agree    processes that know one another
     mesh             their places, by dimension
     parts            how a model is cut
+    communicator     who is who, and messages between two; by_hand: all of it, on a page
 """
