@@ -6,4 +6,7 @@ Reading order:
     mesh             their places, by dimension
     parts            how a model is cut
     communicator     who is who, and messages between two; by_hand: all of it, on a page
+    layout           where activations are between the modules of a model that is cut
+    vocabulary       words on several ranks: embedding, last layer, loss
+    tensor           heads, feed-forward and words of one model on several ranks
 """

@@ -1,0 +1,169 @@
+"""Tensor parallel for training: every rank computes some heads, some of the feed-forward and some words.
+
+    x ─ enter ─┬─ q, k, v: H/T heads ─ attention ─ out ──┬─ leave ─ (+)     ColwiseParallel … RowwiseParallel
+               └─ gate, up: F/T ─ swiglu ─ down ─────────┘
+
+The plan is the table of parts.py, carried out by PyTorch's styles. Parameters become DTensors, so optimizers,
+FSDP2 and checkpoints know what they are parts of; activations between modules are plain tensors of this rank,
+as layout.py says. Only what those styles have no word for is ours: norms whose gradients are parts, and the
+vocabulary (vocabulary.py). Notebook 06.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed._functional_collectives import AsyncCollectiveTensor
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, PrepareModuleInput
+from torch.distributed.tensor.parallel import RowwiseParallel, parallelize_module
+
+from aiinfra.kernels.rmsnorm import rms_norm
+from aiinfra.model.attention import Attention
+from aiinfra.model.layers import RMSNorm
+from aiinfra.model.packed_documents import PackedDocuments
+from aiinfra.model.transformer import Transformer
+from aiinfra.parallel.layout import TokenLayout, replicated
+from aiinfra.parallel.parts import Parts, cut_of, split_parts
+from aiinfra.parallel.vocabulary import VocabularyEmbedding, VocabularyHead, vocabulary_cross_entropy
+from aiinfra.parallel.vocabulary import words_of
+from aiinfra.perf.sharding import shape_of_a_rank
+
+IGNORED = -100                     # as in training's batches: a target that is not learnt from
+
+
+def tensor_parallel(model: Transformer, mesh: DeviceMesh, sequence: bool = False) -> TokenLayout:
+    """Cut `model`, in place, among the ranks of `mesh`, which has one dimension; say how to read its output.
+
+    sequence: between modules each rank holds some of the tokens only. Every rank's weights are those of the
+    first. `model.hidden` gives a rank's own tokens then; `model(tokens)` and `TensorLoss` are as in one
+    process. Raises ValueError, before anything is changed, if heads, KV heads or feed-forward cannot be
+    divided, if a rank would have no words, and for a layer that no row of parts.py knows.
+    """
+    layout = TokenLayout(mesh, sequence)
+    shape_of_a_rank(model.config, mesh.size())
+    words_of(layout, model.config.vocab_size)
+    for name in _layers_of(model):
+        cut_of(name)
+    split_parts(model)
+    parallelize_module(model, mesh, _plan(model, layout))
+    _replace_norms(model, layout)
+    _replace_vocabulary(model, layout)
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.heads //= mesh.size()
+            module.kv_heads //= mesh.size()
+    return layout
+
+
+def _layers_of(model: nn.Module) -> list[str]:
+    """The names of the modules that have parameters of their own."""
+    return [name for name, module in model.named_modules() if list(module.parameters(recurse=False))]
+
+
+def _plan(model: Transformer, layout: TokenLayout) -> dict[str, ParallelStyle]:
+    """PyTorch's style of each matrix that is cut in columns or rows."""
+    plan: dict[str, ParallelStyle] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, Parts):          # its input is brought together once for all of its parts
+            plan[name] = PrepareModuleInput(
+                input_layouts=(layout.placement,), desired_input_layouts=(Replicate(),))
+    for name in _layers_of(model):
+        kind = cut_of(name).kind
+        if kind == "column":
+            plan[name] = ColwiseParallel()
+        elif kind == "row":
+            plan[name] = RowwiseParallel(output_layouts=layout.placement)
+            model.get_submodule(name).register_forward_hook(_arrived)
+    return plan
+
+
+def _arrived(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    """The sum over ranks, when it is there: a Triton kernel cannot wait for a promise."""
+    if isinstance(output, AsyncCollectiveTensor):
+        return output.wait()
+    return output
+
+
+class RankNorm(RMSNorm):
+    """An RMSNorm whose weight is the same DTensor on every rank. partial: each rank norms only some of the
+    rows, so the weight's gradient is summed over ranks."""
+
+    def __init__(self, norm: RMSNorm, mesh: DeviceMesh, partial: bool) -> None:
+        super().__init__(len(norm.weight), norm.eps)
+        self.weight = _distributed(norm.weight, mesh, None)
+        self.partial = partial
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rms_norm(x, replicated(self.weight, self.partial), self.eps)
+
+    def add(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """See RMSNorm."""
+        return rms_norm(x, replicated(self.weight, self.partial), self.eps, residual)
+
+
+def _replace_norms(model: Transformer, layout: TokenLayout) -> None:
+    for name, module in list(model.named_modules()):
+        if type(module) is RMSNorm:
+            of_heads = name.endswith(("q_norm", "k_norm"))
+            partial = of_heads or layout.sequence
+            model.set_submodule(name, RankNorm(module, layout.mesh, partial))
+
+
+def _replace_vocabulary(model: Transformer, layout: TokenLayout) -> None:
+    tied = model.lm_head.weight is model.embed.weight
+    table = _distributed(model.embed.weight, layout.mesh, 0)
+    head = table if tied else _distributed(model.lm_head.weight, layout.mesh, 0)
+    model.embed = VocabularyEmbedding(table, layout)
+    model.lm_head = VocabularyHead(head, layout)
+
+
+def _distributed(weight: nn.Parameter, mesh: DeviceMesh, dimension: int | None) -> nn.Parameter:
+    """The first rank's values, cut along a dimension, or whole on every rank."""
+    placement = Replicate() if dimension is None else Shard(dimension)
+    values = distribute_tensor(weight.detach(), mesh, [placement])
+    return nn.Parameter(values, requires_grad=weight.requires_grad)
+
+
+@dataclass(frozen=True)
+class TensorLoss:
+    """The training loop's `loss` for a model that is cut: what `next_token_loss` gives in one process."""
+
+    layout: TokenLayout
+
+    def __call__(self, model: Transformer, batch: Any, total: int) -> Tensor:
+        """Cross-entropy of what follows each token, summed and divided by `total`."""
+        batch = self.prepare(batch)
+        hidden = model.hidden(batch.tokens, batch.positions, batch.documents)
+        return self.from_hidden(model, hidden, batch, total)
+
+    def prepare(self, batch: Any) -> Any:
+        """The batch with as many tokens as the ranks can divide."""
+        return fill_up(batch, self.layout.mesh.size()) if self.layout.sequence else batch
+
+    def from_hidden(self, model: nn.Module, hidden: Tensor, batch: Any, total: int) -> Tensor:
+        """The part behind `model.hidden`: it needs only `model.lm_head`."""
+        hidden = self.layout.enter(hidden)                                       # [N, D]
+        head = model.lm_head
+        group = self.layout.mesh.get_group()
+        return vocabulary_cross_entropy(hidden, head.weight.to_local(), batch.targets, head.words, group,
+                                        IGNORED, total=total)
+
+
+def fill_up(batch: Any, multiple: int) -> Any:
+    """The micro-batch with a last document of tokens that nobody learns from, so that their number is a
+    multiple. No loss, and no gradient of a dense model, depends on them."""
+    missing = -len(batch.tokens) % multiple
+    if not missing:
+        return batch
+    end = batch.documents.cu_seqlens[-1:] + missing
+    return replace(
+        batch,
+        tokens=torch.cat([batch.tokens, batch.tokens.new_zeros(missing)]),
+        targets=torch.cat([batch.targets, batch.targets.new_full((missing,), IGNORED)]),
+        positions=torch.cat([batch.positions, torch.arange(missing, device=batch.positions.device)]),
+        documents=PackedDocuments(
+            cu_seqlens=torch.cat([batch.documents.cu_seqlens, end]),
+            longest=max(batch.documents.longest, missing)))

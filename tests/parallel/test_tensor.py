@@ -1,0 +1,72 @@
+"""Some heads, some of the feed-forward, some words on each rank: together they are one process."""
+
+import pytest
+
+from aiinfra.parallel.launch import RankFailed, launch
+from tests.parallel import tensor_ranks
+from tests.parallel.small import VARIANTS, small_config
+
+
+@pytest.mark.parametrize("sequence", [False, True])
+@pytest.mark.parametrize("ranks, variants", [(2, list(VARIANTS)), (4, ["tied", "biases and qk norm"])])
+def test_loss_gradients_and_logits_are_those_of_one_process(ranks: int, variants: list[str],
+                                                            sequence: bool) -> None:
+    """Tied and untied, with biases, with norms of heads; 23 tokens, which no number of ranks divides."""
+    launch(tensor_ranks.equal_one_process, ranks, variants, sequence)
+
+
+@pytest.mark.parametrize("sequence", [False, True])
+def test_pytorchs_own_plan_gives_the_same(sequence: bool) -> None:
+    """Its embedding, its last layer and its `loss_parallel` included."""
+    launch(tensor_ranks.as_pytorch_does, 2, sequence)
+
+
+@pytest.mark.parametrize("variant", ["tied", "biases and qk norm"])
+def test_parameters_after_three_steps_are_those_of_one_process(variant: str) -> None:
+    """Accumulation inside. What every rank has whole never drifts apart, not by a bit."""
+    copies = launch(tensor_ranks.steps, 2, variant, True)[0]
+    norms = {"norm.weight", "layers.1.mlp_norm.weight", "layers.0.attention_norm.weight"}
+    assert norms <= set(copies)
+
+
+def test_forgetting_to_sum_a_norms_gradient_would_show() -> None:
+    """Megatron-LM #7452 and #1446: nothing fails, the loss is right, and each rank steps its own way."""
+    lacking = launch(tensor_ranks.forgotten_sums, 2, "qk norm")[0]
+    assert {"layers.0.attention.q_norm.weight", "layers.0.attention.k_norm.weight"} <= set(lacking)
+    assert min(lacking.values()) > 0.1
+
+
+@pytest.mark.parametrize("ranks, variant", [(2, "plain"), (4, "tied")])
+def test_fsdp_around_a_cut_model(ranks: int, variant: str) -> None:
+    """On 4 ranks also with words that cannot be divided evenly, by neither dimension."""
+    words = 48 if ranks == 2 else 47
+    launch(tensor_ranks.two_dimensions, ranks, variant, variant == "plain", changes={"vocab_size": words})
+
+
+def test_a_rank_has_its_share() -> None:
+    mine, all_values = launch(tensor_ranks.share, 4, "plain")[0]
+    norms = 5 * small_config().hidden_size
+    assert mine - norms == (all_values - norms) / 4
+
+
+@pytest.mark.parametrize("changes, said", [
+    ({"num_attention_heads": 6, "num_key_value_heads": 2}, "num_key_value_heads=2 cannot be divided among 3"),
+    ({"num_attention_heads": 8, "num_key_value_heads": 4}, "num_attention_heads=8 cannot be divided among 3"),
+    ({"num_attention_heads": 6, "num_key_value_heads": 3}, "intermediate_size=32 cannot be divided among 3"),
+    ({"num_attention_heads": 6, "num_key_value_heads": 3, "intermediate_size": 33, "vocab_size": 4},
+     "a vocabulary of 4 words, 2 a rank, leaves nothing"),
+])
+def test_what_cannot_be_divided_is_refused_with_the_figures(changes: dict, said: str) -> None:
+    assert all(said in words for words in launch(tensor_ranks.refused, 3, changes))
+
+
+@pytest.mark.parametrize("id_", [-1, 48])
+def test_a_word_that_nobody_has_is_an_error(id_: int) -> None:
+    with pytest.raises(RankFailed, match="IndexError"):
+        launch(tensor_ranks.id_outside, 2, id_)
+
+
+def test_a_vocabulary_that_the_ranks_do_not_divide() -> None:
+    """The last rank has fewer words."""
+    changes = {"vocab_size": 47}
+    launch(tensor_ranks.equal_one_process, 4, ["tied"], True, changes=changes)
