@@ -31,6 +31,7 @@ PACKAGE = ROOT / "aiinfra"
 NEED_NO_TORCH = [
     "aiinfra.engine.sampling_params", "aiinfra.engine.options", "aiinfra.engine.request",
     "aiinfra.engine.blocks", "aiinfra.engine.scheduler", "aiinfra.engine.record", "aiinfra.plan.simulate",
+    "aiinfra.parallel.schedule", "aiinfra.parallel.orders", "aiinfra.parallel.timing",
 ]
 
 
@@ -110,10 +111,10 @@ def loaded_by(code: str) -> str:
     return done.stdout.strip()
 
 
-def test_the_scheduler_and_its_simulator_need_no_torch():
+def test_schedules_and_their_simulators_need_no_torch():
     paths = [ROOT / f"{name.replace('.', '/')}.py" for name in NEED_NO_TORCH]
     direct = {short(path) for path in paths for name, _ in imports(path) if top_of(name) == "torch"}
-    say("The scheduler's files import no torch.", direct)
+    say("The files of a scheduler or a schedule import no torch.", direct)
     assert loaded_by(f"import {', '.join(NEED_NO_TORCH)}") == "[]"
 
 

@@ -9,4 +9,5 @@ Reading order:
     layout           where activations are between the modules of a model that is cut
     vocabulary       words on several ranks: embedding, last layer, loss
     tensor           heads, feed-forward and words of one model on several ranks
+    schedule, orders, timing    pipelines as tables: no device is needed
 """
