@@ -10,4 +10,6 @@ Reading order:
     vocabulary       words on several ranks: embedding, last layer, loss
     tensor           heads, feed-forward and words of one model on several ranks
     schedule, orders, timing    pipelines as tables: no device is needed
+    counting         what is sent: counted by collective
+    link             a slower network, emulated
 """

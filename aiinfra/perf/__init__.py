@@ -1,6 +1,7 @@
 """HOW FAST SHOULD IT BE? Limits, costs and predictions, written down before anything is timed.
 
-Reading order: cost, hardware, roofline, timing; profile, profiler; training, memory, memory_recorder.
+Reading order: cost, hardware, roofline, timing; profile, profiler; training, memory, memory_recorder;
+collectives.
 """
 
 from aiinfra.perf.cost import Cost
