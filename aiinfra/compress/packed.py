@@ -102,7 +102,7 @@ class PackedLinear(Weighed, nn.Module):
         """Bytes of the packed weight."""
         return self.in_features * self.out_features * 4
 
-    def nbytes_read(self) -> int:
+    def nbytes_read(self, tokens: int = 1) -> int:
         """See Weighed: the packed weight, and the bias."""
         return self.nbytes + super().nbytes_read()
 

@@ -71,7 +71,7 @@ class QuantizedLinear(Weighed, nn.Module):
         """Bytes of the numbers and their rulers: what one token reads."""
         return self.packed_weight.nbytes
 
-    def nbytes_read(self) -> int:
+    def nbytes_read(self, tokens: int = 1) -> int:
         """See Weighed: numbers, rulers and bias."""
         return self.nbytes + super().nbytes_read()
 

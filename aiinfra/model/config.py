@@ -8,6 +8,7 @@ numbers come from is checkpoint/'s affair; here they must only belong together. 
 
 from aiinfra.config import config
 from aiinfra.errors import LoadError
+from aiinfra.model.moe_config import MoEConfig
 
 _COUNTS = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
            "head_dim", "intermediate_size", "max_position_embeddings")
@@ -56,6 +57,7 @@ class ModelConfig:
     out_bias: bool = False                 # of the matrix behind attention
     mlp_bias: bool = False
     qk_norm: bool = False
+    moe: MoEConfig | None = None           # experts in place of the feed-forward of some layers, or of all
     eos_token_ids: tuple[int, ...] = ()
     bos_token_id: int | None = None
 
@@ -70,6 +72,12 @@ class ModelConfig:
                             "the same number of query heads.")
         if self.head_dim % 2:
             raise LoadError(f"head_dim={self.head_dim} is odd; rotary embedding turns pairs of values.")
+        if self.moe is not None and self.mlp_bias:
+            raise LoadError("mlp_bias=True with a mixture of experts is not known: experts have no bias.")
+
+    def is_sparse(self, layer: int) -> bool:
+        """True if the layer of that number has experts."""
+        return self.moe is not None and self.moe.is_sparse(layer)
 
     @property
     def kv_values_per_token(self) -> int:

@@ -21,10 +21,10 @@ from aiinfra.model.config import ModelConfig, RopeScaling
 
 
 class Weighed:
-    """A module that knows how many bytes of its weights one forward pass reads."""
+    """A module that knows how many bytes of its weights a forward pass over so many tokens reads."""
 
-    def nbytes_read(self) -> int:
-        """Bytes of its own parameters: a pass reads all of them."""
+    def nbytes_read(self, tokens: int = 1) -> int:
+        """Bytes of its own parameters: a pass reads all of them, for one token as for many."""
         return sum(parameter.nbytes for parameter in self.parameters(recurse=False))
 
 
@@ -41,7 +41,7 @@ class Embedding(Weighed, nn.Embedding):
     def reset_parameters(self) -> None:
         """Do nothing."""
 
-    def nbytes_read(self) -> int:
+    def nbytes_read(self, tokens: int = 1) -> int:
         """Nothing to speak of: the table gives up one row a token. A tied one is read by the last layer."""
         return 0
 

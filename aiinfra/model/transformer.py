@@ -16,6 +16,11 @@ from torch import Tensor, nn
 from aiinfra.model.attention import KV, Attention
 from aiinfra.model.config import ModelConfig
 from aiinfra.model.layers import Angles, Embedding, Linear, RMSNorm, RotaryEmbedding, SwiGLU, Weighed
+from aiinfra.model.moe import MoE
+
+
+# Matrices that write to the residual stream.
+_WRITERS = ("attention.out.weight", "mlp.down.weight", "experts.down.weight", "shared.down.weight")
 
 
 class DecoderLayer(nn.Module):
@@ -26,7 +31,10 @@ class DecoderLayer(nn.Module):
         self.attention_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.attention = Attention(config, layer)
         self.mlp_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.mlp = SwiGLU(config.hidden_size, config.intermediate_size, config.mlp_bias)
+        if config.is_sparse(layer):
+            self.mlp = MoE(config.hidden_size, config.moe)
+        else:
+            self.mlp = SwiGLU(config.hidden_size, config.intermediate_size, config.mlp_bias)
 
     def forward(self, x: Tensor, angles: Angles, kv: KV | None) -> Tensor:
         """x [..., T, D] -> [..., T, D]."""
@@ -64,7 +72,7 @@ class Transformer(nn.Module):
                 nn.init.zeros_(parameter)
             elif parameter.ndim == 1:
                 nn.init.ones_(parameter)
-            elif name.endswith(("attention.out.weight", "mlp.down.weight")):
+            elif name.endswith(_WRITERS):
                 nn.init.normal_(parameter, std=residual_std)
             else:
                 nn.init.normal_(parameter, std=std)
@@ -99,9 +107,10 @@ class Transformer(nn.Module):
         """The type of the activations, and of weights that are not quantised."""
         return self.norm.weight.dtype
 
-    def weight_bytes(self) -> int:
-        """Bytes of weights that one forward pass reads: all but an embedding table of its own.
+    def weight_bytes(self, tokens: int = 1) -> int:
+        """Bytes of weights that a forward pass over so many tokens reads: all but an embedding table of its
+        own, and of experts those that the tokens hit.
 
         A tied table is read whole, by the last layer; an untied one gives up one row a token.
         """
-        return sum(module.nbytes_read() for module in self.modules() if isinstance(module, Weighed))
+        return sum(module.nbytes_read(tokens) for module in self.modules() if isinstance(module, Weighed))

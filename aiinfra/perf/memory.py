@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from aiinfra.perf.activations import WIDE, kept_by, layer_activations, score_bytes
+from aiinfra.perf.experts import feed_forward_weights
 from aiinfra.perf.sharding import Sharding, shape_of_a_rank
 from aiinfra.perf.training import DecoderShape
 
@@ -76,7 +77,7 @@ class MemoryPlan:
 
 
 def parameter_count(shape: DecoderShape, qkv_bias: bool = False, qk_norm: bool = False) -> int:
-    """Weights of the decoder; a tied table counts once."""
+    """Weights of the decoder, all experts included; a tied table counts once."""
     extra = 0
     if qkv_bias:
         extra += (shape.num_attention_heads + 2 * shape.num_key_value_heads) * shape.head_dim
@@ -84,15 +85,20 @@ def parameter_count(shape: DecoderShape, qkv_bias: bool = False, qk_norm: bool =
         extra += 2 * shape.head_dim
     table = shape.vocab_size * shape.hidden_size
     untied = 0 if shape.tie_word_embeddings else table
-    layers = shape.num_hidden_layers * (_layer_weights(shape) + extra)
-    return layers + table + untied + shape.hidden_size
+    layers = shape.num_hidden_layers * (_attention_weights(shape) + extra)
+    return layers + feed_forward_weights(shape).total + table + untied + shape.hidden_size
+
+
+def _attention_weights(shape: DecoderShape) -> int:
+    """Of a layer: qkv and out, and two norms."""
+    D = shape.hidden_size
+    heads = 2 * shape.num_attention_heads + 2 * shape.num_key_value_heads
+    return D * heads * shape.head_dim + 2 * D
 
 
 def _layer_weights(shape: DecoderShape) -> int:
-    """Of a layer: qkv and out, gate, up and down, and two norms."""
-    D = shape.hidden_size
-    heads = 2 * shape.num_attention_heads + 2 * shape.num_key_value_heads
-    return D * heads * shape.head_dim + 3 * D * shape.intermediate_size + 2 * D
+    """Of a dense layer: qkv and out, gate, up and down, and two norms."""
+    return _attention_weights(shape) + 3 * shape.hidden_size * shape.intermediate_size
 
 
 def predict_memory(shape: DecoderShape, lengths: Sequence[int], policy: str = "none", accumulate: int = 1,
@@ -103,8 +109,12 @@ def predict_memory(shape: DecoderShape, lengths: Sequence[int], policy: str = "n
     policy: activation checkpointing, "none", "operation" or "block". accumulate: micro-batches a step.
     narrow: autocast to 16 bits. sharding: among which ranks it is divided; lengths are those of one rank's
     rows. backend: "torch" as on a CPU, or "triton" as on a GPU. score_matrix: attention keeps a weight for
-    each pair of tokens, as the plain formula does.
+    each pair of tokens, as the plain formula does. Raises ValueError for a mixture of experts, whose
+    activations depend on what its router chooses.
     """
+    if getattr(shape, "moe", None) is not None:
+        raise ValueError("the memory of a training step is not predicted for a mixture of experts: what "
+                         "lives depends on the router. Measure it: aiinfra.perf.memory_recorder.")
     part = shape_of_a_rank(shape, sharding.tensor)
     step = _Step(part, lengths, policy=policy, narrow=narrow, backend=backend, score_matrix=score_matrix)
     weights = parameter_count(part, part.qkv_bias, part.qk_norm) * WIDE

@@ -1,6 +1,7 @@
 """The arithmetic of a training step, by the model's formula: what MFU divides by.
 
-    every weight of a matrix     2 FLOPs a token forward, 4 backward (for the input, and for the weight)
+    every weight of a matrix     2 FLOPs a token forward, 4 backward (for the input, and for the weight);
+                                 of experts, those that a token takes
     attention                    q·kᵀ and weights·v: 4 · Dh FLOPs a visible pair forward, 8 backward
 
 Embedding look-ups, norms and the optimizer are not counted, nor is what activation checkpointing does again:
@@ -9,6 +10,8 @@ work that a better program would not do is no utilisation. Chowdhery et al. 2022
 
 from collections.abc import Iterable
 from typing import Protocol
+
+from aiinfra.perf.experts import feed_forward_weights
 
 
 class DecoderShape(Protocol):
@@ -25,12 +28,12 @@ class DecoderShape(Protocol):
 
 
 def matrix_weights(shape: DecoderShape) -> int:
-    """Weights that every token is multiplied with: all matrices of the layers, and the last one over the
-    vocabulary."""
-    D, F = shape.hidden_size, shape.intermediate_size
+    """Weights that a token is multiplied with: all matrices of the layers, of experts those that it takes,
+    and the last one over the vocabulary."""
+    D = shape.hidden_size
     heads = 2 * shape.num_attention_heads + 2 * shape.num_key_value_heads        # q and out, k and v
-    layer = D * heads * shape.head_dim + 3 * D * F
-    return shape.num_hidden_layers * layer + D * shape.vocab_size
+    attention = shape.num_hidden_layers * D * heads * shape.head_dim
+    return attention + feed_forward_weights(shape).active + D * shape.vocab_size
 
 
 def recomputed_flops(shape: DecoderShape, lengths: Iterable[int], policy: str) -> float:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aiinfra.model.layers import SwiGLU
 from aiinfra.model.transformer import Transformer
 
 
@@ -27,7 +28,8 @@ def compile_layers(model: Transformer) -> None:
         layer.attention_norm.forward = _compiled(layer.attention_norm.forward)
         layer.attention.project = _compiled(layer.attention.project)
         layer.mlp_norm.add = _compiled(layer.mlp_norm.add)
-        layer.mlp.forward = _compiled(layer.mlp.forward)
+        if isinstance(layer.mlp, SwiGLU):                  # experts are chosen row by row: nothing to fuse
+            layer.mlp.forward = _compiled(layer.mlp.forward)
     model.norm.forward = _compiled(model.norm.forward)
 
 

@@ -47,7 +47,10 @@ def transformers_model(path: Path, dtype: torch.dtype, device: torch.device) -> 
 def transformers_twin(config: ModelConfig, dtype: torch.dtype,
                       device: torch.device) -> tuple[Any, str] | None:
     """transformers' model of this shape (dense Llama, or Qwen3 if it normalises q and k), with random
-    weights, and its name with version and kind of attention; None if it is not installed."""
+    weights, and its name with version and kind of attention; None if it is not installed. Raises
+    ValueError for a mixture of experts."""
+    if config.moe is not None:
+        raise ValueError("no twin is made of a mixture of experts: give a dense model.")
     try:
         import transformers
     except ImportError:
