@@ -154,17 +154,25 @@ def _tiling(head_size: int, value_bytes: int, arch: int) -> dict:
     return dict(zip(("BM", "BN", "num_warps", "num_stages"), sizes))
 
 
+def attention_forward(q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor, max_q: int,
+                      causal: bool, scale: float) -> tuple[Tensor, Tensor]:
+    """Packed q [N, H, Dh], k and v [M, K, Dh], adjacent along Dh -> o, of q's shape, and float32 lse [H, N]
+    in base 2, which `flash_backward.attention_backward` wants."""
+    (tokens, heads, size), batch = q.shape, cu_q.numel() - 1
+    o = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    lse = torch.empty(heads, tokens, dtype=torch.float32, device=q.device)
+    tiling = _tiling(size, q.element_size(), arch_of(q))
+    _forward_kernel[(triton.cdiv(max_q, tiling["BM"]), heads, batch)](
+        q, k, v, o, lse, cu_q, cu_k, *row_head_strides(q, k, v, o), tokens, scale * math.log2(math.e),
+        **head_sizes(q, k, causal), **tiling)
+    return o, lse
+
+
 class _FlashAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, cu_q, cu_k, max_q, max_k, causal, scale):
         q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
-        (tokens, heads, size), batch = q.shape, cu_q.numel() - 1
-        o = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-        lse = torch.empty(heads, tokens, dtype=torch.float32, device=q.device)
-        tiling = _tiling(size, q.element_size(), arch_of(q))
-        _forward_kernel[(triton.cdiv(max_q, tiling["BM"]), heads, batch)](
-            q, k, v, o, lse, cu_q, cu_k, *row_head_strides(q, k, v, o), tokens, scale * math.log2(math.e),
-            **head_sizes(q, k, causal), **tiling)
+        o, lse = attention_forward(q, k, v, cu_q, cu_k, max_q, causal, scale)
         ctx.save_for_backward(q, k, v, o, lse, cu_q, cu_k)
         ctx.rest = max_q, max_k, causal, scale
         return o

@@ -12,4 +12,5 @@ Reading order:
     schedule, orders, timing    pipelines as tables: no device is needed
     counting         what is sent: counted by collective
     link             a slower network, emulated
+    context          parts of a long row on several ranks: ring attention
 """
