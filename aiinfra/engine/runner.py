@@ -13,6 +13,7 @@ the rows before it if tokens were guessed: each guess is checked by the row in f
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -24,24 +25,28 @@ from aiinfra.kernels.kv_write import kv_write
 from aiinfra.kernels.paged_attention import paged_attention
 from aiinfra.kernels.paged_gather import Several, Singles, attend_fetched, plan_fetches
 from aiinfra.model import ModelConfig, Transformer
+from aiinfra.model.kv_cache import values_beside
 
 
 class PagedCache:
-    """Keys and values of all requests: k and v [layers, blocks, P, K, Dh]."""
+    """Keys and values of all requests: k and v [layers, blocks, P, K, Dh]. With latent attention v is the
+    first part of k."""
 
     def __init__(self, config: ModelConfig, blocks: int, block_size: int, dtype: torch.dtype,
                  device: torch.device) -> None:
-        shape = (config.num_hidden_layers, blocks, block_size, config.num_key_value_heads, config.head_dim)
+        shape = (config.num_hidden_layers, blocks, block_size, config.kept_heads, config.kept_size)
         # Not zeros: pages of memory that nobody has touched cost nothing.
         self.k = torch.empty(shape, dtype=dtype, device=device)
-        self.v = torch.empty(shape, dtype=dtype, device=device)
+        self.v = values_beside(self.k, config)
+        self.latent = config.mla is not None
         self.block_size = block_size
 
     def copy(self, pairs: list[tuple[int, int]]) -> None:
         """Copy whole blocks, all layers: (from, to)."""
         for source, target in pairs:
             self.k[:, target] = self.k[:, source]
-            self.v[:, target] = self.v[:, source]
+            if not self.latent:
+                self.v[:, target] = self.v[:, source]
 
     @staticmethod
     def block_bytes(config: ModelConfig, block_size: int, dtype: torch.dtype) -> int:
@@ -58,12 +63,16 @@ class StepKV:
     block_tables: Tensor           # int32 [B, most blocks]
     context_lens: Tensor           # int32 [B]
     cu_seqlens: Tensor | None      # int32 [B+1]; None: one token each
+    keeps: ClassVar[bool] = True
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Store k, v [N, K, Dh] in their slots; attend q [N, H, Dh], each over its own request."""
         keys = self.cache.k[layer]
         values = self.cache.v[layer]
-        kv_write(k, v, keys, values, self.slots)
+        if self.cache.latent:
+            kv_write(k, None, keys, None, self.slots)
+        else:
+            kv_write(k, v, keys, values, self.slots)
         return paged_attention(q, keys, values, self.block_tables, self.context_lens, self.cu_seqlens)
 
 
@@ -74,13 +83,15 @@ class _GatheredKV:
     cache: PagedCache
     slots: Tensor                  # int64 [N]
     fetches: list[Singles | Several]
+    keeps: ClassVar[bool] = True
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """As `StepKV.attend`."""
         keys = self.cache.k[layer]
         values = self.cache.v[layer]
         keys.flatten(0, 1).index_copy_(0, self.slots, k)
-        values.flatten(0, 1).index_copy_(0, self.slots, v)
+        if not self.cache.latent:
+            values.flatten(0, 1).index_copy_(0, self.slots, v)
         return attend_fetched(q, keys, values, self.fetches, q.shape[-1] ** -0.5)
 
 

@@ -15,6 +15,9 @@ context is cut in `splits` parts and a second kernel merges them:
 The grid depends on shapes alone and nothing is read back, so a CUDA graph can hold the call; a
 request with context length 0 gives 0. Kwon et al. 2023, arXiv 2309.06180; Dao et al. 2023,
 "Flash-Decoding". Notebook 13.
+
+A latent cache (DeepSeek's MLA) has one row of R + Dr values a token, and all heads read it: the whole row is
+the key, its first R the value, which is therefore loaded once for both. Notebook 17.
 """
 
 import math
@@ -29,6 +32,7 @@ from aiinfra.kernels.paged_gather import attend_fetched, plan_fetches
 from aiinfra.perf.cost import Cost
 
 _MAX_HEAD_SIZE, _MAX_SPLITS = 128, 64
+_MAX_LATENT, _MAX_LATENT_SPLITS, _LATENT_HEADS = 512, 16, 16      # heads: that one program serves at most
 
 
 def paged_attention_reference(q: Tensor, k_cache: Tensor, v_cache: Tensor, block_tables: Tensor,
@@ -58,25 +62,34 @@ def _find_request(cu_ptr, requests, tile, TOKENS: tl.constexpr):
 
 
 @triton.jit
-def _attend(acc, m, l, q, k_ptr, v_ptr, table_ptr, cache_row, lo, hi, last_key, scale_log2,
-            MASKED: tl.constexpr, P: tl.constexpr, DH: tl.constexpr, DP: tl.constexpr, BN: tl.constexpr):
-    """Let q's rows see keys lo:hi of the request; `last_key` [BM] is the last that each row may see."""
+def _attend(acc, m, l, q, q_rest, k_ptr, v_ptr, table_ptr, cache_row, lo, hi, last_key, scale_log2,
+            MASKED: tl.constexpr, P: tl.constexpr, DH: tl.constexpr, DP: tl.constexpr, REST: tl.constexpr,
+            RP: tl.constexpr, BN: tl.constexpr):
+    """Let q's rows see keys lo:hi of the request; `last_key` [BM] is the last that each row may see. With
+    REST, keys are their values and so many more."""
     dim = tl.arange(0, DP)
+    rest = tl.arange(0, RP)
     for start in tl.range(lo, hi, BN):
         key = start + tl.arange(0, BN)
         if MASKED:
             block = tl.load(table_ptr + key // P, mask=key < hi, other=0)
         else:
             block = tl.load(table_ptr + key // P)
-        at = (block.to(tl.int64) * P + key % P)[:, None] * cache_row + dim[None, :]       # [BN, DP]
+        row = (block.to(tl.int64) * P + key % P)[:, None] * cache_row
+        at = row + dim[None, :]                                                           # [BN, DP]
         if MASKED or DP != DH:
             inside = (key < hi)[:, None] & (dim < DH)[None, :]
             k = tl.load(k_ptr + at, mask=inside, other=0.0)
-            v = tl.load(v_ptr + at, mask=inside, other=0.0)
+            v = k if REST else tl.load(v_ptr + at, mask=inside, other=0.0)
         else:
             k = tl.load(k_ptr + at)
-            v = tl.load(v_ptr + at)
-        s = tl.dot(q, tl.trans(k), input_precision="ieee") * scale_log2                   # [BM, BN]
+            v = k if REST else tl.load(v_ptr + at)
+        s = tl.dot(q, tl.trans(k), input_precision="ieee")                                # [BM, BN]
+        if REST:
+            inside = (key < hi)[:, None] & (rest < REST)[None, :]
+            k_rest = tl.load(k_ptr + row + DH + rest[None, :], mask=inside, other=0.0)
+            s = tl.dot(q_rest, tl.trans(k_rest), s, input_precision="ieee")
+        s = s * scale_log2
         if MASKED:
             s = tl.where(key[None, :] <= last_key[:, None], s, -float("inf"))
         m_new = tl.maximum(m, tl.max(s, 1))
@@ -94,8 +107,8 @@ def _attend(acc, m, l, q, k_ptr, v_ptr, table_ptr, cache_row, lo, hi, last_key, 
 def _attention_kernel(q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, table_ptr, context_ptr, cu_ptr, requests,
                       q_row, q_head, out_row, out_head, cache_row, cache_head, table_row, splits, scale_log2,
                       GROUP: tl.constexpr, TOKENS: tl.constexpr, DECODE: tl.constexpr, SPLIT: tl.constexpr,
-                      P: tl.constexpr, DH: tl.constexpr, DP: tl.constexpr, BM: tl.constexpr,
-                      BN: tl.constexpr):
+                      P: tl.constexpr, DH: tl.constexpr, DP: tl.constexpr, REST: tl.constexpr,
+                      RP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):
     # Heads vary fastest: programs that run together read neighbouring heads of the same tokens.
     kv_head = tl.program_id(0)
     if DECODE:
@@ -116,6 +129,11 @@ def _attention_kernel(q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, table_ptr, context_
     inside = valid[:, None] & (dim < DH)[None, :]
     q_at = (q0 + token).to(tl.int64) * q_row + head * q_head
     q = tl.load(q_ptr + q_at[:, None] + dim[None, :], mask=inside, other=0.0)
+    q_rest = q
+    if REST:
+        rest = tl.arange(0, RP)
+        q_rest = tl.load(q_ptr + q_at[:, None] + DH + rest[None, :],
+                         mask=valid[:, None] & (rest < REST)[None, :], other=0.0)
     last_key = keys - tokens + token
     end = tl.minimum(keys, tl.maximum(keys - tokens + token0 + TOKENS, 0))
     full = tl.minimum(keys, tl.maximum(keys - tokens + token0 + 1, 0)) // BN * BN   # seen by every row
@@ -131,10 +149,10 @@ def _attention_kernel(q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, table_ptr, context_
     if DECODE:                                # bound by memory: masking every block costs nothing
         cut = lo
     else:
-        acc, m, l = _attend(acc, m, l, q, k_ptr, v_ptr, table_ptr, cache_row, lo, cut, last_key, scale_log2,
-                            False, P, DH, DP, BN)
-    acc, m, l = _attend(acc, m, l, q, k_ptr, v_ptr, table_ptr, cache_row, cut, hi, last_key, scale_log2,
-                        True, P, DH, DP, BN)
+        acc, m, l = _attend(acc, m, l, q, q_rest, k_ptr, v_ptr, table_ptr, cache_row, lo, cut, last_key,
+                            scale_log2, False, P, DH, DP, REST, RP, BN)
+    acc, m, l = _attend(acc, m, l, q, q_rest, k_ptr, v_ptr, table_ptr, cache_row, cut, hi, last_key,
+                        scale_log2, True, P, DH, DP, REST, RP, BN)
     l = tl.where(l == 0.0, 1.0, l)                                            # no key seen: 0
     out_at = (q0 + token).to(tl.int64) * out_row + head * out_head
     if SPLIT:                                                                 # out is [B, H, splits, DH] here
@@ -180,27 +198,47 @@ def _tiling(group: int, head_size: int, value_bytes: int, arch: int, decode: boo
     return dict(zip(("BM", "BN", "num_warps", "num_stages"), sizes))
 
 
-def _count_splits(programs: int, max_context: int, multiprocessors: int) -> int:
+def _latent_tiling(group: int, value_bytes: int, arch: int, decode: bool) -> dict:
+    """The same for rows of hundreds of values: few of them, so that sums stay in registers."""
+    small = max(16, triton.next_power_of_2(group))
+    if arch == 0:
+        sizes = (small, 16, 4, 1)
+    elif value_bytes > 2:
+        sizes = (small, 16, 8, 1)
+    elif decode or not large_shared(arch):
+        sizes = (small, 16, 4, 2)
+    else:
+        sizes = (max(32, small), 32, 8, 2)
+    return dict(zip(("BM", "BN", "num_warps", "num_stages"), sizes))
+
+
+def _heads_together(heads: int) -> int:
+    """Query heads that share a program over a latent cache: the most that divide them all."""
+    return max(n for n in range(1, _LATENT_HEADS + 1) if heads % n == 0)
+
+
+def _count_splits(programs: int, max_context: int, multiprocessors: int, most: int = _MAX_SPLITS) -> int:
     """Parts of each context so that every multiprocessor has about 8 programs of at least 128 keys."""
     wanted = triton.cdiv(8 * multiprocessors, max(programs, 1))
-    return max(1, min(wanted, max_context // 128, _MAX_SPLITS))
+    return max(1, min(wanted, max_context // 128, most))
 
 
 def paged_attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, block_tables: Tensor, context_lens: Tensor,
                     cu_seqlens_q: Tensor | None = None, *, max_context: int | None = None,
                     scale: float | None = None, splits: int | None = None,
                     backend: str | None = None) -> Tensor:
-    """Attention of the new tokens q [N, H, Dh] over each request's cached keys. Returns q's shape.
+    """Attention of the new tokens q [N, H, Dh] over each request's cached keys. Returns [N, H, Dv].
 
     k_cache, v_cache [blocks, P, K, Dh] contiguous, of q's dtype, H a multiple of K, with the new
-    tokens' keys and values already written; block_tables int32 [B, max_blocks], context_lens int32
+    tokens' keys and values already written; or a latent cache: K = 1, and v_cache is k_cache[..., :Dv].
+    block_tables int32 [B, max_blocks], context_lens int32
     [B], cu_seqlens_q int32 [B+1]. Without cu_seqlens_q every request has one new token and N = B.
     A row of a request of context length 0, or past cu_seqlens_q[B], is 0. Entries of a table past
     its context are never followed.
 
     `max_context` (default max_blocks * P) only guides into how many parts a decode splits each
     context; `splits` sets it. Neither changes the result beyond rounding. Raises ValueError if shapes
-    or dtypes disagree, and on the Triton path for head sizes above 128.
+    or dtypes disagree, and on the Triton path for head sizes above 128 (latent: for Dv above 512).
     """
     backend = pick_backend(q, backend)
     _check(q, k_cache, v_cache, block_tables, context_lens, cu_seqlens_q, backend)
@@ -208,41 +246,51 @@ def paged_attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, block_tables: T
     if backend == "torch":
         return paged_attention_reference(q, k_cache, v_cache, block_tables, context_lens, cu_seqlens_q, scale)
     (rows, heads, size), requests, decode = q.shape, len(context_lens), cu_seqlens_q is None
-    P, kv_heads = k_cache.shape[1:3]
+    P, kv_heads, value_size = *k_cache.shape[1:3], v_cache.shape[-1]
+    rest = size - value_size
     q = q if q.stride(-1) == 1 else q.contiguous()
-    out = torch.empty(q.shape, dtype=q.dtype, device=q.device) if decode else torch.zeros_like(q)
+    make = torch.empty if decode else torch.zeros
+    out = make(rows, heads, value_size, dtype=q.dtype, device=q.device)
     if not out.numel():
         return out
-    tiling = _tiling(heads // kv_heads, size, q.element_size(), arch_of(q), decode)
+    group = _heads_together(heads) if rest else heads // kv_heads
+    if rest:
+        tiling = _latent_tiling(group, q.element_size(), arch_of(q), decode)
+    else:
+        tiling = _tiling(group, size, q.element_size(), arch_of(q), decode)
+    programs = heads // group                             # for each request and split
     if not decode:
         splits = 1
     elif splits is None:
-        splits = _count_splits(requests * kv_heads, max_context or block_tables.shape[1] * P,
-                               multiprocessors_of(q))
+        splits = _count_splits(requests * programs, max_context or block_tables.shape[1] * P,
+                               multiprocessors_of(q), _MAX_LATENT_SPLITS if rest else _MAX_SPLITS)
     part, lse = out, out
     if splits > 1:
-        part = torch.empty(rows, heads, splits, size, dtype=torch.float32, device=q.device)
+        part = torch.empty(rows, heads, splits, value_size, dtype=torch.float32, device=q.device)
         lse = torch.empty(rows, heads, splits, dtype=torch.float32, device=q.device)
-    tokens = 1 if decode else tiling["BM"] // (heads // kv_heads)
-    grid = (kv_heads, splits, requests) if decode else (kv_heads, rows // tokens + requests)
-    padded = max(16, triton.next_power_of_2(size))
+    tokens = 1 if decode else tiling["BM"] // group
+    grid = (programs, splits, requests) if decode else (programs, rows // tokens + requests)
+    padded = max(16, triton.next_power_of_2(value_size))
     _attention_kernel[grid](
         q, k_cache, v_cache, part, lse, block_tables, context_lens, context_lens if decode else cu_seqlens_q,
-        requests, *q.stride()[:2], *part.stride()[:2], kv_heads * size, size, block_tables.stride(0), splits,
-        scale * math.log2(math.e), GROUP=heads // kv_heads, TOKENS=tokens, DECODE=decode, SPLIT=splits > 1,
-        P=P, DH=size, DP=padded, **tiling)
+        requests, *q.stride()[:2], *part.stride()[:2], kv_heads * size, 0 if rest else size,
+        block_tables.stride(0), splits, scale * math.log2(math.e), GROUP=group, TOKENS=tokens, DECODE=decode,
+        SPLIT=splits > 1, P=P, DH=value_size, DP=padded, REST=rest,
+        RP=max(16, triton.next_power_of_2(rest)), **tiling)
     if splits > 1:
         _merge_kernel[(rows, heads)](part, lse, out, *out.stride()[:2], splits, H=heads,
-                                     SP=triton.next_power_of_2(splits), DH=size, DP=padded)
+                                     SP=triton.next_power_of_2(splits), DH=value_size, DP=padded)
     return out
 
 
 def _check(q, k_cache, v_cache, block_tables, context_lens, cu_seqlens_q, backend) -> None:
     (rows, heads, size), requests = q.shape, len(context_lens)
-    if k_cache.shape != v_cache.shape or k_cache.shape[-1] != size or not (
-            k_cache.is_contiguous() and v_cache.is_contiguous()):
+    latent = _is_latent(k_cache, v_cache)
+    two = k_cache.shape == v_cache.shape and v_cache.is_contiguous()
+    if not (two or latent) or k_cache.shape[-1] != size or not k_cache.is_contiguous():
         raise ValueError(f"q is {tuple(q.shape)}, caches {tuple(k_cache.shape)} and {tuple(v_cache.shape)}; "
-                         "pass q [N, H, Dh] and two contiguous [blocks, P, K, Dh] with one head size.")
+                         "pass q [N, H, Dh] and two contiguous [blocks, P, K, Dh] with one head size, or one "
+                         "[blocks, P, 1, Dh] and a view of the first part of its rows.")
     if heads % k_cache.shape[2]:
         raise ValueError(f"{heads} query heads do not divide into {k_cache.shape[2]} key heads; "
                          "H must be a multiple of K.")
@@ -254,17 +302,32 @@ def _check(q, k_cache, v_cache, block_tables, context_lens, cu_seqlens_q, backen
                          f"cu_seqlens_q {None if cu_seqlens_q is None else tuple(cu_seqlens_q.shape)}; pass "
                          "a table and a length for each request, and [B+1] starts unless each has exactly "
                          "one row.")
-    if backend == "triton" and size > _MAX_HEAD_SIZE:
+    if backend == "triton" and latent and (v_cache.shape[-1] > _MAX_LATENT or
+                                           size - v_cache.shape[-1] > _MAX_HEAD_SIZE):
+        raise ValueError(f"latent rows are {v_cache.shape[-1]} and {size - v_cache.shape[-1]} values; the "
+                         f"kernel's tiles hold at most {_MAX_LATENT} and {_MAX_HEAD_SIZE}. "
+                         "Use backend='torch'.")
+    if backend == "triton" and not latent and size > _MAX_HEAD_SIZE:
         raise ValueError(f"head size is {size}; the kernel's tiles hold at most {_MAX_HEAD_SIZE}. "
                          "Use backend='torch'.")
 
 
+def _is_latent(k_cache: Tensor, v_cache: Tensor) -> bool:
+    """True if the values are the first part of each key, of which there is one a token."""
+    narrower = v_cache.shape[-1] < k_cache.shape[-1] and v_cache.shape[:-1] == k_cache.shape[:-1]
+    same = v_cache.data_ptr() == k_cache.data_ptr() and v_cache.stride() == k_cache.stride()
+    return narrower and same and k_cache.shape[2] == 1
+
+
 def cost(context_lens: list[int], new_tokens: list[int], heads: int, kv_heads: int, head_size: int,
-         bytes_per_value: float = 2) -> Cost:
-    """Two products of 2 * Dh FLOPs a visible score; every cached key and value, q and out touched once."""
+         bytes_per_value: float = 2, latent_size: int = 0) -> Cost:
+    """Two products of 2 * Dh FLOPs a visible score; every cached key and value, q and out touched once. With
+    a latent_size the value is so many of the key's values, and no tensor of its own."""
     scores = sum(new * keys - new * (new - 1) / 2 for keys, new in zip(context_lens, new_tokens))
-    values = 2 * sum(context_lens) * kv_heads + 2 * sum(new_tokens) * heads
-    return Cost(4.0 * head_size * heads * scores, values * head_size * bytes_per_value)
+    value_size = latent_size or head_size
+    kept = head_size if latent_size else 2 * head_size
+    values = sum(context_lens) * kv_heads * kept + sum(new_tokens) * heads * (head_size + value_size)
+    return Cost(2.0 * (head_size + value_size) * heads * scores, values * bytes_per_value)
 
 
 def compile_cases(arch: int) -> list[dict]:
@@ -274,20 +337,27 @@ def compile_cases(arch: int) -> list[dict]:
                                             ("bf16", 2, 64, False),
                                             ("bf16", 2, 128, False), ("fp32", 4, 128, True)):
         tiling = _tiling(4, size, value_bytes, arch, decode)
-        types = {name: f"*{kind}" for name in ("q_ptr", "k_ptr", "v_ptr")} | {
-            "out_ptr": "*fp32" if decode else f"*{kind}", "lse_ptr": "*fp32", "scale_log2": "fp32",
-            "table_ptr": "*i32", "context_ptr": "*i32", "cu_ptr": "*i32"}
-        types |= {name: "i32:16" for name in ("q_row", "q_head", "out_row", "out_head", "cache_row",
-                                              "cache_head")}
-        constexprs = {"GROUP": 4, "TOKENS": 1 if decode else tiling["BM"] // 4, "DECODE": decode,
-                      "SPLIT": decode, "P": 16, "DH": size, "DP": size,
-                      "BM": tiling["BM"], "BN": tiling["BN"]}
-        cases.append(dict(name=f"{'decode' if decode else 'prefill'} {kind} Dh={size}",
-                          kernel=_attention_kernel,
-                          types=types, constexprs=constexprs, num_warps=tiling["num_warps"],
-                          num_stages=tiling["num_stages"]))
-    cases.append(dict(name="merge 16 parts Dh=128", kernel=_merge_kernel,
-                      types={"part_ptr": "*fp32", "lse_ptr": "*fp32", "out_ptr": "*bf16",
-                             "out_row": "i32:16", "out_head": "i32:16"},
-                      constexprs={"H": 32, "SP": 16, "DH": 128, "DP": 128}))
+        cases.append(_compile_case(kind, decode, 4, size, 0, tiling))
+    for kind, value_bytes, decode in (("bf16", 2, True), ("bf16", 2, False), ("fp32", 4, True)):
+        tiling = _latent_tiling(16, value_bytes, arch, decode)
+        cases.append(_compile_case(kind, decode, 16, 512, 64, tiling))
+    for size in (128, 512):
+        cases.append(dict(name=f"merge 16 parts Dh={size}", kernel=_merge_kernel,
+                          types={"part_ptr": "*fp32", "lse_ptr": "*fp32", "out_ptr": "*bf16",
+                                 "out_row": "i32:16", "out_head": "i32:16"},
+                          constexprs={"H": 32, "SP": 16, "DH": size, "DP": size}))
     return cases
+
+
+def _compile_case(kind: str, decode: bool, group: int, size: int, rest: int, tiling: dict) -> dict:
+    types = {name: f"*{kind}" for name in ("q_ptr", "k_ptr", "v_ptr")} | {
+        "out_ptr": "*fp32" if decode else f"*{kind}", "lse_ptr": "*fp32", "scale_log2": "fp32",
+        "table_ptr": "*i32", "context_ptr": "*i32", "cu_ptr": "*i32"}
+    types |= {name: "i32:16" for name in ("q_row", "q_head", "out_row", "out_head", "cache_row",
+                                          "cache_head")}
+    constexprs = {"GROUP": group, "TOKENS": 1 if decode else tiling["BM"] // group, "DECODE": decode,
+                  "SPLIT": decode, "P": 16, "DH": size, "DP": size, "REST": rest, "RP": max(16, rest),
+                  "BM": tiling["BM"], "BN": tiling["BN"]}
+    name = f"{'decode' if decode else 'prefill'} {kind} Dh={size}" + (f"+{rest} latent" if rest else "")
+    return dict(name=name, kernel=_attention_kernel, types=types, constexprs=constexprs,
+                num_warps=tiling["num_warps"], num_stages=tiling["num_stages"])

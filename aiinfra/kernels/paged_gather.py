@@ -8,8 +8,8 @@
                        k, v = cache[slots];  out = softmax(q · kᵀ/√Dh + mask) · v
 
 This is the reference of kernels/paged_attention.py and what the engine runs on a CPU. Several new tokens
-share their request's keys, and a dense product earns the copy back; a single one uses each key once. Notebook
-13.
+share their request's keys, and a dense product earns the copy back; a single one uses each key once. Values
+may be narrower than keys, as a view of their first part: a latent cache (MLA). Notebook 13.
 """
 
 import warnings
@@ -136,22 +136,25 @@ def _several(request: _Request, cache: Tensor) -> Several:
 
 def attend_fetched(q: Tensor, k_cache: Tensor, v_cache: Tensor, fetches: list[Singles | Several],
                    scale: float) -> Tensor:
-    """Attention of q [N, H, Dh] over the caches [blocks, P, K, Dh], without gradients. Rows of no fetch are
-    0."""
+    """Attention of q [N, H, Dh] over the caches k [blocks, P, K, Dh] and v [blocks, P, K, Dv], without
+    gradients: [N, H, Dv]. Where Dv < Dh, v is a view of the first part of k. Rows of no fetch are 0."""
     out = None
+    empty = q.new_zeros(*q.shape[:-1], v_cache.shape[-1])
     for f in fetches:
         if isinstance(f, Singles):                 # stands first, and its result has a row for every one of q
             out = _attend_singles(q, k_cache, v_cache, f, scale)
             continue
         if out is None:
-            out = torch.zeros_like(q)
+            out = empty
         out[f.rows] = _attend_several(q[f.rows], k_cache, v_cache, f, scale)
-    return torch.zeros_like(q) if out is None else out
+    return empty if out is None else out
 
 
 def _attend_singles(q: Tensor, k_cache: Tensor, v_cache: Tensor, f: Singles, scale: float) -> Tensor:
-    H = q.shape[1]
-    k, v = k_cache.flatten(0, 2), v_cache.flatten(0, 2)                                      # [slots · K, Dh]
+    H, size = q.shape[1], v_cache.shape[-1]
+    k = k_cache.flatten(0, 2)                                                                # [slots · K, Dh]
+    # What is narrower lies in the keys: whole rows are added up, and the rest is cut off.
+    v = v_cache.flatten(0, 2) if size == k.shape[-1] else k
     # In place: a fresh result would copy the pattern, too. beta=0 still multiplies the scores of the layer
     # before.
     torch.sparse.sampled_addmm(f.meets, q.flatten(0, 1), k.t(), beta=0, alpha=scale, out=f.meets)
@@ -164,13 +167,14 @@ def _attend_singles(q: Tensor, k_cache: Tensor, v_cache: Tensor, f: Singles, sca
     starts = f.meets.crow_indices()[:-1]
     out = F.embedding_bag(
         f.meets.col_indices(), v, starts, mode="sum", per_sample_weights=torch.cat(weights))    # [N · H, Dh]
-    return out.view(q.shape)
+    return out.view(q.shape)[..., :size]
 
 
 def _attend_several(q: Tensor, k_cache: Tensor, v_cache: Tensor, f: Several, scale: float) -> Tensor:
     k = k_cache.flatten(0, 1).index_select(0, f.slots)                                          # [S, K, Dh]
-    v = v_cache.flatten(0, 1).index_select(0, f.slots)
+    size = v_cache.shape[-1]
+    v = v_cache.flatten(0, 1).index_select(0, f.slots) if size == k.shape[-1] else k
     q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))                                 # [1, heads, …, Dh]
     y = F.scaled_dot_product_attention(
         q, k, v, attn_mask=f.mask, is_causal=f.mask is None, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
-    return y[0].transpose(0, 1)
+    return y[0].transpose(0, 1)[..., :size]

@@ -1,6 +1,7 @@
 """WHAT IS COMPUTED: a Llama-family decoder. It knows no file, no bit width and no rank.
 
-Reading order: config, layers, attention, transformer, kv_cache; moe_config, moe, balance; recommender.
+Reading order: config, layers, attention, transformer, kv_cache; moe_config, moe, balance;
+mla_config, mla; recommender.
 """
 
 from aiinfra.model.config import ModelConfig, RopeScaling

@@ -20,7 +20,8 @@ from aiinfra.model.layers import Angles, Linear, RMSNorm, rotate
 
 class KV(Protocol):
     """What attention asks of a cache. `length`: tokens before the next one, where all have the same
-    number."""
+    number. One that keeps what it is given has `keeps = True`: latent attention then hands it compressed
+    rows, k [..., T, 1, R + Dr] and v [..., T, 1, R], which is the first part of k."""
 
     length: int
 

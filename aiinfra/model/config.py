@@ -2,12 +2,14 @@
 
     ModelConfig ──> Transformer
 
-One decoder serves a whole family: Llama (SmolLM2 is one), Qwen2 (`qkv_bias`) and Qwen3 (`qk_norm`). Where the
-numbers come from is checkpoint/'s affair; here they must only belong together. Notebook 03.
+One decoder serves a whole family: Llama (SmolLM2 is one), Qwen2 (`qkv_bias`), Qwen3 (`qk_norm`) and DeepSeek
+(`mla`, `moe`). Where the numbers come from is checkpoint/'s affair; here they must only belong together.
+Notebook 03.
 """
 
 from aiinfra.config import config
 from aiinfra.errors import LoadError
+from aiinfra.model.mla_config import MLAConfig
 from aiinfra.model.moe_config import MoEConfig
 
 _COUNTS = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
@@ -21,6 +23,7 @@ class RopeScaling:
     kind "linear" divides every frequency by `factor`. kind "llama3" does so for long wavelengths,
     leaves short ones alone and blends between (Llama 3.1). kind "factors" divides frequency i by
     `factors[i]` (any of these, worked out). amplitude: cos and sin are multiplied by it (YaRN).
+    score_factor: scores of latent attention are multiplied by it (DeepSeek's mscale_all_dim, squared).
     """
 
     kind: str
@@ -30,6 +33,7 @@ class RopeScaling:
     original_max_position_embeddings: int = 8192
     factors: tuple[float, ...] = ()
     amplitude: float = 1.0
+    score_factor: float = 1.0
 
     def __post_init__(self) -> None:
         wrong = [factor for factor in (self.factor, *self.factors) if not factor > 0]
@@ -46,7 +50,7 @@ class ModelConfig:
     num_hidden_layers: int
     num_attention_heads: int               # H
     num_key_value_heads: int               # K; each serves H / K query heads
-    head_dim: int                          # Dh; not always D / H
+    head_dim: int                          # Dh; not always D / H; with mla the part that is turned
     intermediate_size: int                 # F
     max_position_embeddings: int = 2048    # context length, in tokens
     rms_norm_eps: float = 1e-5
@@ -58,6 +62,7 @@ class ModelConfig:
     mlp_bias: bool = False
     qk_norm: bool = False
     moe: MoEConfig | None = None           # experts in place of the feed-forward of some layers, or of all
+    mla: MLAConfig | None = None           # latent attention in place of whole keys and values
     eos_token_ids: tuple[int, ...] = ()
     bos_token_id: int | None = None
 
@@ -74,15 +79,40 @@ class ModelConfig:
             raise LoadError(f"head_dim={self.head_dim} is odd; rotary embedding turns pairs of values.")
         if self.moe is not None and self.mlp_bias:
             raise LoadError("mlp_bias=True with a mixture of experts is not known: experts have no bias.")
+        if self.mla is not None:
+            self._check_latent()
+
+    def _check_latent(self) -> None:
+        turned = self.mla.qk_rope_head_dim
+        if self.head_dim != turned:
+            raise LoadError(f"head_dim={self.head_dim}, qk_rope_head_dim={turned}; with latent attention "
+                            "both are the part of a head that is turned.")
+        if self.num_key_value_heads != self.num_attention_heads:
+            raise LoadError(f"num_key_value_heads={self.num_key_value_heads}; with latent attention each of "
+                            f"num_attention_heads={self.num_attention_heads} has keys of its own.")
+        if self.qkv_bias or self.qk_norm:
+            raise LoadError("qkv_bias and qk_norm are not known to latent attention; set both to False.")
 
     def is_sparse(self, layer: int) -> bool:
         """True if the layer of that number has experts."""
         return self.moe is not None and self.moe.is_sparse(layer)
 
     @property
+    def kept_heads(self) -> int:
+        """Key heads that a cache keeps of each token: K, or 1 for all heads of latent attention."""
+        return self.num_key_value_heads if self.mla is None else 1
+
+    @property
+    def kept_size(self) -> int:
+        """Values of a key as it is kept: Dh, or R + Dr, of which the first R are the value, too."""
+        return self.head_dim if self.mla is None else self.mla.kept_size
+
+    @property
     def kv_values_per_token(self) -> int:
-        """Values that one token adds to the KV cache: 2 (k and v) · layers · K · Dh."""
-        return 2 * self.num_hidden_layers * self.num_key_value_heads * self.head_dim
+        """Values that one token adds to the KV cache: 2 (k and v) · layers · K · Dh, or with latent attention
+        layers · (R + Dr)."""
+        tensors = 2 if self.mla is None else 1
+        return tensors * self.num_hidden_layers * self.kept_heads * self.kept_size
 
     @property
     def kv_bytes_per_token(self) -> int:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from aiinfra.model.attention import KV, Attention
 from aiinfra.model.config import ModelConfig
 from aiinfra.model.layers import Angles, Embedding, Linear, RMSNorm, RotaryEmbedding, SwiGLU, Weighed
+from aiinfra.model.mla import MLA
 from aiinfra.model.moe import MoE
 
 
@@ -29,7 +30,8 @@ class DecoderLayer(nn.Module):
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.attention_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.attention = Attention(config, layer)
+        kind = Attention if config.mla is None else MLA
+        self.attention = kind(config, layer)
         self.mlp_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         if config.is_sparse(layer):
             self.mlp = MoE(config.hidden_size, config.moe)

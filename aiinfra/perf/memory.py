@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from aiinfra.perf.activations import WIDE, kept_by, layer_activations, score_bytes
 from aiinfra.perf.experts import feed_forward_weights
 from aiinfra.perf.sharding import Sharding, shape_of_a_rank
-from aiinfra.perf.training import DecoderShape
+from aiinfra.perf.training import DecoderShape, attention_weights
 
 TEMPORARY = "temporary"
 IN_FLIGHT = "in flight"      # between ranks: parameters gathered, gradients not divided yet
@@ -90,10 +90,12 @@ def parameter_count(shape: DecoderShape, qkv_bias: bool = False, qk_norm: bool =
 
 
 def _attention_weights(shape: DecoderShape) -> int:
-    """Of a layer: qkv and out, and two norms."""
-    D = shape.hidden_size
-    heads = 2 * shape.num_attention_heads + 2 * shape.num_key_value_heads
-    return D * heads * shape.head_dim + 2 * D
+    """Of a layer: around attention, and two norms; latent attention has norms within."""
+    norms = 2 * shape.hidden_size
+    mla = getattr(shape, "mla", None)
+    if mla is not None:
+        norms += mla.kv_lora_rank + (mla.q_lora_rank or 0)
+    return attention_weights(shape) + norms
 
 
 def _layer_weights(shape: DecoderShape) -> int:
@@ -110,11 +112,15 @@ def predict_memory(shape: DecoderShape, lengths: Sequence[int], policy: str = "n
     narrow: autocast to 16 bits. sharding: among which ranks it is divided; lengths are those of one rank's
     rows. backend: "torch" as on a CPU, or "triton" as on a GPU. score_matrix: attention keeps a weight for
     each pair of tokens, as the plain formula does. Raises ValueError for a mixture of experts, whose
-    activations depend on what its router chooses.
+    activations depend on what its router chooses, and for latent attention, which nobody has counted yet.
     """
     if getattr(shape, "moe", None) is not None:
         raise ValueError("the memory of a training step is not predicted for a mixture of experts: what "
                          "lives depends on the router. Measure it: aiinfra.perf.memory_recorder.")
+    if getattr(shape, "mla", None) is not None:
+        raise ValueError("the memory of a training step is not predicted for latent attention (kv_lora_rank "
+                         "in the config): its parameters and FLOPs are. Measure it: "
+                         "aiinfra.perf.memory_recorder.")
     part = shape_of_a_rank(shape, sharding.tensor)
     step = _Step(part, lengths, policy=policy, narrow=narrow, backend=backend, score_matrix=score_matrix)
     weights = parameter_count(part, part.qkv_bias, part.qk_norm) * WIDE

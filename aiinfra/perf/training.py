@@ -30,10 +30,23 @@ class DecoderShape(Protocol):
 def matrix_weights(shape: DecoderShape) -> int:
     """Weights that a token is multiplied with: all matrices of the layers, of experts those that it takes,
     and the last one over the vocabulary."""
-    D = shape.hidden_size
-    heads = 2 * shape.num_attention_heads + 2 * shape.num_key_value_heads        # q and out, k and v
-    attention = shape.num_hidden_layers * D * heads * shape.head_dim
-    return attention + feed_forward_weights(shape).active + D * shape.vocab_size
+    attention = shape.num_hidden_layers * attention_weights(shape)
+    return attention + feed_forward_weights(shape).active + shape.hidden_size * shape.vocab_size
+
+
+def attention_weights(shape: DecoderShape) -> int:
+    """Weights of the matrices around one layer's attention; latent attention has others."""
+    D, H = shape.hidden_size, shape.num_attention_heads
+    mla = getattr(shape, "mla", None)
+    if mla is None:
+        heads = 2 * H + 2 * shape.num_key_value_heads                # q and out, k and v
+        return D * heads * shape.head_dim
+    query = H * mla.qk_head_dim
+    queries = D * query
+    if mla.q_lora_rank is not None:
+        queries = mla.q_lora_rank * (D + query)
+    key_and_value = mla.kv_lora_rank * H * (mla.qk_nope_head_dim + mla.v_head_dim)
+    return queries + D * mla.kept_size + key_and_value + H * mla.v_head_dim * D
 
 
 def recomputed_flops(shape: DecoderShape, lengths: Iterable[int], policy: str) -> float:
@@ -50,6 +63,7 @@ def decoder_flops(shape: DecoderShape, lengths: Iterable[int]) -> float:
     """FLOPs of forward and backward over documents of these lengths, each seeing itself only, causally."""
     lengths = list(lengths)
     pairs = sum(length * (length + 1) / 2 for length in lengths)
-    width = shape.num_attention_heads * shape.head_dim
-    attention = 12.0 * shape.num_hidden_layers * width * pairs
+    mla = getattr(shape, "mla", None)
+    both = 2 * shape.head_dim if mla is None else mla.qk_head_dim + mla.v_head_dim      # query and value
+    attention = 6.0 * shape.num_hidden_layers * shape.num_attention_heads * both * pairs
     return 6.0 * matrix_weights(shape) * sum(lengths) + attention
