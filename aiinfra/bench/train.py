@@ -30,6 +30,7 @@ from aiinfra.perf.training import decoder_flops
 from aiinfra.train.compiled import compile_layers
 from aiinfra.train.data import MicroBatch
 from aiinfra.train.loop import loop
+from aiinfra.train.onednn import use_onednn
 from aiinfra.train.optimizer import Schedule, adamw
 from aiinfra.train.step import TrainStep
 
@@ -111,6 +112,7 @@ def _race(shape: ModelConfig, lengths: Sequence[list[int]], row_length: int, see
     twin, name = _twin(model) or (None, "")
     packed = [random_texts(one, shape.vocab_size, seed + step) for step, one in enumerate(lengths)]
     schedule = Schedule(peak=1e-3, steps=len(lengths))
+    use_onednn(model)
     if compiled:
         compile_layers(model)
     ours = _Trainer(loop(model, packed, adamw(model), schedule))

@@ -41,15 +41,16 @@ def linear_cross_entropy_reference(hidden: torch.Tensor, weight: torch.Tensor, t
 def softmax_gradient_reference(logits: torch.Tensor, targets: torch.Tensor, count: torch.Tensor,
                                ignore_index: int, gradient: bool) -> torch.Tensor:
     """Each row's loss [C]; with `gradient`, overwrites logits [C, V] by d(sum of losses / count)."""
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     counted = (targets != ignore_index)[:, None]
     safe = torch.where(counted, targets[:, None], 0)                               # [C, 1]
-    log_sum = torch.logsumexp(wide, -1, keepdim=True)
-    losses = torch.where(counted, log_sum - wide.gather(-1, safe), 0.0)
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    log_share = torch.log_softmax(logits, -1, dtype=wide)                          # [C, V]
+    losses = torch.where(counted, -log_share.gather(-1, safe), 0.0)
     if gradient:
-        slope = torch.exp(wide - log_sum)
+        slope = log_share.exp_()
         slope.scatter_add_(-1, safe, slope.new_full(safe.shape, -1.0))
-        logits.copy_(torch.where(counted, slope / count, 0.0))
+        torch.div(slope, count, out=logits)
+        logits.masked_fill_(~counted, 0.0)                    # also where 0 / 0 stood: nothing was counted
     return losses.squeeze(-1)
 
 
@@ -99,6 +100,14 @@ def chunk_rows(tokens: int, width: int, vocabulary: int) -> int:
     return max(1, min(tokens, rows))
 
 
+def _add_product(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
+    """total += a @ b, in one pass where all have one type."""
+    if total.dtype == a.dtype:
+        total.addmm_(a, b)
+    else:
+        total += a @ b
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, targets, ignore_index, total, rows, gradient, backend):
@@ -119,7 +128,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if dhidden is not None:
                 dhidden[at:at + rows] = logits @ weight
             if dweight is not None:
-                dweight += logits.T @ part
+                _add_product(dweight, logits.T, part)
         ctx.save_for_backward(dhidden, None if dweight is None else dweight.to(weight.dtype))
         return loss / count
 

@@ -259,16 +259,16 @@ class _Step:
         return max(0, self.hidden + in_hand - self.kept.get("down out", 0))
 
     def in_loss(self) -> int:
-        """A chunk of logits and three of its size, or a gradient of the table beside it; the kernel writes
-        over its chunk."""
+        """A chunk of logits and one of its size, or a gradient of the table beside it; the kernel writes over
+        its chunk."""
         V = self.shape.vocab_size
         rows = min(self.tokens, max(_CHUNK_ROWS, self.tokens * self.shape.hidden_size // V))
         chunk = rows * V * WIDE
         if self.backend == "triton":
             return self.value * rows * V + self.table
         if self.narrow:
-            return chunk // 2 + 4 * chunk + self.table // 2
-        return max(4 * chunk, chunk + self.table)
+            return chunk // 2 + 2 * chunk + self.table // 2
+        return 2 * chunk
 
     def in_backward(self) -> int:
         """What a layer in its backward pass has in hand: the gradient of its output, three of its gate, one

@@ -19,6 +19,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from aiinfra.errors import nearest
+from aiinfra.train.onednn import has_onednn
 
 POLICIES = ("none", "operation", "block")
 _KEPT = [
@@ -28,6 +29,8 @@ _KEPT = [
     torch.ops.aten._scaled_dot_product_flash_attention.default,
     torch.ops.aten._scaled_dot_product_efficient_attention.default,
 ]
+if has_onednn():
+    _KEPT.append(torch.ops.mkldnn._linear_pointwise.default)
 
 
 def recompute(model: nn.Module, policy: str) -> None:

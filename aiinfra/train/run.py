@@ -33,6 +33,7 @@ from aiinfra.train.corpus import Corpus, read_documents, split_documents, tokeni
 from aiinfra.train.data import MicroBatch, PackedStream
 from aiinfra.train.evaluate import Evaluation, evaluate
 from aiinfra.train.loop import Limits, loop
+from aiinfra.train.onednn import use_onednn
 from aiinfra.train.optimizer import Schedule, adamw
 from aiinfra.train.options import MAY_DIFFER, TrainOptions
 from aiinfra.train.recompute import recompute
@@ -78,6 +79,7 @@ class TrainingRun:
         self.changes: list[str] = []         # what differs from the run that is resumed, in words
         place = self.checkpoints.load_newest(self.model, self.optimizer, accept=self._check)
         self._take_up(place)
+        use_onednn(self.model)
         recompute(self.model, options.recompute)
         if options.compile:
             compile_layers(self.model)
