@@ -112,7 +112,10 @@ class Recommender(nn.Module):
 
     def hidden(self, histories: Histories, backend: str | None = None) -> Tensor:
         """[N, D]: what is known at each event, the time of the next one included."""
-        x = self.embedding(histories.items)
+        return self.mixed(self.embedding(histories.items), histories, backend)
+
+    def mixed(self, x: Tensor, histories: Histories, backend: str | None = None) -> Tensor:
+        """[N, D]: the same from the rows x [N, D] of the events' items, wherever the table is."""
         for layer in self.layers:
             x = layer(x, histories, backend)
         return rms_norm(x, self.norm, backend=backend)

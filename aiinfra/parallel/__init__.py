@@ -13,4 +13,6 @@ Reading order:
     counting         what is sent: counted by collective
     link             a slower network, emulated
     context          parts of a long row on several ranks: ring attention
+    overlap          the next batches on their way while the model is busy
+    rows, recommender    a table of items cut among ranks: what the batches' ids travel to
 """
