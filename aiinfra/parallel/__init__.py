@@ -10,6 +10,7 @@ Reading order:
     vocabulary       words on several ranks: embedding, last layer, loss
     tensor           heads, feed-forward and words of one model on several ranks
     schedule, orders, timing    pipelines as tables: no device is needed
+    stages, pipeline            layers on several ranks, run by such a table; saved: what waits there
     counting         what is sent: counted by collective
     link             a slower network, emulated
     context          parts of a long row on several ranks: ring attention

@@ -1,0 +1,89 @@
+"""A pipeline's gradients, loss and memory are those of one process and of its formula, under every
+schedule."""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+
+from aiinfra.parallel.launch import RankFailed, launch
+from aiinfra.parallel.orders import SCHEDULES
+from aiinfra.parallel.timing import StageCosts, bubble_formula, held_formula
+from aiinfra.train.loop import OneByOne
+from tests.parallel import pipeline_functions
+from tests.parallel.small import small_model
+
+COUNTS = [4, 3, 4]           # micro-batches of three steps: the last of a file has fewer, and one may follow
+LAYERS = 7
+
+
+def one_process(variant: str, count: int) -> tuple[float, dict[str, torch.Tensor]]:
+    model = small_model(variant, num_hidden_layers=LAYERS)
+    window = pipeline_functions.batches(count)
+    passes = OneByOne(model)
+    loss = passes(window, sum(batch.valid for batch in window), lambda name: nullcontext())
+    return loss, {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize("variant", ["biases and qk norm", "tied"])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_gradients_are_those_of_one_process(name: str, variant: str) -> None:
+    """Micro-batches of any length, one of them without a valid token; layers that stages do not divide."""
+    ranks = 3 if name in ("gpipe", "zbv") else 2
+    if name == "1f1b":
+        ranks = 4
+    found = launch(pipeline_functions.gradients, ranks, name, ranks, COUNTS, variant, LAYERS)
+    for step, count in enumerate(COUNTS):
+        loss, expected = one_process(variant, count)
+        names = set()
+        for rank in range(ranks):
+            its_loss, gradients, _ = found[rank][step]
+            assert its_loss == pytest.approx(loss, abs=1e-12), "each rank knows the loss"
+            for parameter, gradient in gradients.items():
+                whole = "embed.weight" if variant == "tied" and parameter == "lm_head.weight" else parameter
+                torch.testing.assert_close(gradient, expected[whole], rtol=0, atol=1e-12)
+                names.add(whole)
+        assert names == set(expected), "every parameter is on a rank, under its own name"
+
+
+def test_what_is_run_is_the_table() -> None:
+    found = launch(pipeline_functions.gradients, 2, "zero_bubble", 2, [4], "plain", 4, chunks=2)
+    for rank, ((_, _, order),) in enumerate(found):
+        assert order == pipeline_functions.table_row("zero_bubble", rank)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_rank_holds_the_activations_that_the_formula_says(name: str) -> None:
+    """Counted where autograd saves them, in bytes; the unit is what one micro-batch leaves there."""
+    ranks, microbatches = 2, 6
+    found = launch(pipeline_functions.held, ranks, name, ranks, microbatches)
+    for rank, (units, chunks) in enumerate(found):
+        expected = held_formula(name, rank, ranks, microbatches, chunks)
+        assert units == pytest.approx(expected, rel=0.05), "the ends of the model save a little more"
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("name", ["gpipe", "1f1b", "interleaved_1f1b", "zero_bubble", "zbv"])
+def test_the_measured_bubble_is_that_of_the_formula(name: str) -> None:
+    """Real processes and messages; stages whose length is emulated, so that two cores can be four ranks."""
+    ranks, microbatches, unit = 2, 4, 0.1
+    costs = StageCosts(unit, unit, unit)
+    timelines = launch(pipeline_functions.timelines, ranks, name, ranks, microbatches, costs, 3)[0]
+    expected = bubble_formula(name, ranks, microbatches, timelines[0].chunks, costs)
+    best = min(timelines, key=lambda timeline: timeline.seconds)
+    assert best.bubble == pytest.approx(expected, rel=0.1)
+    assert len(best.spans) == len(timelines[0].spans)
+
+
+@pytest.mark.parametrize("schedule, microbatches, layers, why", [
+    ("1f1b", 1, 4, "a step has 1 micro-batches and the pipeline 2 ranks.* Accumulate at least 2"),
+    ("interleaved_1f1b", 4, 3, "the model has 3 layers, and 4 stages need at least one each"),
+    ("3f3b", 4, 4, "schedule '3f3b' is not known"),
+    ("a table for 3", 4, 4, "gpipe is a table for 3 ranks, and pp=2"),
+    ("a table of 3", 4, 4, "gpipe is a table for 3 micro-batches, and the step has 4"),
+    ("untied", 4, 4, "two tables here: something"),
+])
+def test_what_cannot_be_is_refused_with_its_figures(schedule: str, microbatches: int, layers: int,
+                                                    why: str) -> None:
+    with pytest.raises(RankFailed, match=why):
+        launch(pipeline_functions.refused, 2, schedule, microbatches, layers)
