@@ -18,15 +18,15 @@ _CONFLICTS = {
     "atomic": ("write", "read"),
 }
 _WORDS = {"read": "reads", "write": "writes", "atomic": "updates atomically"}
-_NOBODY = -1
+NOBODY = -1
 
 
 class _Seen:
     """Up to two different programs per element."""
 
     def __init__(self, elements: int):
-        self.first = np.full(elements, _NOBODY, np.int64)
-        self.second = np.full(elements, _NOBODY, np.int64)
+        self.first = np.full(elements, NOBODY, np.int64)
+        self.second = np.full(elements, NOBODY, np.int64)
 
     def other(self, at: np.ndarray, program: int) -> np.ndarray:
         """A program other than `program` that touched each element, or -1."""
@@ -71,6 +71,6 @@ class RaceDetector:
         return (plainly >= 0) | (atomically >= 0)
 
     def writer(self, element: int) -> int:
-        """The program that wrote an element, or -1."""
+        """The program that wrote an element, or NOBODY."""
         plainly, atomically = self._seen["write"].first, self._seen["atomic"].first
         return int(max(plainly[element], atomically[element]))

@@ -13,6 +13,7 @@ from aiinfra.lab.difference import Difference, relation, where
 from puzzles.judge.accesses import Tracer, Use, show
 from puzzles.judge.facts import Facts
 from puzzles.judge.memory import Region
+from puzzles.judge.races import NOBODY
 from puzzles.judge.tolerance import allowed_error, error_ratio
 from puzzles.judge.verdict import Finding, HeatMap
 from puzzles.puzzle import Expected
@@ -84,7 +85,8 @@ class _Output:
     def misplaced(self, owners: torch.Tensor) -> list[Finding]:
         """The puzzle states which program writes what; right values from another program are not enough."""
         for element, owner in enumerate(owners.flatten().tolist()):
-            if self.use.races.writer(element) != owner:
+            writer = self.use.races.writer(element)
+            if writer not in (owner, NOBODY):
                 written = f"{self.region.coordinate(element)} was written by program {self._writer(element)}"
                 message = f"{written}; it belongs to program {owner}"
                 line = self._store_line(element)

@@ -52,6 +52,8 @@ ANSWERS = [
         "(m[:, None] < M) & (k[None, :] < K)",
         "(k[None, :] < K)",
     ),
+    wrong("matmul_grouped", "rows below a group instead of inside it", "not_written",
+          "inside % height", "inside"),
     wrong("matmul_grouped", "a lower last group is skipped", "not_written",
           "tl.minimum(rows - first, GROUP)", "GROUP"),
     wrong(

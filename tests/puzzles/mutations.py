@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from puzzles.catalogue import PUZZLES
 from puzzles.checking import judge_text
+from puzzles.judge.verdict import Verdict
 from puzzles.puzzle import Puzzle
 from puzzles.source import from_text
 from puzzles.wrong import solution_parts, solution_text
@@ -246,18 +247,25 @@ _STATEMENT_CHANGES = {
 
 
 def survivors(some: list[Mutant], seeds: int = 1, log: Callable[[str], None] = print) -> list[Mutant]:
-    """Those that pass one judgement at least, of `seeds`, and are not known to be right."""
+    """Those that pass one judgement at least, of `seeds`, and are not known to be right; and those that end
+    the judge: no mutant asks for more than a mistake does."""
     passed = []
     for mutant in some:
-        text = from_text(mutant.text, mutant.puzzle)
-        puzzle = PUZZLES[mutant.puzzle]
-        if any(judge_text(puzzle, text, seed=1000 * seed + 7, full=False, seconds=8).passed
-               for seed in range(seeds)):
-            known = reason(mutant.puzzle, mutant.what)
-            log(f"{mutant.puzzle}: {mutant.what}" + (f"   (right: {known})" if known else "   PASSED"))
-            if not known:
-                passed.append(mutant)
+        verdicts = _verdicts(mutant, seeds)
+        ended = any(finding.kind == "crash" for verdict in verdicts for finding in verdict.findings)
+        if not ended and not any(verdict.passed for verdict in verdicts):
+            continue
+        known = reason(mutant.puzzle, mutant.what)
+        said = "ENDED THE JUDGE" if ended else f"(right: {known})" if known else "PASSED"
+        log(f"{mutant.puzzle}: {mutant.what}   {said}")
+        if ended or not known:
+            passed.append(mutant)
     return passed
+
+
+def _verdicts(mutant: Mutant, seeds: int) -> list[Verdict]:
+    puzzle, text = PUZZLES[mutant.puzzle], from_text(mutant.text, mutant.puzzle)
+    return [judge_text(puzzle, text, seed=1000 * seed + 7, full=False, seconds=8) for seed in range(seeds)]
 
 
 def sample(every: int, first: int = 0) -> list[Mutant]:
