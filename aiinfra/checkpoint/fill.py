@@ -87,9 +87,20 @@ def layers_of(model: Transformer) -> list[str]:
     return names
 
 
-def leaves_of(model: Transformer, layer: str) -> dict[str, nn.Parameter]:
-    """The layer's own parameters by name: weight, bias."""
-    return dict(model.get_submodule(layer).named_parameters(recurse=False))
+def leaves_of(model: Transformer, layer: str) -> dict[str, Tensor]:
+    """The layer's own values by name: weight, bias. A buffer (a router's bias) is one if checkpoints have
+    it."""
+    module = model.get_submodule(layer)
+    lasting = module.state_dict().keys()
+    buffers = {name: buffer for name, buffer in module.named_buffers(recurse=False) if name in lasting}
+    return dict(module.named_parameters(recurse=False)) | buffers
+
+
+def matrix_rows(values: Tensor) -> Tensor:
+    """The values as rows that parts share: experts' matrices [E, out, in] one below another."""
+    if values.ndim < 3:
+        return values
+    return values.flatten(0, 1)
 
 
 def read_layer(model: Transformer, source: WeightFile, layer: str, dtype: torch.dtype,
@@ -106,9 +117,11 @@ def read_layer(model: Transformer, source: WeightFile, layer: str, dtype: torch.
         if buffer is not None and leaf == "weight":
             out = buffer[:parameter.numel()].view(parameter.shape)
         else:
-            out = torch.empty(parameter.shape, dtype=dtype, device=device)
-        rows = _part_rows(model, source, f"{layer}.{leaf}", out.shape)
-        for part, slot in zip(source.parts(f"{layer}.{leaf}"), out.split(rows)):
+            kept = dtype if isinstance(parameter, nn.Parameter) else parameter.dtype
+            out = torch.empty(parameter.shape, dtype=kept, device=device)
+        stacked = matrix_rows(out)
+        rows = _part_rows(model, source, f"{layer}.{leaf}", stacked.shape)
+        for part, slot in zip(source.parts(f"{layer}.{leaf}"), stacked.split(rows)):
             source.read_into(part, slot)
         values[leaf] = out
     return values

@@ -5,8 +5,8 @@
     model.safetensors.index.json      or: name -> shard, for model-00001-of-00003.safetensors …
 
 Tensors are read one at a time. Every error names folder, file and tensor. Some files hold the decoder alone,
-without "model." before each name, or a tied embedding under the last layer's name: what they have is found by
-its usual name.
+without "model." before each name, or a tied embedding under the last layer's name, and Mixtral has words of
+its own for experts: what they have is found by its usual name.
 """
 
 import json
@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from aiinfra.checkpoint.huggingface_config import config_from_json
-from aiinfra.checkpoint.names import fused_part, huggingface_parts
+from aiinfra.checkpoint.names import fused_part, huggingface_parts, usual_name
 from aiinfra.errors import LoadError, nearest, reading
 from aiinfra.files import read_json
 
@@ -69,7 +69,7 @@ class HuggingFaceFolder:
     def parts(self, ours: str) -> list[str]:
         """See WeightFile. Where a file keeps all parts in one matrix, as we do, it is that one."""
         fused = fused_part(ours)
-        return [fused] if fused in self._places else huggingface_parts(ours)
+        return [fused] if fused in self._places else huggingface_parts(ours, self.config)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """See WeightFile."""
@@ -115,6 +115,8 @@ class HuggingFaceFolder:
 
     def _by_usual_names(self) -> dict[str, TensorPlace]:
         places = {name: TensorPlace(shard, name) for name, shard in self._shard_of.items()}
+        if self.config.moe is not None:
+            places = {usual_name(name): place for name, place in places.items()}
         if not any(name.startswith("model.") for name in places):
             places = {name if name == _HEAD else f"model.{name}": place for name, place in places.items()}
         if self.config.tie_word_embeddings and _EMBEDDING not in places and _HEAD in places:

@@ -3,8 +3,9 @@
     config.json ──config_from_json──> ModelConfig ──config_to_json──> config.json
 
 One decoder serves a whole family: Llama (SmolLM2 is one), Mistral, Qwen2 (adds a bias to q, k, v), Qwen3
-(normalises q and k) and Phi-3 (keeps q, k, v in one matrix, as we do). What a key means when it is left out
-differs from one to the next, and stands in their table. Notebook 03.
+(normalises q and k) and Phi-3 (keeps q, k, v in one matrix, as we do); Mixtral and Qwen3-MoE have experts
+(moe_fields.py). What a key means when it is left out differs from one to the next, and stands in their table.
+Notebook 03.
 """
 
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 
 from aiinfra.checkpoint.fields import count, number, required, token_ids, truth
+from aiinfra.checkpoint.moe_fields import MOE_DEFAULTS, moe_from_json, moe_to_json
 from aiinfra.checkpoint.rope import rope_from_json
 from aiinfra.errors import LoadError
 from aiinfra.model.config import ModelConfig, RopeScaling
@@ -42,6 +44,12 @@ FAMILIES = {
                                defaults={**_QWEN, "head_dim": 128}),
     "Phi3ForCausalLM": Family("phi3", defaults={
         "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "original_max_position_embeddings": 4096}),
+    "MixtralForCausalLM": Family("mixtral", defaults={
+        "num_key_value_heads": 8, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5,
+        "rope_theta": 1e6, **MOE_DEFAULTS["mixtral"]}),
+    "Qwen3MoeForCausalLM": Family("qwen3_moe", reads_biases=True, adds={"qk_norm": True}, defaults={
+        "num_key_value_heads": 4, "max_position_embeddings": 32768, "sliding_window": 4096,
+        **MOE_DEFAULTS["qwen3_moe"]}),
 }
 _DEFAULTS = {"max_position_embeddings": 2048, "rms_norm_eps": 1e-6}
 # Ours and Hugging Face's key are one word for these.
@@ -77,6 +85,7 @@ def config_from_json(raw: dict[str, Any], source: str = "config.json") -> ModelC
         tie_word_embeddings=truth(raw, "tie_word_embeddings", source),
         eos_token_ids=token_ids(raw, "eos_token_id", source),
         bos_token_id=raw.get("bos_token_id"),
+        moe=moe_from_json(raw, source),
         **family.adds | _biases(raw, source, family))
 
 
@@ -96,8 +105,10 @@ def _window(raw: dict[str, Any], source: str) -> int | None:
     if raw.get("sliding_window") is None:
         return None
     if raw["model_type"].startswith("qwen"):         # in the upper layers only, and only if this is said
-        used = raw["max_window_layers"] < count(raw, "num_hidden_layers", source)
-        if raw.get("layer_types"):
+        used = raw.get("max_window_layers", 0) < count(raw, "num_hidden_layers", source)
+        if raw["model_type"] == "qwen3_moe":         # in all of them
+            used = True
+        elif raw.get("layer_types"):
             used = "sliding_attention" in raw["layer_types"]
         if not used or not truth(raw, "use_sliding_window", source):
             return None
@@ -109,7 +120,7 @@ def config_to_json(config: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
 
     Raises ValueError for a config that Hugging Face's form has no words for.
     """
-    architecture = _architecture_of(config)
+    architecture = architecture_of(config)
     raw = {
         "architectures": [architecture],
         "model_type": FAMILIES[architecture].model_type,
@@ -120,6 +131,8 @@ def config_to_json(config: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
     }
     raw |= {key: getattr(config, key) for key in _SAME_KEYS}
     raw |= ends_to_json(config)
+    if config.moe is not None:
+        raw |= moe_to_json(config.moe, raw["model_type"])
     if config.rope_scaling is not None:              # the form of transformers 4, which 5 reads too
         raw["rope_scaling"] = _rope_to_json(config.rope_scaling)
     return raw
@@ -147,8 +160,16 @@ def _architecture(raw: dict[str, Any], source: str) -> str:
     return names[0]
 
 
-def _architecture_of(config: ModelConfig) -> str:
-    """Whose layers these are: Llama, Qwen2 and Qwen3 cover all that can be loaded."""
+def architecture_of(config: ModelConfig) -> str:
+    """Whose layers these are: Llama, Qwen2 and Qwen3, Mixtral and Qwen3-MoE cover all that can be loaded.
+    Raises ValueError if they are nobody's."""
+    if config.moe is not None:
+        if config.qk_norm and config.qkv_bias == config.out_bias:
+            return "Qwen3MoeForCausalLM"
+        if config.qkv_bias or config.out_bias or config.qk_norm:
+            raise ValueError("no family of Hugging Face has experts with these biases and norms of "
+                             "attention; the model cannot be saved in their form.")
+        return "MixtralForCausalLM"
     if config.qk_norm:
         if config.qkv_bias != config.out_bias or config.mlp_bias:
             raise ValueError("no family of Hugging Face has both qkv_bias and qk_norm; the model cannot be "

@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from aiinfra.checkpoint.fill import layers_of, leaves_of
-from aiinfra.checkpoint.huggingface_config import config_to_json, ends_to_json
-from aiinfra.checkpoint.names import huggingface_parts, part_rows
+from aiinfra.checkpoint.fill import layers_of, leaves_of, matrix_rows
+from aiinfra.checkpoint.huggingface_config import architecture_of, config_to_json, ends_to_json
+from aiinfra.checkpoint.names import huggingface_parts, mixtral_name, part_rows
 from aiinfra.checkpoint.tokenizer import Tokenizer
 from aiinfra.compress.packed import PackedLinear
 from aiinfra.compress.quantized import QuantizedLinear
@@ -58,9 +58,12 @@ def _named_weights(model: Transformer) -> dict[str, Tensor]:
             continue
         for leaf, parameter in leaves_of(model, layer).items():
             ours = f"{layer}.{leaf}"
-            rows = part_rows(ours, model.config, len(parameter))
-            for name, part in zip(huggingface_parts(ours), parameter.detach().split(rows)):
+            stacked = matrix_rows(parameter.detach())
+            rows = part_rows(ours, model.config, len(stacked))
+            for name, part in zip(huggingface_parts(ours, model.config), stacked.split(rows)):
                 weights[name] = part.cpu().contiguous()
+    if architecture_of(model.config) == "MixtralForCausalLM":
+        return {mixtral_name(name): weight for name, weight in weights.items()}
     return weights
 
 

@@ -73,10 +73,11 @@ class RMSNorm(Weighed, nn.Module):
 
 
 def set_parameters(layer: nn.Module, values: dict[str, Tensor]) -> None:
-    """Give a layer these values as its parameters, which nobody trains unless told to. What is a parameter
-    already stays the same one, so that a tied weight is shared."""
+    """Give a layer these values as its parameters, which nobody trains unless told to, and as its buffers.
+    What is a parameter already stays the same one, so that a tied weight is shared."""
+    buffers = dict(layer.named_buffers(recurse=False))
     for name, value in values.items():
-        if not isinstance(value, nn.Parameter):
+        if name not in buffers and not isinstance(value, nn.Parameter):
             value = nn.Parameter(value, requires_grad=False)
         setattr(layer, name, value)
 

@@ -320,9 +320,35 @@ def mlx(folder: Path) -> Path:
     return config(folder_of(folder), quantization={"group_size": 64, "bits": 4})
 
 
-@refused("MixtralForCausalLM")
+@refused("no tensor model.layers.0.mlp.gate.weight")
 def experts_by_their_name(folder: Path) -> Path:
     return config(folder_of(folder), architectures=["MixtralForCausalLM"], model_type="mixtral")
+
+
+def mixtral(folder: Path, **changes) -> Path:
+    return config(
+        folder_of(folder), architectures=["MixtralForCausalLM"], model_type="mixtral", **changes)
+
+
+@refused("router_jitter_noise=0.1")
+def experts_whose_router_is_shaken(folder: Path) -> Path:
+    return mixtral(folder, router_jitter_noise=0.1)
+
+
+@refused("num_experts_per_tok=9")
+def more_experts_a_token_than_there_are(folder: Path) -> Path:
+    return mixtral(folder, num_experts_per_tok=9, num_local_experts=8)
+
+
+@refused("num_local_experts|experts")
+def a_fraction_of_an_expert(folder: Path) -> Path:
+    return mixtral(folder, num_local_experts=2.5)
+
+
+@refused("mlp_only_layers='all'")
+def layers_by_a_word(folder: Path) -> Path:
+    return config(folder_of(folder), architectures=["Qwen3MoeForCausalLM"], model_type="qwen3_moe",
+                  mlp_only_layers="all")
 
 
 @refused("LlamaForSequenceClassification")

@@ -11,6 +11,7 @@ from aiinfra.model import Transformer
 
 LLAMA = {"vocab_size": 97, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3,
          "num_attention_heads": 6, "num_key_value_heads": 2, "max_position_embeddings": 256}
+EXPERTS = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "head_dim": 16}
 CASES = {
     "llama tied": (transformers.LlamaConfig, {**LLAMA, "tie_word_embeddings": True}),
     "llama untied, one KV head each": (transformers.LlamaConfig, {**LLAMA, "num_key_value_heads": 6}),
@@ -26,6 +27,13 @@ CASES = {
     "qwen2 tied": (transformers.Qwen2Config, {**LLAMA, "tie_word_embeddings": True}),
     "qwen3": (transformers.Qwen3Config, {**LLAMA, "head_dim": 16}),
     "qwen3 tied": (transformers.Qwen3Config, {**LLAMA, "head_dim": 16, "tie_word_embeddings": True}),
+    "mixtral": (transformers.MixtralConfig, {**LLAMA, "num_local_experts": 4}),
+    "mixtral tied": (transformers.MixtralConfig, {**LLAMA, "num_local_experts": 8, "num_experts_per_tok": 3,
+                                                  "tie_word_embeddings": True}),
+    "qwen3 moe": (transformers.Qwen3MoeConfig, {**LLAMA, **EXPERTS}),
+    "qwen3 moe, norm, some dense": (transformers.Qwen3MoeConfig, {
+        **LLAMA, **EXPERTS, "num_hidden_layers": 4, "norm_topk_prob": True, "decoder_sparse_step": 2,
+        "mlp_only_layers": [1]}),
 }
 
 
