@@ -46,6 +46,10 @@ class WeightFile(Protocol):
         """Copy one tensor into `out`, converting type and device."""
         ...
 
+    def read_slice(self, name: str, where: tuple[slice, ...], out: Tensor) -> None:
+        """As `read_into`, some rows or columns of a tensor: a slice for each dimension."""
+        ...
+
     def blocks(self, ours: str) -> PackedWeight | None:
         """Our parameter in 4 bits, if the file stores it so."""
         ...

@@ -74,6 +74,12 @@ class GGUFWeights:
         else:
             self.file.read_into(name, out)
 
+    def read_slice(self, name: str, where: tuple[slice, ...], out: Tensor) -> None:
+        """See WeightFile. The whole tensor is read: its blocks and its rows' order are no slices of it."""
+        whole = torch.empty(self.shape(name), dtype=out.dtype)
+        self.read_into(name, whole)
+        out.copy_(whole[where])
+
     def blocks(self, ours: str) -> PackedWeight | None:
         """See WeightFile: where all parts are Q4_1. Rows change places as in `read_into`, whole, so blocks
         stay blocks."""

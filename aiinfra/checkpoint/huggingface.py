@@ -77,16 +77,24 @@ class HuggingFaceFolder:
 
     def read_into(self, name: str, out: Tensor) -> None:
         """See WeightFile. Raises LoadError naming tensor and file."""
+        self._refuse_integers(name)
+        out.copy_(self._tensor(name, lambda file, there: file.get_tensor(there)))
+
+    def read_slice(self, name: str, where: tuple[slice, ...], out: Tensor) -> None:
+        """See WeightFile. Nothing else of the file is read."""
+        self._refuse_integers(name)
+        out.copy_(self._tensor(name, lambda file, there: file.get_slice(there)[where]))
+
+    def blocks(self, ours: str) -> None:
+        """See WeightFile: these folders hold floats."""
+        return None
+
+    def _refuse_integers(self, name: str) -> None:
         kind = self._tensor(name, lambda file, there: file.get_slice(there).get_dtype())
         if kind not in _FLOATS:
             shard = self._places[name].shard
             raise LoadError(f"{self.label}/{shard}: tensor {name} is stored as {kind}: weights that were "
                             f"quantised by other rules are not read here, only {', '.join(_FLOATS)}.")
-        out.copy_(self._tensor(name, lambda file, there: file.get_tensor(there)))
-
-    def blocks(self, ours: str) -> None:
-        """See WeightFile: these folders hold floats."""
-        return None
 
     def _settle_tie(self) -> None:
         """The config ties the last layer to the embedding, and the file has both. Where they differ, the file

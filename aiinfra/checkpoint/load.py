@@ -1,5 +1,6 @@
 """From a name, a folder or a file to a model that is ready, and its tokenizer."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -19,13 +20,15 @@ from aiinfra.model import Transformer
 
 def load(name_or_path: str | Path = DEFAULT_MODEL, dtype: str | torch.dtype | None = None,
          device: str | torch.device | None = None, packed: bool = True,
-         cache: str | Path | None = None, quantize: str | None = None) -> tuple[Transformer, Tokenizer]:
+         cache: str | Path | None = None, quantize: str | None = None,
+         share: Callable[[WeightFile], WeightFile] | None = None) -> tuple[Transformer, Tokenizer]:
     """A pretrained model, ready for inference, and its tokenizer.
 
     name_or_path: a catalogue name (fetched once), a Hugging Face folder (config.json, safetensors,
     tokenizer.json) or a .gguf file. dtype: None is float32 on a CPU and bfloat16 on a GPU. packed:
     lay out float32 CPU weights once for oneDNN; False keeps plain parameters, as training needs.
     quantize: "int8" or "int4" weights, one layer after another as they are read; see compress/quantized.py.
+    share: what is read in place of the whole file, a part of it for one of several ranks.
     Raises LoadError naming the file (and tensor) for what is missing, damaged or not supported.
     """
     if quantize is not None:
@@ -36,6 +39,8 @@ def load(name_or_path: str | Path = DEFAULT_MODEL, dtype: str | torch.dtype | No
     source, tokenizer = _open(path)
     ends = (*source.config.eos_token_ids, *tokenizer.eos_ids)
     tokenizer.eos_ids = tuple(dict.fromkeys(ends))
+    if share is not None:
+        source = share(source)
     with torch.device("meta"):                    # shapes only: no random numbers, no memory
         model = Transformer(source.config)
     model.rotary.to(device)                       # computed from the config, not filled from the file

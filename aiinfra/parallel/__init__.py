@@ -13,6 +13,7 @@ Reading order:
     stages, pipeline            layers on several ranks, run by such a table; saved: what waits there
     counting         what is sent: counted by collective
     link             a slower network, emulated
+    share, inference    what a rank reads of a checkpoint, and computes with the others
     context          parts of a long row on several ranks: ring attention
     overlap          the next batches on their way while the model is busy
     rows, recommender    a table of items cut among ranks: what the batches' ids travel to

@@ -37,8 +37,9 @@ CASES = {
 }
 
 
-def reference_model(case: str) -> transformers.PreTrainedModel:
+def reference_model(case: str, **changes: int) -> transformers.PreTrainedModel:
     kind, settings = CASES[case]
+    settings = {**settings, **changes}
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(kind(**settings)).eval().float()
     for name, parameter in model.named_parameters():      # biases start at 0 and norms at 1: make them matter
