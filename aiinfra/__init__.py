@@ -8,8 +8,8 @@
     compress/     THE SAME IN FEWER BYTES   packed, quantized
     checkpoint/   FROM FILES AND BACK       hub, huggingface, gguf, names, fill, save, tokenizer, load
     train/        HOW IT LEARNS             data, loop, optimizer, state, evaluate, run
-    parallel/     MANY RANKS, SAME MODEL    launch, mesh, data, tensor, pipeline, expert
     engine/       MANY REQUESTS, ONE MODEL  request, blocks, scheduler, runner, sampler, engine, llm
+    parallel/     MANY RANKS, SAME MODEL    launch, mesh, data, tensor, pipeline, expert
     plan/         HOW MANY MACHINES?        the real scheduler, with a cost in place of a GPU
     bench/        OURS AGAINST OTHERS       load, decode, throughput, steps, gpu, kernels, peers
     lab/          AT THE BENCH              predict, check, hint, figures; for notebooks and puzzles only

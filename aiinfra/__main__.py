@@ -1,5 +1,5 @@
-"""The command line: `python -m aiinfra generate | chat | train | bench | fetch | plan | info`, each with
---help.
+"""The command line: `python -m aiinfra generate | chat | train | bench | fetch | plan | parallel |
+info`, each with --help.
 
 Here are the table of commands and the policy for errors; what a command takes and does says its package's
 `command.py`. An error is one line on stderr and exit status 1 (2 for a wrong argument), never a traceback;
@@ -32,6 +32,7 @@ COMMANDS = {
     "bench": Command("bench", "measure, against others where there are any"),
     "fetch": Command("checkpoint", "download a known model into the cache folder, unless it is there"),
     "plan": Command("plan", "ask before running: does it fit into memory, and what does?"),
+    "parallel": Command("parallel", "many ranks: check that every mix of parallelism is one process"),
     "info": Command("gpu", "say what this machine offers and where models are kept"),
 }
 _ERRORS = (ValueError, TypeError, OSError, RuntimeError, MemoryError, LookupError, ArithmeticError,

@@ -20,7 +20,7 @@ from tests.source_tree import say, short, text, tree
 FLOORS = [
     ("errors", "files", "config", "environment", "device"),
     ("perf",), ("kernels",), ("gpu",), ("model",), ("compress",), ("checkpoint",),
-    ("train", "parallel", "engine"), ("serve", "plan"), ("bench",), ("__main__", "__init__"),
+    ("train", "engine"), ("parallel",), ("serve", "plan"), ("bench",), ("__main__", "__init__"),
     ("lab",), ("puzzles",), ("exercises",),
 ]
 GROUND = FLOORS[0]

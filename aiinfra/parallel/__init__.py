@@ -17,4 +17,7 @@ Reading order:
     context          parts of a long row on several ranks: ring attention
     overlap          the next batches on their way while the model is busy
     rows, recommender    a table of items cut among ranks: what the batches' ids travel to
+    ranks, data      sums over ranks, one norm; copies and FSDP
+    parallelize      all of it, applied to one model
+    mixes, equality  is every mix one process? table and command print it
 """

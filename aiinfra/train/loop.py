@@ -64,6 +64,11 @@ class Ranks(Protocol):
         """Replace each gradient by its sum over all ranks; a rank that has none adds nothing."""
         ...
 
+    def clip(self, parameters: list[nn.Parameter], limit: float) -> float:
+        """Scale the added gradients so that the norm of all of them, on whatever rank they are, is at most
+        `limit`; returns the norm before."""
+        ...
+
 
 class OneRank:
     """There are no others."""
@@ -74,6 +79,10 @@ class OneRank:
 
     def add_gradients(self, parameters: list[nn.Parameter]) -> None:
         """They are whole."""
+
+    def clip(self, parameters: list[nn.Parameter], limit: float) -> float:
+        """PyTorch does it."""
+        return float(nn.utils.clip_grad_norm_(parameters, limit))
 
 
 # What a block of work belongs to, by the name of a phase: `with phase("forward"): …`
@@ -210,8 +219,8 @@ class _Work:
         loss = self.passes(window, total, clock.phase)
         with clock.phase("optimizer"):
             self.ranks.add_gradients(self.parameters)
-            norm = nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
-            done = _Done(loss=self.ranks.total(loss), gradient_norm=float(norm), tokens=total)
+            norm = self.ranks.clip(self.parameters, self.clip_norm)
+            done = _Done(loss=self.ranks.total(loss), gradient_norm=norm, tokens=total)
             self._check(step, done)
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate

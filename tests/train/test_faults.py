@@ -34,7 +34,7 @@ from torch import nn
 from aiinfra.kernels.cross_entropy import linear_cross_entropy
 from aiinfra.train import run as run_module
 from aiinfra.train.data import PackedStream
-from aiinfra.train.loop import loop, next_token_loss
+from aiinfra.train.loop import OneRank, loop, next_token_loss
 from aiinfra.train.optimizer import Schedule, adamw
 from aiinfra.train.recompute import recompute
 from aiinfra.train.run import TrainingRun, read_lines
@@ -46,7 +46,7 @@ TEXT = corpus()
 SCHEDULE = Schedule(peak=1e-2, steps=9, warmup=2)
 
 
-class Threads:
+class Threads(OneRank):
     """Ranks that are threads of this process."""
 
     def __init__(self, size: int) -> None:
