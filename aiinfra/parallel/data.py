@@ -132,6 +132,7 @@ def shard_fully(model: nn.Module, mesh: DeviceMesh, gather_again: bool = True) -
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)     # gloo has no sum that is scaled on the way
 
 
 class CopiesDiffer(RuntimeError):
