@@ -1,8 +1,8 @@
 """Does every mix of parallelism compute what one process does? A table that says by how much they differ.
 
     mix                  one process    ┐  three steps of the real loop, from the same seed, over the same
-    mesh dp=2,tp=2       4 ranks        ┘  uneven micro-batches; compared: loss, gradient norm, every gradient,
-                                           every parameter after the third step
+    mesh dp=2,tp=2       4 ranks        ┘  uneven micro-batches; compared: loss, gradient norm, every
+                                           gradient, every parameter after the third step
 
 The differences are of rounding only: sums over ranks have another order. In float64 they are near 1e-16, and
 a fault of any kind is near 1. Notebook 06.
@@ -195,7 +195,8 @@ def check_mixes(mixes: Sequence[Mix], dtype: torch.dtype) -> list[Differences]:
     return [_together(mix, course, list(of_ranks)) for mix, course, *of_ranks in zip(mixes, courses, *told)]
 
 
-def check_in_turns(mixes: Iterable[Mix], dtype: torch.dtype) -> Iterator[tuple[Mix, Differences | RankFailed]]:
+def check_in_turns(mixes: Iterable[Mix],
+                   dtype: torch.dtype) -> Iterator[tuple[Mix, Differences | RankFailed]]:
     """Each mix with how it differs, as soon as that is known, or with why it could not be tried."""
     for mix in mixes:
         try:

@@ -1,5 +1,7 @@
-"""Copies that see different tokens: buckets against PyTorch's DDP, and copies that are none. The reported faults
-of this kind: a sum silently off (verl 7493, VeOmni 1059), unused parameters, a pass after the last one."""
+"""Copies that see different tokens: buckets against PyTorch's DDP, and copies that are none.
+
+Reported faults of this kind: a sum silently off (verl 7493, VeOmni 1059), a pass after the last one.
+"""
 
 import pytest
 import torch
