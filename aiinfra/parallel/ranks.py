@@ -2,7 +2,7 @@
 
                      dp 0                          dp 1
     tp 0   half of a matrix, a norm's weight    the same half, the same weight    gradients: sums over dp
-    tp 1   the other half,   the same weight    the other half, the same weight   norm²: halves / 2, weight / 4
+    tp 1   the other half,   the same weight    the other half, the same weight   norm²: half / 2, weight / 4
     A gradient's square is divided by the number of ranks that hold the same part of it, and all ranks' are
     added: so each value counts once, however it is placed.
 

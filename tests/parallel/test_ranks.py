@@ -1,8 +1,9 @@
 """Sums and norms over a mesh: each value counts once, wherever it is.
 
-Reported faults of this kind: gradients scaled by ranks (torchtitan 2972), norms of parts and copies under tp
-and pp (torchtitan 596, Megatron-LM 5916), norms' weights under sequence parallelism (Megatron-LM 1446), a stage
-without some kinds of parameters (Megatron-LM 3401), a tied table counted twice (Megatron-LM 1447).
+Reported faults of this kind: gradients scaled by ranks (torchtitan 2972), norms of parts and copies
+under tp and pp (torchtitan 596, Megatron-LM 5916), norms' weights under sequence parallelism (Megatron-LM
+1446), a stage without some kinds of parameters (Megatron-LM 3401), a tied table counted twice (Megatron-LM
+1447).
 """
 
 import math
