@@ -52,7 +52,7 @@ class Differences:
 
 
 @dataclass(frozen=True)
-class Course:
+class Trajectory:
     """Three steps of training: what is compared."""
 
     losses: list[float]
@@ -108,8 +108,8 @@ def _micro_batch(number: int, random: torch.Generator) -> MicroBatch:
         text_bytes=0)
 
 
-def one_process(mix: Mix, dtype: torch.dtype) -> Course:
-    """The course of the same model without a mesh, under the names that it has on one."""
+def one_process(mix: Mix, dtype: torch.dtype) -> Trajectory:
+    """The trajectory of the same model without a mesh, under the names that it has on one."""
     model = small_model(mix, dtype)
     optimizer = adamw(model)
     records = loop(model, micro_batches(STEPS * MICRO_BATCHES), optimizer, _schedule(),
@@ -119,7 +119,7 @@ def one_process(mix: Mix, dtype: torch.dtype) -> Course:
         losses.append(record.loss)
         norms.append(record.gradient_norm)
         gradients.append(_named(model, [parameter.grad for parameter in model.parameters()], mix))
-    return Course(
+    return Trajectory(
         losses=losses,
         norms=norms,
         gradients=gradients,
@@ -140,7 +140,7 @@ def _named(model: Transformer, values: Sequence[Tensor], mix: Mix) -> dict[str, 
     return {name: parameter.detach().clone() for name, parameter in holder.named_parameters()}
 
 
-def on_a_mesh(mix: Mix, dtype: torch.dtype, course: Course) -> tuple[Differences, set[str]]:
+def on_a_mesh(mix: Mix, dtype: torch.dtype, trajectory: Trajectory) -> tuple[Differences, set[str]]:
     """What a rank finds: how its part differs from one process, and the parameters that it has a part of."""
     mesh = make_mesh(parse_mesh(mix.mesh))
     model = small_model(mix, dtype).to(rank_device())
@@ -153,12 +153,12 @@ def on_a_mesh(mix: Mix, dtype: torch.dtype, course: Course) -> tuple[Differences
     for step, record in enumerate(records):
         gradients = {name: parameter.grad for name, parameter in parallel.model.named_parameters()}
         found.append(Differences(
-            loss=abs(record.loss - course.losses[step]),
-            gradient_norm=abs(record.gradient_norm - course.norms[step]),
-            gradients=_largest(gradients, course.gradients[step]),
+            loss=abs(record.loss - trajectory.losses[step]),
+            gradient_norm=abs(record.gradient_norm - trajectory.norms[step]),
+            gradients=_largest(gradients, trajectory.gradients[step]),
             parameters=0.0))
     parameters = dict(parallel.model.named_parameters())
-    last = replace(found[-1], parameters=_largest(parameters, course.parameters))
+    last = replace(found[-1], parameters=_largest(parameters, trajectory.parameters))
     return _worst([*found, last]), set(parameters)
 
 
@@ -189,10 +189,10 @@ def _maximum(values: list[float]) -> float:
 def check_mixes(mixes: Sequence[Mix], dtype: torch.dtype) -> list[Differences]:
     """How each mix, all of the same number of ranks, differs from one process. Raises RankFailed for a rank
     that raised, ValueError if a parameter is on no rank."""
-    courses = [one_process(mix, dtype) for mix in mixes]
+    trajectories = [one_process(mix, dtype) for mix in mixes]
     ranks, = {mix.ranks for mix in mixes}
-    told = launch(_rank_checks, ranks, list(mixes), courses, dtype)
-    return [_together(mix, course, list(of_ranks)) for mix, course, *of_ranks in zip(mixes, courses, *told)]
+    told = launch(_rank_checks, ranks, list(mixes), trajectories, dtype)
+    return [_together(mix, trajectory, list(of_ranks)) for mix, trajectory, *of_ranks in zip(mixes, trajectories, *told)]
 
 
 def check_in_turns(mixes: Iterable[Mix],
@@ -206,13 +206,13 @@ def check_in_turns(mixes: Iterable[Mix],
         yield mix, found
 
 
-def _rank_checks(mixes: list[Mix], courses: list[Course],
+def _rank_checks(mixes: list[Mix], trajectories: list[Trajectory],
                  dtype: torch.dtype) -> list[tuple[Differences, set[str]]]:
-    return [on_a_mesh(mix, dtype, course) for mix, course in zip(mixes, courses)]
+    return [on_a_mesh(mix, dtype, trajectory) for mix, trajectory in zip(mixes, trajectories)]
 
 
-def _together(mix: Mix, course: Course, of_ranks: list[tuple[Differences, set[str]]]) -> Differences:
+def _together(mix: Mix, trajectory: Trajectory, of_ranks: list[tuple[Differences, set[str]]]) -> Differences:
     present = set().union(*(names for _, names in of_ranks))
-    if missing := course.parameters.keys() - present:
+    if missing := trajectory.parameters.keys() - present:
         raise ValueError(f"{mix.name} {mix.mesh}: no rank has {min(missing)}.")
     return _worst(differences for differences, _ in of_ranks)

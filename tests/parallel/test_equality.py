@@ -20,9 +20,9 @@ def test_every_mix_is_one_process(ranks):
 
 
 def test_what_is_compared_is_clipped_and_uneven():
-    course = one_process(Mix("one", ""), torch.float64)
-    assert min(course.norms) > 0.5 and len(course.losses) == 3
-    assert all(float(gradient.abs().max()) > 1e-4 for gradient in course.gradients[0].values())
+    trajectory = one_process(Mix("one", ""), torch.float64)
+    assert min(trajectory.norms) > 0.5 and len(trajectory.losses) == 3
+    assert all(float(gradient.abs().max()) > 1e-4 for gradient in trajectory.gradients[0].values())
 
 
 def test_rows_are_chosen_by_text_and_ranks():
