@@ -22,7 +22,7 @@ from aiinfra.model.transformer import Transformer
 from aiinfra.parallel.launch import RankFailed, launch, rank_device
 from aiinfra.parallel.mesh import make_mesh, parse_mesh
 from aiinfra.parallel.mixes import Mix
-from aiinfra.parallel.parallelize import parallelize
+from aiinfra.parallel.parallelize import parallelize, whole_name
 from aiinfra.parallel.parts import split_parts
 from aiinfra.train.data import IGNORED, MicroBatch
 from aiinfra.train.loop import loop
@@ -144,11 +144,10 @@ def on_a_mesh(mix: Mix, dtype: torch.dtype, trajectory: Trajectory) -> tuple[Dif
     """What a rank finds: how its part differs from one process, and the parameters that it has a part of."""
     mesh = make_mesh(parse_mesh(mix.mesh))
     model = small_model(mix, dtype).to(rank_device())
-    parallel = parallelize(model, mesh, gather_again=mix.gather_again)
-    batches = micro_batches(STEPS * MICRO_BATCHES)[parallel.place::parallel.dealt]
-    records = loop(parallel.model, batches, parallel.optimizer(), _schedule(),
-                   accumulate=parallel.accumulate(MICRO_BATCHES), clip_norm=_CLIP, ranks=parallel.ranks,
-                   passes=parallel.passes)
+    parallel = parallelize(model, mesh, MICRO_BATCHES, mix.options)
+    batches = parallel.own_batches(micro_batches(STEPS * MICRO_BATCHES))
+    records = loop(parallel.model, batches, parallel.optimizer(), _schedule(), accumulate=parallel.accumulate,
+                   clip_norm=_CLIP, ranks=parallel.ranks, passes=parallel.passes)
     found = []
     for step, record in enumerate(records):
         gradients = {name: parameter.grad for name, parameter in parallel.model.named_parameters()}
@@ -164,7 +163,7 @@ def on_a_mesh(mix: Mix, dtype: torch.dtype, trajectory: Trajectory) -> tuple[Dif
 
 def _largest(mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
     """The largest difference of any value."""
-    return max(_difference(value, theirs[name]) for name, value in mine.items())
+    return max(_difference(value, theirs[whole_name(name, theirs)]) for name, value in mine.items())
 
 
 def _difference(mine: Tensor | None, theirs: Tensor) -> float:
@@ -192,7 +191,8 @@ def check_mixes(mixes: Sequence[Mix], dtype: torch.dtype) -> list[Differences]:
     trajectories = [one_process(mix, dtype) for mix in mixes]
     ranks, = {mix.ranks for mix in mixes}
     told = launch(_rank_checks, ranks, list(mixes), trajectories, dtype)
-    return [_together(mix, trajectory, list(of_ranks)) for mix, trajectory, *of_ranks in zip(mixes, trajectories, *told)]
+    by_mix = zip(mixes, trajectories, *told)
+    return [_together(mix, trajectory, list(of_ranks)) for mix, trajectory, *of_ranks in by_mix]
 
 
 def check_in_turns(mixes: Iterable[Mix],
@@ -213,6 +213,7 @@ def _rank_checks(mixes: list[Mix], trajectories: list[Trajectory],
 
 def _together(mix: Mix, trajectory: Trajectory, of_ranks: list[tuple[Differences, set[str]]]) -> Differences:
     present = set().union(*(names for _, names in of_ranks))
+    present = {whole_name(name, trajectory.parameters) for name in present}
     if missing := trajectory.parameters.keys() - present:
         raise ValueError(f"{mix.name} {mix.mesh}: no rank has {min(missing)}.")
     return _worst(differences for differences, _ in of_ranks)

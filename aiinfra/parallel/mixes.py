@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 from aiinfra.config import config
 from aiinfra.errors import nearest
 from aiinfra.parallel.mesh import parse_mesh
+from aiinfra.parallel.orders import SCHEDULES
+from aiinfra.parallel.parallelize import ParallelOptions
 
 
 @config
@@ -21,7 +23,7 @@ class Mix:
     name: str
     mesh: str
     tied: bool = True
-    gather_again: bool = True        # FSDP as ZeRO-3; else as ZeRO-2
+    options: ParallelOptions = ParallelOptions()
 
     @property
     def label(self) -> str:
@@ -39,14 +41,42 @@ class Mix:
         return math.prod(parse_mesh(self.mesh).values())
 
 
+_ZERO_2 = ParallelOptions(gather_again=False)
+_SEQUENCE = ParallelOptions(sequence=True)
+
+
+def _scheduled(name: str) -> ParallelOptions:
+    return ParallelOptions(schedule=name)
+
+
 MIXES = (
     Mix("data parallel", "dp=2"),
     Mix("data parallel", "dp=4", tied=False),
-    Mix("ZeRO-2", "fsdp=2", gather_again=False),
+    Mix("ZeRO-2", "fsdp=2", options=_ZERO_2),
     Mix("FSDP", "fsdp=2"),
     Mix("FSDP", "fsdp=4", tied=False),
     Mix("FSDP × data", "dp=2,fsdp=2"),
     Mix("FSDP × data", "dp=2,fsdp=4"),
+    Mix("tensor", "tp=2"),
+    Mix("tensor", "tp=4", tied=False),
+    Mix("tensor, sequence", "tp=2", options=_SEQUENCE),
+    Mix("tensor, sequence", "tp=4", tied=False, options=_SEQUENCE),
+    Mix("tensor × data", "dp=2,tp=2"),
+    Mix("tensor × FSDP", "fsdp=2,tp=2", options=_SEQUENCE),
+    Mix("tensor × FSDP", "fsdp=4,tp=2"),
+    Mix("context", "cp=2"),
+    Mix("context", "cp=4", tied=False),
+    Mix("context × data", "dp=2,cp=2"),
+    Mix("context × tensor", "cp=2,tp=2", options=_SEQUENCE),
+    *(Mix(f"pipeline {name}", "pp=2", options=_scheduled(name)) for name in SCHEDULES),
+    Mix("pipeline 1f1b", "pp=4", tied=False),
+    Mix("pipeline zero_bubble", "pp=4", options=_scheduled("zero_bubble")),
+    Mix("pipeline × data", "pp=2,dp=2"),
+    Mix("pipeline × data", "dp=2,pp=2", tied=False, options=_scheduled("interleaved_1f1b")),
+    Mix("tensor × pipeline", "pp=2,tp=2", options=_SEQUENCE),
+    Mix("tensor × pipeline × data", "pp=2,dp=2,tp=2"),
+    Mix("tensor × pipeline × data", "dp=2,pp=2,tp=2", tied=False,
+        options=ParallelOptions(schedule="zero_bubble", sequence=True)),
 )
 
 
