@@ -156,8 +156,8 @@ def _check_together(mesh: DeviceMesh) -> None:
     """Raises ValueError for dimensions that cannot be composed yet."""
     for one, other in (("pp", "fsdp"), ("ep", "tp")):
         if mesh_size(mesh, one) > 1 and mesh_size(mesh, other) > 1:
-            raise ValueError(f"a mesh of {one} and {other} together is not supported. Take dp in place of one "
-                             "of them.")
+            raise ValueError(f"a mesh of {one} and {other} together is not supported. "
+                             "Take dp in place of one of them.")
 
 
 def _rows_between(multiple: int) -> Callable[[Any], int]:
