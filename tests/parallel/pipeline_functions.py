@@ -6,6 +6,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from aiinfra.model.balance import begin_step, end_step, routers_of
+from aiinfra.model.moe_config import MoEConfig
 from aiinfra.model.packed_documents import PackedDocuments
 from aiinfra.parallel.mesh import make_mesh
 from aiinfra.parallel.orders import make_table
@@ -113,3 +115,31 @@ def refused(schedule, microbatches, layers):
         table = schedule = make_table("gpipe", 2, 3)
     kept = cut_stages(model, mesh, table or make_table(schedule, 2, microbatches))
     Pipeline(kept, mesh, schedule, microbatches)
+
+
+EXPERTS = MoEConfig(
+    num_experts=4,
+    num_experts_per_tok=2,
+    moe_intermediate_size=16,
+    scoring_func="sigmoid",
+    first_k_dense_replace=2,
+    router_aux_loss_coef=0.1,
+    bias_update_speed=0.01)
+
+
+def mixture(passes, model, window):
+    """A step over layers with and without experts: loss, gradients, and each expert's choices."""
+    begin_step(model, sum(batch.valid for batch in window))
+    loss = run(passes, window)
+    end_step(model, lambda counts: None)
+    named = {name: parameter.grad for name, parameter in model.named_parameters()}
+    named |= {name: buffer for name, buffer in model.named_buffers() if name.endswith("router.bias")}
+    counted = [router.balance.counts.tolist() for router in routers_of(model)]
+    return loss, named, counted
+
+
+def mixture_on_ranks(schedule, ranks, microbatches):
+    mesh = make_mesh({"pp": ranks})
+    table = make_table(schedule, ranks, microbatches)
+    model = cut_stages(small_model(num_hidden_layers=4, moe=EXPERTS), mesh, table)
+    return mixture(Pipeline(model, mesh, schedule, microbatches), model, batches(microbatches))

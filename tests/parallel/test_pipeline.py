@@ -46,6 +46,22 @@ def test_gradients_are_those_of_one_process(name: str, variant: str) -> None:
         assert names == set(expected), "every parameter is on a rank, under its own name"
 
 
+@pytest.mark.parametrize("name", ["1f1b", "zero_bubble", "zbv"])
+def test_a_stage_without_experts_beside_one_with(name: str) -> None:
+    """Nobody waits for a balance loss that the other stage does not have, which hung Megatron-LM (#3401); and
+    a backward that is cut in two counts the choices of its tokens once."""
+    found = launch(pipeline_functions.mixture_on_ranks, 2, name, 2, 4)
+    model = small_model(num_hidden_layers=4, moe=pipeline_functions.EXPERTS)
+    window = pipeline_functions.batches(4)
+    loss, expected, counted = pipeline_functions.mixture(OneByOne(model), model, window)
+    assert name == "zbv" or [len(counts) for _, _, counts in found] == [0, 2]
+    assert sorted(counts for _, _, its in found for counts in its) == sorted(counted)
+    for its_loss, its, _ in found:
+        assert its_loss == pytest.approx(loss, abs=1e-12)
+        for parameter, value in its.items():
+            torch.testing.assert_close(value, expected[parameter], rtol=0, atol=1e-12)
+
+
 def test_what_is_run_is_the_table() -> None:
     found = launch(pipeline_functions.gradients, 2, "zero_bubble", 2, [4], "plain", 4, chunks=2)
     for rank, ((_, _, order),) in enumerate(found):
