@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.pipelining import PipelineStage
 from torch.distributed.pipelining.schedules import _Action, _PipelineScheduleRuntime
 
@@ -44,9 +45,8 @@ class Pipeline:
         """layers: of `cut_stages`, by the same schedule. microbatches: of a step; the last of a file may have
         fewer. chunks: stages a rank. autocast: compute in this dtype. rows: tokens of a batch that are sent
         between stages; None: all. least: seconds that actions take at least: a rank that is done earlier
-        sleeps, which emulates layers that are larger than those at hand.
-
-        All ranks of the pipeline call it together. Raises ScheduleError for fewer micro-batches than ranks.
+        sleeps, which emulates layers larger than those at hand. Raises ScheduleError for fewer micro-batches
+        than ranks.
         """
         self.group = mesh["pp"].get_group()
         self.ranks = mesh["pp"].size()
@@ -55,12 +55,11 @@ class Pipeline:
         self.least = least
         self.spans: list[Span] = []
         if microbatches < self.ranks:
-            raise ScheduleError(
-                f"a step has {microbatches} micro-batches and the pipeline {self.ranks} ranks: some would "
-                f"never work at the same time. Accumulate at least {self.ranks} micro-batches a step, better "
-                f"{4 * self.ranks}.")
-        table = self.table(microbatches)
-        self.stages = [_RaggedStage(self, number, module, table.stages, autocast, rows or _all_rows)
+            raise ScheduleError(f"micro-batches a step: {microbatches}; ranks of the pipeline: {self.ranks}. "
+                                "Not all of them would ever work at the same time: accumulate at least "
+                                f"{self.ranks} micro-batches a step, better {4 * self.ranks}.")
+        _check_whole(self.table(microbatches), layers)
+        self.stages = [_RaggedStage(self, number, module, layers.of_stages, autocast, rows or _all_rows)
                        for number, module in layers.stages.items()]
         self._device = layers.device
         self._loss = self.stages[0].submod.loss
@@ -120,6 +119,14 @@ class Pipeline:
             box += loss.detach()
         dist.all_reduce(box, group=self.group)
         return box.item()
+
+
+def _check_whole(table: PipelineTable, layers: RankLayers) -> None:
+    """FSDP hears of a gradient by autograd's hooks, and a weight's half of a backward goes past them."""
+    halves = any(action.kind == WEIGHT for row in table.rows for action in row)
+    if halves and any(isinstance(module, FSDPModule) for module in layers.modules()):
+        raise ScheduleError(f"{table.name} cuts backwards in two, of which FSDP sees but one: gradients would"
+                            " be wrong. With fsdp take gpipe, 1f1b, interleaved_1f1b or looped_bfs.")
 
 
 def _output_is_loss(output: Tensor, target: Tensor) -> Tensor:

@@ -82,13 +82,15 @@ class RankLayers(nn.Module):
     """What one rank of a pipeline keeps of a model: `stages`, by number. Parameters have the names that they
     have in the whole model, so that checkpoints do not depend on the cut.
 
-    tied: the table that another rank has a copy of, with the group of the two; empty where there is none.
+    of_stages: how many there are on all ranks. pair: the two ranks that have a copy each of a table that is
+    input and output, if this is one of them.
     """
 
     def __init__(self, model: Transformer, cuts: Sequence[range], mine: Sequence[int],
                  loss: StageLoss) -> None:
         super().__init__()
         self.config = model.config
+        self.of_stages = len(cuts)
         # A plain dictionary: what is in the stages stands below under its own name.
         self.stages = {number: StageLayers(model, cuts[number], loss) for number in mine}
         self.layers = nn.ModuleDict()
@@ -99,7 +101,15 @@ class RankLayers(nn.Module):
                 self.embed = stage.embed
             if stage.lm_head is not None:
                 self.norm, self.lm_head = stage.norm, stage.lm_head
-        self.tied: dict[nn.Parameter, dist.ProcessGroup] = {}
+        self.pair: dist.ProcessGroup | None = None
+
+    @property
+    def tied(self) -> dict[nn.Parameter, dist.ProcessGroup]:
+        """The table of which another rank has a copy, with `pair`; empty where there is none."""
+        if self.pair is None:
+            return {}
+        end = self.embed or self.lm_head
+        return {end.weight: self.pair}
 
     @property
     def device(self) -> torch.device:
@@ -131,7 +141,7 @@ def cut_stages(model: Transformer, mesh: DeviceMesh, table: PipelineTable,
     mine = table.stages_of(mesh_rank(mesh, "pp"))
     kept = RankLayers(model, cuts, mine, loss or NextTokenLoss())
     if model.config.tie_word_embeddings:
-        kept.tied = _tied(model.embed.weight, mesh, table, kept)
+        kept.pair = _pair(mesh, table)
     return kept
 
 
@@ -176,18 +186,17 @@ def balanced(costs: Sequence[float], stages: int, first: float = 0.0, last: floa
     return [range(start, stop) for start, stop in zip((0, *cuts), cuts)]
 
 
-def _tied(table: nn.Parameter, mesh: DeviceMesh, plan: PipelineTable,
-          kept: RankLayers) -> dict[nn.Parameter, dist.ProcessGroup]:
-    """The table and the two ranks that have it; nothing where one rank has both ends, or neither."""
-    first, last = plan.rank_of[0], plan.rank_of[plan.stages - 1]
+def _pair(mesh: DeviceMesh, table: PipelineTable) -> dist.ProcessGroup | None:
+    """This rank and the one at the other end, if they are two."""
+    first, last = table.rank_of[0], table.rank_of[table.stages - 1]
     if first == last:
-        return {}
+        return None
     along = mesh.mesh_dim_names.index("pp")
-    lines = mesh.mesh.movedim(along, -1).reshape(-1, plan.ranks).tolist()
-    found = {}
-    for line in lines:                                     # every rank makes every group: that is the rule
-        pair = [line[first], line[last]]
-        group = dist.new_group(pair)
-        if dist.get_rank() in pair:
-            found[table] = group
-    return found
+    pipelines = mesh.mesh.movedim(along, -1).reshape(-1, table.ranks).tolist()
+    mine = None
+    for ranks in pipelines:                                # every rank makes every group: that is the rule
+        ends = [ranks[first], ranks[last]]
+        group = dist.new_group(ends)
+        if dist.get_rank() in ends:
+            mine = group
+    return mine

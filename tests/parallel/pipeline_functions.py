@@ -45,12 +45,12 @@ def batches(count, ragged=True):
     return made
 
 
-def pipeline_of(schedule, ranks, microbatches, variant, layers, chunks=None, least=None):
+def pipeline_of(schedule, ranks, microbatches, variant, layers, chunks=None):
     """A rank's stages of the small model, and its pipeline."""
     mesh = make_mesh({"pp": ranks})
     table = make_table(schedule, ranks, microbatches, chunks)
     model = cut_stages(small_model(variant, num_hidden_layers=layers), mesh, table)
-    return model, Pipeline(model, mesh, schedule, microbatches, chunks=chunks, least=least)
+    return model, Pipeline(model, mesh, schedule, microbatches, chunks=chunks)
 
 
 def run(pipeline, window):
@@ -89,19 +89,6 @@ def held(schedule, ranks, microbatches):
     return most[1] / most[0] * chunks, chunks
 
 
-def timelines(schedule, ranks, microbatches, costs, steps):
-    """Of some steps; a first one finds connections and memory."""
-    chunks = make_table(schedule, ranks, microbatches).chunks
-    _, pipeline = pipeline_of(schedule, ranks, microbatches, "plain", ranks * chunks, least=costs)
-    window = batches(microbatches)
-    run(pipeline, window)
-    found = []
-    for _ in range(steps):
-        run(pipeline, window)
-        found.append(pipeline.timeline())
-    return found
-
-
 def refused(schedule, microbatches, layers):
     mesh = make_mesh({"pp": 2})
     model = small_model("tied", num_hidden_layers=layers)
@@ -114,7 +101,7 @@ def refused(schedule, microbatches, layers):
     if schedule == "a table of 3":
         table = schedule = make_table("gpipe", 2, 3)
     kept = cut_stages(model, mesh, table or make_table(schedule, 2, microbatches))
-    Pipeline(kept, mesh, schedule, microbatches)
+    Pipeline(kept, mesh, schedule, microbatches).table(microbatches)
 
 
 EXPERTS = MoEConfig(

@@ -2,16 +2,21 @@
 schedule."""
 
 from contextlib import nullcontext
+from itertools import pairwise
 
 import pytest
 import torch
 
 from aiinfra.parallel.launch import RankFailed, launch
-from aiinfra.parallel.orders import SCHEDULES
+from aiinfra.parallel.orders import SCHEDULES, make_table
+from aiinfra.parallel.pipeline_trial import try_pipeline
+from aiinfra.parallel.schedule import ScheduleError
 from aiinfra.parallel.timing import StageCosts, bubble_formula, held_formula
 from aiinfra.train.loop import OneByOne
 from tests.parallel import pipeline_functions
 from tests.parallel.small import small_model
+
+pytestmark = pytest.mark.program
 
 COUNTS = [4, 3, 4]           # micro-batches of three steps: the last of a file has fewer, and one may follow
 LAYERS = 7
@@ -81,18 +86,29 @@ def test_a_rank_holds_the_activations_that_the_formula_says(name: str) -> None:
 @pytest.mark.alone
 @pytest.mark.parametrize("name", ["gpipe", "1f1b", "interleaved_1f1b", "zero_bubble", "zbv"])
 def test_the_measured_bubble_is_that_of_the_formula(name: str) -> None:
-    """Real processes and messages; stages whose length is emulated, so that two cores can be four ranks."""
-    ranks, microbatches, unit = 2, 4, 0.1
-    costs = StageCosts(unit, unit, unit)
-    timelines = launch(pipeline_functions.timelines, ranks, name, ranks, microbatches, costs, 3)[0]
-    expected = bubble_formula(name, ranks, microbatches, timelines[0].chunks, costs)
-    best = min(timelines, key=lambda timeline: timeline.seconds)
-    assert best.bubble == pytest.approx(expected, rel=0.1)
-    assert len(best.spans) == len(timelines[0].spans)
+    """Real processes and messages; the length of actions is emulated."""
+    costs = StageCosts(0.15, 0.15, 0.15)
+    trial = try_pipeline(name, 2, 4, least=costs)
+    expected = bubble_formula(name, 2, 4, trial.timeline.chunks, costs)
+    assert trial.timeline.bubble == pytest.approx(expected, rel=0.1)
+
+
+def test_a_trial_says_what_was_done_and_held() -> None:
+    trial = try_pipeline("1f1b", 2, 3, steps=1)
+    rows = make_table("1f1b", 2, 3).rows
+    for rank, row in enumerate(rows):
+        spans = [span for span in trial.timeline.spans if span.rank == rank]
+        assert [span.action for span in spans] == list(row)
+        assert all(span.start < span.end for span in spans)
+        assert all(one.end <= after.start for one, after in pairwise(spans))
+    assert min(span.start for span in trial.timeline.spans) == 0
+    assert trial.held == (pytest.approx(2), pytest.approx(1))
+    with pytest.raises(ScheduleError, match="zbv has 2 stages a rank, not 3"):
+        try_pipeline("zbv", 2, 3, chunks=3)
 
 
 @pytest.mark.parametrize("schedule, microbatches, layers, why", [
-    ("1f1b", 1, 4, "a step has 1 micro-batches and the pipeline 2 ranks.* Accumulate at least 2"),
+    ("1f1b", 1, 4, "a step: 1; ranks of the pipeline: 2. .*accumulate at least 2"),
     ("interleaved_1f1b", 4, 3, "the model has 3 layers, and 4 stages need at least one each"),
     ("3f3b", 4, 4, "schedule '3f3b' is not known"),
     ("a table for 3", 4, 4, "gpipe is a table for 3 ranks, and pp=2"),
