@@ -136,7 +136,12 @@ def idle_formula(name: str, ranks: int, chunks: int, costs: StageCosts = StageCo
 
 def bubble_formula(name: str, ranks: int, microbatches: int, chunks: int = 1,
                    costs: StageCosts = StageCosts()) -> float:
-    """The idle part of a step, from 0 to 1."""
+    """The idle part of a step, from 0 to 1. Raises ValueError where there is no formula for these numbers."""
+    least = {"looped_bfs": ranks, "zero_bubble": ranks, "zbv": 2 * ranks - 1}
+    uneven = name in ("interleaved_1f1b", "zero_bubble") and chunks > 1 and microbatches % ranks
+    if microbatches < least.get(name, 1) or uneven:
+        raise ValueError(f"{name} on {ranks} ranks has no formula for {microbatches} micro-batches: use "
+                         "time_table.")
     idle = idle_formula(name, ranks, chunks, costs)
     busy = microbatches * (costs.forward + costs.input + costs.weight)
     return idle / (idle + busy)

@@ -44,6 +44,22 @@ def test_the_figures_that_everybody_quotes() -> None:
     assert [held_formula("zero_bubble", rank, 4, 8) for rank in range(4)] == [4, 4, 4, 4]
 
 
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_where_a_formula_does_not_hold_it_is_refused(name: str) -> None:
+    refused = 0
+    for chunks in CHUNKS.get(name, (1, 2, 3)):
+        for ranks in (2, 3, 5):
+            for microbatches in range(1, 14):
+                try:
+                    expected = bubble_formula(name, ranks, microbatches, chunks)
+                except ValueError:
+                    refused += 1
+                    continue
+                table = make_table(name, ranks, microbatches, chunks)
+                assert time_table(table).bubble == pytest.approx(expected, abs=1e-12)
+    assert (refused > 0) == (name not in ("gpipe", "1f1b"))
+
+
 def test_no_formula_is_stretched() -> None:
     for name, costs in (("zbv", StageCosts(1, 1, 2)), ("zero_bubble", StageCosts(1, 1, 2)),
                         ("1f1b", StageCosts(send=0.1)), ("gpipe", StageCosts(uneven=(1, 2)))):
