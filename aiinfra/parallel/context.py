@@ -141,11 +141,16 @@ def ring_documents(cu_seqlens: Tensor, longest: int, mesh: DeviceMesh) -> RingDo
     return RingDocuments(cu_seqlens=cu_seqlens, longest=longest, group=mesh.get_group(), plan=plan)
 
 
-def cut_batch(batch: Any, mesh: DeviceMesh, multiple: int = 1) -> Any:
-    """This rank's part of a micro-batch that all ranks of `mesh` have; filled up first, so that each gets the
-    same number of tokens, a multiple of `multiple`. Its `valid` are its own. The text counts on the first."""
+def cut_batch(batch: Any, mesh: DeviceMesh, multiple: int = 1, fill: bool = True) -> Any:
+    """This rank's part of a micro-batch that all ranks of `mesh` have. Its `valid` are its own; the text
+    counts on the first rank.
+
+    fill: fill it up first, so that each rank gets as many tokens, a multiple of `multiple`; False, for models
+    whose routers would count what is filled in, raises ValueError for what cannot be cut.
+    """
     rank, ranks = mesh.get_local_rank(), mesh.size()
-    batch = fill_up(batch, 2 * ranks * multiple)
+    if fill:
+        batch = fill_up(batch, 2 * ranks * multiple)
     mine = Zigzag(len(batch.tokens), ranks).rows(rank).to(batch.tokens.device)
     targets = batch.targets[mine]
     return replace(

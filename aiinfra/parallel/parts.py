@@ -6,7 +6,8 @@
     attention.out     row          1/T of the columns: those that its heads are multiplied by
     mlp.gate_up       column       of gate and of up each F/T rows
     mlp.down          row          F/T columns
-    norms             whole        all
+    mlp.experts.…     column, row  of every expert the same as of a feed-forward
+    norms, routers    whole        all
 
 A cut of the stack [q | k | v] would give one rank queries only, and another one values. So a model on a
 mesh has `attention.qkv.q`, `.k` and `.v`, and `mlp.gate_up.gate` and `.up`, each a matrix of its own: on
@@ -57,6 +58,11 @@ CUTS = (
     Cut("mlp_norm", "whole"),
     Cut("mlp.gate_up", "column", ("gate", "up")),
     Cut("mlp.down", "row"),
+    Cut("mlp.router", "whole"),
+    Cut("mlp.experts.gate_up", "column"),                      # a stack that is never split: see tensor.py
+    Cut("mlp.experts.down", "row"),
+    Cut("mlp.shared.gate_up", "column", ("gate", "up")),
+    Cut("mlp.shared.down", "row"),
     Cut("norm", "whole"),
     Cut("lm_head", "vocabulary"),
 )

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from aiinfra.checkpoint.fill import WeightFile, layers_of, leaves_of
+from aiinfra.checkpoint.fill import WeightFile, layers_of, leaves_of, matrix_rows
 from aiinfra.checkpoint.names import part_rows
 from aiinfra.model.config import ModelConfig
 from aiinfra.model.transformer import Transformer
@@ -28,7 +28,14 @@ def config_of_rank(config: ModelConfig, rank: int, ranks: int) -> ModelConfig:
     """The config of a rank's share: some heads, some of the feed-forward, some words. Raises ValueError, with
     the figures, for what cannot be divided."""
     words = Words.of_rank(rank, ranks, config.vocab_size)
-    return replace(shape_of_a_rank(config, ranks), vocab_size=words.count)
+    share = replace(shape_of_a_rank(config, ranks), vocab_size=words.count)
+    if config.moe is None:
+        return share
+    width = config.moe.moe_intermediate_size
+    if width % ranks:
+        raise ValueError(f"moe_intermediate_size={width} cannot be divided among {ranks} tensor-parallel "
+                         "ranks. Choose a number that divides it.")
+    return replace(share, moe=replace(config.moe, moe_intermediate_size=width // ranks))
 
 
 @dataclass(frozen=True)
@@ -109,6 +116,7 @@ class RankFile:
         cut = cut_of(layer)
         ours = f"{layer}.{leaf}"
         names = self.source.parts(ours)
+        values = matrix_rows(values)
         rows = part_rows(ours, self.source.config, len(values))
         if len(names) == 1:                              # the file has our parts in one matrix, too
             self._pieces[names[0]] = self._piece(cut, leaf, tuple(values.shape), rows)

@@ -6,13 +6,15 @@
 The plan is the table of parts.py, carried out by PyTorch's styles. Parameters become DTensors, so optimizers,
 FSDP2 and checkpoints know what they are parts of; activations between modules are plain tensors of this rank,
 as layout.py says. Only what those styles have no word for is ours: norms whose gradients are parts, and the
-vocabulary (vocabulary.py). Notebook 06.
+vocabulary (vocabulary.py). Experts are not cut here, but computed by every rank: what divides them is expert
+parallelism. Notebook 06.
 """
 
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed._functional_collectives import AsyncCollectiveTensor
 from torch.distributed.device_mesh import DeviceMesh
@@ -23,6 +25,7 @@ from torch.distributed.tensor.parallel import RowwiseParallel, parallelize_modul
 from aiinfra.kernels.rmsnorm import rms_norm
 from aiinfra.model.attention import Attention
 from aiinfra.model.layers import RMSNorm
+from aiinfra.model.moe import GroupedLinear, Router
 from aiinfra.model.packed_documents import PackedDocuments
 from aiinfra.model.transformer import Transformer
 from aiinfra.parallel.layout import TokenLayout, replicated
@@ -40,22 +43,32 @@ def tensor_parallel(model: Transformer, mesh: DeviceMesh, sequence: bool = False
     sequence: between modules each rank holds some of the tokens only. Every rank's weights are those of the
     first. `model.hidden` gives a rank's own tokens then; `model(tokens)` and `TensorLoss` are as in one
     process. Raises ValueError, before anything is changed, if heads, KV heads or feed-forward cannot be
-    divided, if a rank would have no words, and for a layer that no row of parts.py knows.
+    divided, if a rank would have no words, for a layer that no row of parts.py knows, and for `sequence` with
+    experts: a router needs all tokens.
     """
     layout = TokenLayout(mesh, sequence)
-    shape_of_a_rank(model.config, mesh.size())
-    words_of(layout, model.config.vocab_size)
-    for name in _layers_of(model):
-        cut_of(name)
+    _refuse(model, layout)
     split_parts(model)
     parallelize_module(model, mesh, _plan(model, layout))
     _replace_norms(model, layout)
     _replace_vocabulary(model, layout)
+    _share_uncut(model, mesh)
     for module in model.modules():
         if isinstance(module, Attention):
             module.heads //= mesh.size()
             module.kv_heads //= mesh.size()
     return layout
+
+
+def _refuse(model: Transformer, layout: TokenLayout) -> None:
+    """Raise ValueError for a model that cannot be cut so."""
+    shape_of_a_rank(model.config, layout.mesh.size())
+    words_of(layout, model.config.vocab_size)
+    for name in _layers_of(model):
+        cut_of(name)
+    if layout.sequence and model.config.moe is not None:
+        raise ValueError("a model with experts cannot hold parts of the sequence between its modules: its "
+                         "router counts all tokens. Use tensor parallelism without sequence.")
 
 
 def _layers_of(model: nn.Module) -> list[str]:
@@ -72,11 +85,14 @@ def _plan(model: Transformer, layout: TokenLayout) -> dict[str, ParallelStyle]:
                 input_layouts=(layout.placement,), desired_input_layouts=(Replicate(),))
     for name in _layers_of(model):
         kind = cut_of(name).kind
+        module = model.get_submodule(name)
+        if isinstance(module, GroupedLinear):
+            continue
         if kind == "column":
             plan[name] = ColwiseParallel()
         elif kind == "row":
             plan[name] = RowwiseParallel(output_layouts=layout.placement)
-            model.get_submodule(name).register_forward_hook(_arrived)
+            module.register_forward_hook(_arrived)
     return plan
 
 
@@ -118,6 +134,17 @@ def _replace_vocabulary(model: Transformer, layout: TokenLayout) -> None:
     head = table if tied else _distributed(model.lm_head.weight, layout.mesh, 0)
     model.embed = VocabularyEmbedding(table, layout)
     model.lm_head = VocabularyHead(head, layout)
+
+
+@torch.no_grad()
+def _share_uncut(model: Transformer, mesh: DeviceMesh) -> None:
+    """The first rank's values, of what every rank computes for itself: routers and experts."""
+    of_mixtures = [module for module in model.modules() if isinstance(module, GroupedLinear | Router)]
+    for module in of_mixtures:
+        for values in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+            local = values.to_local() if isinstance(values, DTensor) else values
+            if not local.is_meta:
+                dist.broadcast(local, group_src=0, group=mesh.get_group())
 
 
 def _distributed(weight: nn.Parameter, mesh: DeviceMesh, dimension: int | None) -> nn.Parameter:

@@ -54,6 +54,14 @@ def equal_one_process(variant, lengths):
     assert_equal_to(gradients(cut), gradients(alone))
 
 
+def not_filled_up(lengths):
+    """What is said of a micro-batch that must stay as it is."""
+    try:
+        cut_batch(small_batch(lengths), make_mesh({"cp": dist.get_world_size()}), fill=False)
+    except ValueError as error:
+        return str(error)
+
+
 def with_tensor_parallel(variant, sequence):
     """Each of two parts of the row on two ranks that share every matrix."""
     mesh = make_mesh({"cp": 2, "tp": 2})

@@ -1,5 +1,7 @@
 """Small models in float64, every weight random, as all ranks of a test make them alike."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -17,14 +19,16 @@ VARIANTS = {
     "qk norm": {"qk_norm": True},
     "biases and qk norm": {"qkv_bias": True, "out_bias": True, "mlp_bias": True, "qk_norm": True},
 }
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12, "n_shared_experts": 1,
+           "first_k_dense_replace": 1, "router_aux_loss_coef": 0.1}
 
 
-def small_config(variant: str = "plain", **changes: int | bool) -> ModelConfig:
+def small_config(variant: str = "plain", **changes: Any) -> ModelConfig:
     """A config of the variant; `changes` go before."""
     return ModelConfig(**{**SMALL, **VARIANTS[variant], **changes})
 
 
-def small_model(variant: str = "plain", seed: int = 0, **changes: int | bool) -> Transformer:
+def small_model(variant: str = "plain", seed: int = 0, **changes: Any) -> Transformer:
     """A model in float64. Norms and biases are random, too: what is 1 or 0 hides a fault."""
     torch.manual_seed(seed)
     model = Transformer(small_config(variant, **changes)).double()

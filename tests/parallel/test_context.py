@@ -73,3 +73,4 @@ def test_a_long_document_is_the_same_work_for_every_rank_at_every_step(ranks: in
 def test_a_row_that_cannot_be_cut_is_refused_with_the_figures() -> None:
     with pytest.raises(ValueError, match="1,001 tokens cannot be cut into 2 × 4 ranks = 8 chunks"):
         Zigzag(1001, 4)
+    assert "a row of 51 tokens" in launch(context_ranks.not_filled_up, 2, (30, 1, 14, 6))[0]

@@ -7,12 +7,13 @@ import torch
 
 from aiinfra.checkpoint.huggingface import HuggingFaceFolder
 from aiinfra.errors import LoadError
+from aiinfra.model import MoEConfig
 from aiinfra.parallel.launch import launch
 from aiinfra.parallel.share import RankFile, config_of_rank
 from tests.checkpoint.small_models import reference_model
 from tests.parallel import inference_ranks
 from tests.parallel.inference_ranks import our_model
-from tests.parallel.small import small_config
+from tests.parallel.small import EXPERTS, small_config
 
 PROMPTS = ["The sea is", "Once upon a time there was a king who", "1, 2, 3,"]
 
@@ -30,11 +31,17 @@ def folders(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.mark.parametrize("case, ranks, packed", [
     ("llama tied", 2, False), ("llama untied, one KV head each", 3, True), ("qwen2 tied", 2, True),
-    ("qwen3", 2, False), ("llama head size of its own", 2, False)])
+    ("qwen3", 2, False), ("llama head size of its own", 2, False), ("mixtral", 2, False),
+    ("qwen3 moe, norm, some dense", 2, False)])
 def test_logits_are_those_of_one_process(case: str, ranks: int, packed: bool, folders) -> None:
     """With biases and norms of heads, packed and plain; 97 words, which no number of ranks divides."""
     mine, whole = launch(inference_ranks.logits, ranks, folders(case), packed)[0]
     assert mine < 0.65 * whole
+
+
+def test_experts_that_cannot_be_divided_are_refused() -> None:
+    with pytest.raises(ValueError, match="moe_intermediate_size=13 cannot be divided among 2"):
+        config_of_rank(small_config(moe=MoEConfig(**EXPERTS | {"moe_intermediate_size": 13})), 0, 2)
 
 
 @pytest.mark.model

@@ -3,11 +3,10 @@
 import pytest
 import torch
 
-from aiinfra.checkpoint.names import LAYER_NAMES
 from aiinfra.compress.packed import pack
-from aiinfra.model import Transformer
+from aiinfra.model import MoEConfig, Transformer
 from aiinfra.parallel.parts import CUTS, cut_of, join_parts, split_parts
-from tests.parallel.small import VARIANTS, small_config, small_model
+from tests.parallel.small import EXPERTS, VARIANTS, small_config, small_model
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -62,13 +61,11 @@ def test_a_model_without_memory_is_split_too() -> None:
     assert weight.is_meta and weight.shape == (K * Dh, model.config.hidden_size)
 
 
-def test_every_layer_of_a_dense_model_has_a_row_that_the_checkpoint_knows() -> None:
-    model = small_model("biases and qk norm")
-    layers = [name for name, module in model.named_modules() if list(module.parameters(recurse=False))]
-    for layer in layers:
-        cut_of(layer)
-    known = {row.ours.removeprefix("layers.{}.") for row in LAYER_NAMES}
-    assert {cut.layer for cut in CUTS} <= known
+def test_every_layer_has_a_row_and_every_row_a_layer() -> None:
+    kinds = [small_model("biases and qk norm"), small_model(moe=MoEConfig(**EXPERTS))]
+    layers = {name for model in kinds for name, module in model.named_modules()
+              if list(module.parameters(recurse=False))}
+    assert {cut_of(layer).layer for layer in layers} == {cut.layer for cut in CUTS}
 
 
 def test_a_layer_that_nobody_knows_is_refused() -> None:

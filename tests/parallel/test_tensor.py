@@ -2,9 +2,10 @@
 
 import pytest
 
+from aiinfra.model import MoEConfig
 from aiinfra.parallel.launch import RankFailed, launch
 from tests.parallel import tensor_ranks
-from tests.parallel.small import VARIANTS, small_config
+from tests.parallel.small import EXPERTS, VARIANTS, small_config
 
 
 @pytest.mark.parametrize("sequence", [False, True])
@@ -58,6 +59,13 @@ def test_a_rank_has_its_share() -> None:
 ])
 def test_what_cannot_be_divided_is_refused_with_the_figures(changes: dict, said: str) -> None:
     assert all(said in words for words in launch(tensor_ranks.refused, 3, changes))
+
+
+def test_experts_are_computed_by_every_rank_and_not_over_parts_of_a_sequence() -> None:
+    changes = {"moe": MoEConfig(**EXPERTS)}
+    launch(tensor_ranks.equal_one_process, 2, ["tied"], False, changes=changes)
+    assert all("its router counts all tokens" in words
+               for words in launch(tensor_ranks.refused, 2, changes, sequence=True))
 
 
 @pytest.mark.parametrize("id_", [-1, 48])
