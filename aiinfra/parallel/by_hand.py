@@ -16,12 +16,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from aiinfra.parallel.communicator import Communicator
+from aiinfra.parallel.schedule import BACKWARD, FORWARD, Action
+from aiinfra.parallel.timing import Span
 
 
 # Data parallel
@@ -173,18 +174,6 @@ def one_f_one_b(stage: int, stages: int, micro_batches: int) -> str:
     return "F" * ahead + "FB" * (micro_batches - ahead) + "B" * ahead
 
 
-@dataclass(frozen=True)
-class Turn:
-    """What a stage did from `begin` to `end` seconds, for which micro-batch, and how many micro-batches it
-    held for their backward passes, this one included."""
-
-    work: str                      # "F" or "B"
-    micro_batch: int
-    begin: float
-    end: float
-    held: int
-
-
 class HandStage:
     """One rank's part of a model that is cut into `comm.size` stages; gradients add up in `module`.
 
@@ -201,7 +190,7 @@ class HandStage:
         self.pace = pace
         self.is_last = comm.rank == comm.size - 1
         self.losses: list[float] = []                        # on the last stage
-        self.turns: list[Turn] = []
+        self.spans: list[Span] = []                          # what was done when, on the machine's clock
         self._held: deque[tuple[Tensor, Tensor]] = deque()   # what went in and came out, oldest first
 
     def run(self, row: str, inputs: Sequence[Tensor]) -> None:
@@ -209,10 +198,10 @@ class HandStage:
         between stages has their shape. Raises ValueError, before anything is sent, for a row that cannot be
         run."""
         _check_row(row, len(inputs))
-        done = {"F": 0, "B": 0}
+        done = {FORWARD: 0, BACKWARD: 0}
         for work in row:
             i = done[work]
-            if work == "F":
+            if work == FORWARD:
                 self._forward(i, inputs[i])
             else:
                 self._backward(i)
@@ -222,7 +211,7 @@ class HandStage:
         rank = self.comm.rank
         if rank > 0:
             x = self.comm.receive(x, source=rank - 1).requires_grad_()
-        with self._turn("F", i, self.pace):
+        with self._timed(FORWARD, i, self.pace):
             y = self.module(x)
             if self.is_last:
                 y = self.loss(y, i)
@@ -238,23 +227,23 @@ class HandStage:
         dy = None
         if not self.is_last:
             dy = self.comm.receive(y, source=rank + 1)
-        with self._turn("B", i, 2 * self.pace):
+        with self._timed(BACKWARD, i, 2 * self.pace):
             y.backward(dy)
         self._held.popleft()
         if rank > 0:
             self.comm.send(x.grad, to=rank - 1)
 
     @contextmanager
-    def _turn(self, work: str, micro_batch: int, seconds: float) -> Iterator[None]:
+    def _timed(self, work: str, i: int, seconds: float) -> Iterator[None]:
         """Note when the block began and ended; it lasts at least `seconds`."""
-        begin = time.perf_counter()
+        start = time.perf_counter()
         yield
-        rest = begin + seconds - time.perf_counter()
+        rest = start + seconds - time.perf_counter()
         if rest > 0:
             time.sleep(rest)
-        end = time.perf_counter()
-        held = len(self._held)
-        self.turns.append(Turn(work=work, micro_batch=micro_batch, begin=begin, end=end, held=held))
+        rank = self.comm.rank
+        action = Action(stage=rank, kind=work, microbatch=i)
+        self.spans.append(Span(rank, action, start=start, end=time.perf_counter()))
 
 
 def _check_row(row: str, micro_batches: int) -> None:
@@ -262,8 +251,8 @@ def _check_row(row: str, micro_batches: int) -> None:
     wanted = f"{micro_batches} F and {micro_batches} B, each B after its F"
     ahead = 0
     for work in row:
-        ahead += {"F": 1, "B": -1}.get(work, -len(row))
+        ahead += {FORWARD: 1, BACKWARD: -1}.get(work, -len(row))
         if ahead < 0:
             raise ValueError(f"the row {row!r} cannot be run: it needs {wanted}.")
-    if ahead or row.count("F") != micro_batches:
+    if ahead or row.count(FORWARD) != micro_batches:
         raise ValueError(f"the row {row!r} cannot be run: it needs {wanted}.")

@@ -27,6 +27,7 @@ LONGER = {
     "01_fit_a_line": set(), "09_triton_puzzles": set(), "10_fused_kernels": set(), "10b_recommender": set(),
     "03_transformer": set(), "16_smaller_and_sooner": set(), "02_autograd": {"class Value"},
     "00_your_machine": {"def cheap_machines", "def roofline", "def rent", "box = perf.Hardware"},
+    "06_model_parallelism": {"def zero", "class Copy", "def run_stage"},
     "08_gpu_programming": {"def divergence", "def memory_map"},
     "11_kv_cache": {"def regime"},
     "12_batching": {"def step_seconds_with", "def schedule", "def serve", "def traffic", "def tune"},

@@ -13,6 +13,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 from aiinfra.parallel.by_hand import HandStage, all_gather, all_reduce, column_linear, cut, gpipe, one_f_one_b
 from aiinfra.parallel.by_hand import reduce_scatter, row_linear, sharded_linear, zero_step
 from aiinfra.parallel.communicator import Communicator
+from aiinfra.parallel.timing import most_held
 
 WIDTH = 12
 ROWS = 8
@@ -140,5 +141,5 @@ def pipeline(comm: Communicator, schedule: str, micro_batches: int) -> dict[str,
     return {
         "gradients": [mine[0].weight.grad, theirs[0].weight.grad, whole],
         "losses": [hand.losses, [loss.item() for loss in losses]],
-        "held": max(turn.held for turn in hand.turns),
+        "held": most_held([span.action for span in hand.spans]),
     }

@@ -127,7 +127,7 @@ def test_an_emulated_device_takes_its_time():
     def work(comm):
         stage = HandStage(nn.Linear(2, 2), lambda y, i: y.sum(), comm, pace=0.01)
         stage.run("FB", [torch.ones(1, 2)])
-        return [turn.end - turn.begin for turn in stage.turns]
+        return [span.end - span.start for span in stage.spans]
 
     (forward, backward), = in_threads(work, 1)
     assert forward >= 0.01 and backward >= 0.02

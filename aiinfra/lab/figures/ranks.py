@@ -1,62 +1,59 @@
-"""Ranks at work: a pipeline's turns on one clock, and how sums grow around a ring.
+"""Ranks at work: a pipeline's step on one clock, and how sums grow around a ring.
 
-    rank 0 │ F0 F1 F2 F3 ░░░░░░░░░░░ B0 B1 …      ░ a device that waits: the bubble
+    rank 0 │ F0 F1 F2 F3 ░░░░░░░░░░░ B0 B1 …      ░ a rank that waits: the bubble
     rank 1 │ ░░ F0 F1 F2 F3 ░░░░░ B0 B1 …
 
-What goes in are the turns that ranks have written down themselves (parallel/by_hand.py), with the machine's
-clock, which its processes share. Notebook 06.
+A step's timeline (parallel/timing.py) is measured, on the clock that the processes of a machine share, or
+calculated from a table: one figure draws both. Notebook 06.
 """
-
-from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from aiinfra.lab import style
-from aiinfra.parallel.by_hand import Turn
+from aiinfra.parallel.schedule import BACKWARD, FORWARD, INPUT, WEIGHT
+from aiinfra.parallel.timing import Timeline
 
-_TINTS = {"F": "#9CC4E4", "B": "#5B9BCB"}
+_KINDS = {
+    FORWARD: ("forward", "#9CC4E4"),
+    BACKWARD: ("backward", "#5B9BCB"),
+    INPUT: ("backward: inputs", "#5B9BCB"),
+    WEIGHT: ("backward: weights", "#7FC4B8"),
+}
 _WAITS = {"facecolor": style.PALE_WASTE, "edgecolor": style.WASTE, "hatch": "////", "linewidth": 0}
-_MOST_NUMBERED = 50               # turns of a rank whose micro-batch is still readable
-
-Rows = Sequence[Sequence[Turn]]
+_MOST_NUMBERED = 40               # actions of a rank whose micro-batch is still readable
 
 
-def bubble(ranks: Rows) -> float:
-    """The share of all ranks' time, from the first turn of all to the last, in which a rank had none."""
-    begin, end = _window(ranks)
-    busy = sum(turn.end - turn.begin for turns in ranks for turn in turns)
-    return 1 - busy / (len(ranks) * (end - begin))
-
-
-def draw_turns(ranks: Rows, title: str) -> Figure:
-    """A row a rank, a bar a turn with its micro-batch's number; hatched where a rank waits."""
-    begin, end = _window(ranks)
-    width = 1e3 * (end - begin)
-    fig, ax = style.axes("time [ms]", "", title, size=(8.5, 0.9 + 0.45 * len(ranks)))
-    for row, turns in enumerate(ranks):
-        ax.broken_barh([(0, width)], (row - 0.4, 0.8), **_WAITS)
-        for turn in turns:
-            start = 1e3 * (turn.begin - begin)
-            length = 1e3 * (turn.end - turn.begin)
-            colour = _TINTS[turn.work]
-            ax.broken_barh([(start, length)], (row - 0.4, 0.8), facecolor=colour, edgecolor="white")
-            if len(turns) <= _MOST_NUMBERED:
-                middle = start + length / 2
-                ax.text(middle, row, turn.micro_batch, ha="center", va="center", fontsize=8)
-    ax.set_yticks(range(len(ranks)), [f"rank {row}" for row in range(len(ranks))])
+def draw_timeline(timeline: Timeline, title: str, unit: str = "ms") -> Figure:
+    """A row a rank, a bar an action with its micro-batch's number; hatched where the rank waits. unit: ms for
+    a timeline in seconds, or the unit that it is in."""
+    scale = 1e3 if unit == "ms" else 1.0
+    begin = min(span.start for span in timeline.spans)
+    width = scale * timeline.seconds
+    fig, ax = style.axes(f"time [{unit}]", "", title, size=(8.5, 1.1 + 0.42 * timeline.ranks))
+    for rank in range(timeline.ranks):
+        ax.broken_barh([(0, width)], (rank - 0.4, 0.8), **_WAITS)
+    numbered = len(timeline.spans) <= _MOST_NUMBERED * timeline.ranks
+    for span in timeline.spans:
+        start = scale * (span.start - begin)
+        length = scale * (span.end - span.start)
+        _, colour = _KINDS[span.action.kind]
+        ax.broken_barh([(start, length)], (span.rank - 0.4, 0.8), facecolor=colour, edgecolor="white")
+        if numbered:
+            middle = start + length / 2
+            ax.text(middle, span.rank, span.action.microbatch, ha="center", va="center", fontsize=8)
+    ax.set_yticks(range(timeline.ranks), [f"rank {rank}" for rank in range(timeline.ranks)])
     ax.set_xlim(0, width)
     style.top_down(ax)
-    legend = [Patch(color=_TINTS["F"], label="forward"), Patch(color=_TINTS["B"], label="backward"),
-              Patch(label="waits", **_WAITS)]
-    fig.legend(handles=legend, loc="outside lower center", ncols=3)
+    fig.legend(handles=_legend(timeline), loc="outside lower center", ncols=4)
     return fig
 
 
-def _window(ranks: Rows) -> tuple[float, float]:
-    turns = [turn for row in ranks for turn in row]
-    return min(turn.begin for turn in turns), max(turn.end for turn in turns)
+def _legend(timeline: Timeline) -> list[Patch]:
+    there = {span.action.kind for span in timeline.spans}
+    done = [Patch(color=colour, label=name) for kind, (name, colour) in _KINDS.items() if kind in there]
+    return [*done, Patch(label="waits", **_WAITS)]
 
 
 def ring_frames(ranks: int) -> list[np.ndarray]:
@@ -71,7 +68,7 @@ def ring_frames(ranks: int) -> list[np.ndarray]:
             left = frames[-1][rank - 1, piece]
             mine = frames[-1][rank, piece]
             grows = message < ranks - 1
-            counts[rank, piece] = left + mine * grows
+            counts[rank, piece] = left + mine if grows else left
         frames.append(counts)
     return frames
 
@@ -79,7 +76,7 @@ def ring_frames(ranks: int) -> list[np.ndarray]:
 def draw_ring(counts: np.ndarray, title: str) -> Figure:
     """A square a rank (down) and piece (across): how many ranks' numbers are added up in it."""
     ranks, pieces = counts.shape
-    fig, ax = style.axes("piece", "", title, size=(4.6, 3.4))
+    fig, ax = style.axes("piece", "", title, size=(5.4, 3.2))
     ax.imshow(counts, cmap="Blues", vmin=-1, vmax=1.6 * ranks, aspect="auto")
     for rank, piece in np.ndindex(ranks, pieces):
         whole = counts[rank, piece] == ranks

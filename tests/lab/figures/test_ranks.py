@@ -1,4 +1,4 @@
-"""The bubble as it is defined, the ring's frames as the ring really is, and figures that hold their words."""
+"""The ring's frames as a real ring has them, and figures that hold their words."""
 
 from itertools import count
 
@@ -6,36 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from aiinfra.lab.figures.ranks import bubble, draw_ring, draw_turns, ring_frames
+from aiinfra.lab.figures.ranks import draw_ring, draw_timeline, ring_frames
 from aiinfra.lab.threads import in_threads
-from aiinfra.parallel.by_hand import Turn, all_gather, one_f_one_b, reduce_scatter
-
-
-def played(stages: int, micro_batches: int) -> list[list[Turn]]:
-    """A pipeline by the clock of its formula: forward takes 1, backward 2, a message nothing."""
-    rows = [one_f_one_b(stage, stages, micro_batches) for stage in range(stages)]
-    ends: dict[tuple[str, int, int], float] = {}
-    turns: list[list[Turn]] = [[] for _ in rows]
-    while any(len(done) < len(row) for done, row in zip(turns, rows)):
-        for stage, (done, row) in enumerate(zip(turns, rows)):
-            if len(done) == len(row):
-                continue
-            work = row[len(done)]
-            i = row[:len(done)].count(work)
-            other = stage - 1 if work == "F" else stage + 1
-            if 0 <= other < stages and (work, i, other) not in ends:
-                continue
-            begin = max(ends.get((work, i, other), 0.0), done[-1].end if done else 0.0)
-            end = begin + (1 if work == "F" else 2)
-            ends[work, i, stage] = end
-            done.append(Turn(work=work, micro_batch=i, begin=begin, end=end, held=0))
-    return turns
-
-
-@pytest.mark.parametrize("stages, micro_batches", [(1, 3), (2, 1), (4, 8), (4, 2)])
-def test_the_bubble_of_even_stages_is_the_formula_s(stages, micro_batches):
-    idle = bubble(played(stages, micro_batches))
-    assert idle == pytest.approx((stages - 1) / (micro_batches + stages - 1))
+from aiinfra.parallel.by_hand import all_gather, reduce_scatter
+from aiinfra.parallel.orders import make_table
+from aiinfra.parallel.timing import time_table
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 5])
@@ -58,11 +33,19 @@ def test_frames_are_what_a_real_ring_has_after_each_message(ranks):
     assert (frames[0] == 1).all() and (frames[-1] == ranks).all()
 
 
-def test_figures_name_ranks_and_turns():
-    turns = played(2, 3)
-    ax, = draw_turns(turns, "two stages").axes
+@pytest.mark.parametrize("schedule, kinds", [
+    ("1f1b", ["forward", "backward"]),
+    ("zero_bubble", ["forward", "backward: inputs", "backward: weights"]),
+])
+def test_a_timeline_names_ranks_micro_batches_and_kinds(schedule, kinds):
+    fig = draw_timeline(time_table(make_table(schedule, 2, 3)), "two stages", unit="forward passes")
+    ax, = fig.axes
     assert [label.get_text() for label in ax.get_yticklabels()] == ["rank 0", "rank 1"]
-    assert sorted(text.get_text() for text in ax.texts) == sorted("012" * 4)
+    assert sorted(text.get_text() for text in ax.texts) == sorted("012" * 2 * len(kinds))
+    assert [text.get_text() for text in fig.legends[0].get_texts()] == [*kinds, "waits"]
+
+
+def test_a_whole_piece_is_bold():
     ax, = draw_ring(np.full((3, 3), 3.0), "whole").axes
     assert {text.get_text() for text in ax.texts} == {"3"}
     assert {text.get_weight() for text in ax.texts} == {"bold"}
