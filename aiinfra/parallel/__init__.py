@@ -19,5 +19,6 @@ Reading order:
     rows, recommender    a table of items cut among ranks: what the batches' ids travel to
     ranks, data      sums over ranks, one norm; copies and FSDP
     parallelize      all of it, applied to one model
+    checkpoint       the state of a run, which any other mesh can take up
     mixes, equality  is every mix one process? table and command print it
 """

@@ -55,21 +55,25 @@ def save_state(folder: str | Path, model: nn.Module, optimizer: torch.optim.Opti
                "random.safetensors": _random_tensors()}
 
     def write(temporary: Path) -> None:
-        files = {}
         for name, content in tensors.items():
             _save(content, temporary / name)
-            files[name] = _fingerprint(temporary / name)
-        body = {"place": vars(place), "random": numbers, "files": files}
-        text = json.dumps(body)
-        sealed = json.dumps({"hash": _hash(text), "body": text}, indent=1)
-        (temporary / "state.json").write_text(sealed)
+        seal(temporary, place, random=numbers)
     replace_folder(folder, write)
+
+
+def seal(folder: Path, place: Waypoint, **more: Any) -> None:
+    """Write state.json, which says what every file in `folder` must be, where the run stands, and `more`."""
+    files = {path.name: _fingerprint(path) for path in sorted(folder.iterdir())}
+    body = {"place": vars(place), **more, "files": files}
+    text = json.dumps(body)
+    sealed = json.dumps({"hash": _hash(text), "body": text}, indent=1)
+    (folder / "state.json").write_text(sealed)
 
 
 def read_place(folder: str | Path) -> Waypoint:
     """Where the run in `folder` stood, after checking every file. Raises StateError if anything is
     damaged."""
-    return _checked_place(Path(folder))[0]
+    return Waypoint(**unseal(Path(folder))["place"])
 
 
 def load_state(folder: str | Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Waypoint:
@@ -79,20 +83,19 @@ def load_state(folder: str | Path, model: nn.Module, optimizer: torch.optim.Opti
     not those of this model.
     """
     folder = Path(folder)
-    place, numbers = _checked_place(folder)
+    body = unseal(folder)
     weights, moments, generators = (_load(folder / name) for name in _TENSOR_FILES)
     _check_names(folder, _weights(model), weights)
     with torch.no_grad():
         for name, parameter in _weights(model).items():
             parameter.copy_(weights[name])
     _set_moments(model, optimizer, moments)
-    _set_random(generators, numbers)
-    return place
+    _set_random(generators, body["random"])
+    return Waypoint(**body["place"])
 
 
-def _checked_place(folder: Path) -> tuple[Waypoint, dict[str, Any]]:
-    """The place and the numbers of the random states. Raises StateError unless every file is as it was
-    written."""
+def unseal(folder: Path) -> dict[str, Any]:
+    """What `seal` wrote. Raises StateError unless every file is as it was then."""
     path = folder / "state.json"
     try:
         sealed = json.loads(path.read_text())
@@ -106,7 +109,7 @@ def _checked_place(folder: Path) -> tuple[Waypoint, dict[str, Any]]:
     body = json.loads(text)
     for name, written in body["files"].items():
         _check_file(folder / name, written)
-    return Waypoint(**body["place"]), body["random"]
+    return body
 
 
 def _label(path: Path) -> str:
