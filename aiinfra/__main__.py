@@ -32,7 +32,7 @@ COMMANDS = {
     "bench": Command("bench", "measure, against others where there are any"),
     "fetch": Command("checkpoint", "download a known model into the cache folder, unless it is there"),
     "plan": Command("plan", "ask before running: does it fit into memory, and what does?"),
-    "parallel": Command("parallel", "many ranks: check that every mix of parallelism is one process"),
+    "parallel": Command("parallel", "many ranks: is every mix one process? a pipeline's schedule"),
     "info": Command("gpu", "say what this machine offers and where models are kept"),
 }
 _ERRORS = (ValueError, TypeError, OSError, RuntimeError, MemoryError, LookupError, ArithmeticError,

@@ -1,9 +1,16 @@
 """`python -m aiinfra parallel check`: every mix of parallelism against one process, in a table.
+`python -m aiinfra parallel schedule`: a pipeline's table, on no device.
 
 PyTorch is imported only to do it.
 """
 
 import argparse
+from pathlib import Path
+
+from aiinfra.parallel.orders import SCHEDULES, make_table
+from aiinfra.parallel.schedule import read_csv, write_csv
+from aiinfra.parallel.schedule_report import report
+from aiinfra.parallel.timing import StageCosts
 
 _DTYPES = ("float64", "float32")
 
@@ -18,6 +25,39 @@ def add_parallel(parser: argparse.ArgumentParser) -> None:
     add("--ranks", type=int, nargs="*", metavar="N", help="only meshes of so many processes (None: any)")
     add("--dtype", choices=_DTYPES, default=_DTYPES[0], help="to compute in")
     check.set_defaults(run=run_check)
+    _add_schedule(below)
+
+
+def _add_schedule(below: argparse._SubParsersAction) -> None:
+    purpose = "Check a pipeline's schedule; print its table, its bubble and what each rank must hold."
+    schedule = below.add_parser("schedule", help="a pipeline's table, on no device", description=purpose)
+    add = schedule.add_argument
+    add("name", help=f"{', '.join(SCHEDULES)}, or a CSV file of torch.distributed.pipelining")
+    add("--ranks", type=int, default=4, metavar="N", help="of the pipeline")
+    add("--micro-batches", type=int, default=8, metavar="N", help="of a step")
+    add("--stages", type=int, metavar="N", help="of each rank (None: as is usual for the schedule)")
+    add("--costs", type=_at_least_one, nargs=3, default=(1, 1, 1), metavar=("F", "I", "W"),
+        help="of a forward, of the input's gradient and of the weights', in whole units")
+    add("--csv", type=Path, metavar="FILE", help="also write the table there (None: do not)")
+    schedule.set_defaults(run=run_schedule)
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
+
+
+def run_schedule(args: argparse.Namespace) -> None:
+    """Print a schedule. Raises ScheduleError for one that cannot be."""
+    if args.name.endswith(".csv"):
+        table = read_csv(args.name)
+    else:
+        table = make_table(args.name, args.ranks, args.micro_batches, args.stages)
+    forward, of_input, of_weights = args.costs
+    print(report(table, StageCosts(forward, of_input, of_weights)))
+    if args.csv is not None:
+        write_csv(table, args.csv)
 
 
 def run_check(args: argparse.Namespace) -> None:

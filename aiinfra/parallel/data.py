@@ -23,7 +23,9 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
 from aiinfra.errors import plural
+from aiinfra.model.transformer import Transformer
 from aiinfra.parallel.ranks import cut_dimensions, local_gradient, spread
+from aiinfra.parallel.stages import RankLayers
 from aiinfra.train.loop import Passes, Phases
 
 _BUCKET_BYTES = 25 << 20          # DDP's: large enough to fill a link, small enough to leave early
@@ -125,10 +127,15 @@ def shard_fully(model: nn.Module, mesh: DeviceMesh, gather_again: bool = True) -
     gather_again: layers are dropped after the forward pass and gathered again for the backward (ZeRO-3); if
     not, they stay whole until then (ZeRO-2). Gradients are sums.
     """
-    for layer in model.layers:
+    if isinstance(model, RankLayers):                          # each stage runs by itself
+        for stage in model.stages.values():
+            shard_fully(stage, mesh, gather_again)
+        return
+    for layer in model.layers.children():
         fully_shard(layer, mesh=mesh, reshard_after_forward=gather_again)
     fully_shard(model, mesh=mesh, reshard_after_forward=False)
-    register_fsdp_forward_method(model, "hidden")
+    if isinstance(model, Transformer):
+        register_fsdp_forward_method(model, "hidden")
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)

@@ -107,19 +107,20 @@ def parallelize(model: nn.Module, mesh: DeviceMesh, micro_batches: int = 1,
     if mesh_size(mesh, "tp") > 1:
         loss = TensorLoss(tensor_parallel(model, mesh["tp"], sequence))
     multiple = mesh_size(mesh, "tp") if sequence else 1
-    tied = {}
     if mesh_size(mesh, "pp") > 1:
         table = make_table(options.schedule, mesh_size(mesh, "pp"), accumulate)
         model = cut_stages(model, mesh, table, loss)
+    reduced, finish = [], None
+    if mesh_size(mesh, "fsdp") > 1:
+        shard_fully(model, mesh["fsdp"], options.gather_again)
+        reduced.append("fsdp")
+    tied = {}
+    if mesh_size(mesh, "pp") > 1:
         tied = model.tied
         passes = Pipeline(model, mesh, options.schedule, accumulate, autocast=options.autocast,
                           rows=_rows_between(multiple))
     else:
         passes = OneByOne(model, loss or next_token_loss, options.autocast)
-    reduced, finish = [], None
-    if mesh_size(mesh, "fsdp") > 1:
-        shard_fully(model, mesh["fsdp"], options.gather_again)
-        reduced.append("fsdp")
     if mesh_size(mesh, "dp") > 1:
         sums = BucketedAllReduce(model.parameters(), mesh.get_group("dp"))
         reduced.append("dp")
@@ -154,10 +155,8 @@ def share_of(micro_batches: int, mesh: DeviceMesh) -> int:
 
 def _check_together(mesh: DeviceMesh) -> None:
     """Raises ValueError for dimensions that cannot be composed yet."""
-    for one, other in (("pp", "fsdp"), ("ep", "tp")):
-        if mesh_size(mesh, one) > 1 and mesh_size(mesh, other) > 1:
-            raise ValueError(f"a mesh of {one} and {other} together is not supported. "
-                             "Take dp in place of one of them.")
+    if mesh_size(mesh, "ep") > 1 and mesh_size(mesh, "tp") > 1:
+        raise ValueError("a mesh of ep and tp together is not supported. Take dp in place of one of them.")
 
 
 def _rows_between(multiple: int) -> Callable[[Any], int]:

@@ -22,6 +22,17 @@ from dataclasses import dataclass
 from aiinfra.parallel.schedule import BACKWARD, FORWARD, INPUT, WEIGHT, Action, PipelineTable
 
 
+# of rank r of p, with m micro-batches and v stages a rank
+_MOST_HELD = {
+    "gpipe": lambda r, p, m, v: m,
+    "1f1b": lambda r, p, m, v: p - r,
+    "interleaved_1f1b": lambda r, p, m, v: (v - 1) * p + 2 * (p - 1 - r) + 1,
+    "looped_bfs": lambda r, p, m, v: m * v,
+    "zero_bubble": lambda r, p, m, v: v * p,
+    "zbv": lambda r, p, m, v: 2 * p,
+}
+
+
 @dataclass(frozen=True)
 class StageCosts:
     """Seconds of one micro-batch's way through a *rank's* share of the layers, into however many stages it is
@@ -118,6 +129,8 @@ def time_table(table: PipelineTable, costs: StageCosts = StageCosts()) -> Timeli
 def idle_formula(name: str, ranks: int, chunks: int, costs: StageCosts = StageCosts()) -> float:
     """Idle seconds of a rank for even stages and nothing to send: this module's table. Raises ValueError
     where the field has no formula for these costs."""
+    if name not in _MOST_HELD:
+        raise ValueError(f"there is no formula for {name!r}: use time_table.")
     F, I, W = costs.forward, costs.input, costs.weight
     gaps = (ranks - 1) / chunks
     if costs.send or costs.uneven:
@@ -150,16 +163,8 @@ def bubble_formula(name: str, ranks: int, microbatches: int, chunks: int = 1,
 def held_formula(name: str, rank: int, ranks: int, microbatches: int, chunks: int = 1) -> int:
     """The high-water mark of a rank, in activations of one micro-batch in one of its stages. For more than
     one stage a rank: m a multiple of p; for zbv: m at least 2p - 1."""
-    p, m, v = ranks, microbatches, chunks
-    most = {
-        "gpipe": m,
-        "1f1b": p - rank,
-        "interleaved_1f1b": (v - 1) * p + 2 * (p - 1 - rank) + 1,
-        "looped_bfs": m * v,
-        "zero_bubble": v * p,
-        "zbv": 2 * p,
-    }
-    return min(most[name], m * v)
+    most = _MOST_HELD[name](rank, ranks, microbatches, chunks)
+    return min(most, microbatches * chunks)
 
 
 def draw(table: PipelineTable, costs: StageCosts = StageCosts(), unit: float = 1.0) -> str:

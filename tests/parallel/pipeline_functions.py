@@ -11,6 +11,7 @@ from aiinfra.model.moe_config import MoEConfig
 from aiinfra.model.packed_documents import PackedDocuments
 from aiinfra.parallel.mesh import make_mesh
 from aiinfra.parallel.orders import make_table
+from aiinfra.parallel.parallelize import ParallelOptions, parallelize
 from aiinfra.parallel.pipeline import Pipeline
 from aiinfra.parallel.saved import SavedBytes
 from aiinfra.parallel.stages import cut_stages
@@ -130,3 +131,9 @@ def mixture_on_ranks(schedule, ranks, microbatches):
     table = make_table(schedule, ranks, microbatches)
     model = cut_stages(small_model(num_hidden_layers=4, moe=EXPERTS), mesh, table)
     return mixture(Pipeline(model, mesh, schedule, microbatches), model, batches(microbatches))
+
+
+def sharded(schedule):
+    mesh = make_mesh({"pp": 2, "fsdp": 2})
+    model = small_model(num_hidden_layers=2)
+    parallelize(model, mesh, 4, ParallelOptions(schedule=schedule))

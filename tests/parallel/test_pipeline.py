@@ -67,6 +67,11 @@ def test_a_stage_without_experts_beside_one_with(name: str) -> None:
             torch.testing.assert_close(value, expected[parameter], rtol=0, atol=1e-12)
 
 
+def test_halves_of_a_backward_go_past_fsdp_and_are_refused() -> None:
+    with pytest.raises(RankFailed, match="zero_bubble cuts backwards in two, of which FSDP sees but one"):
+        launch(pipeline_functions.sharded, 4, "zero_bubble")
+
+
 def test_what_is_run_is_the_table() -> None:
     found = launch(pipeline_functions.gradients, 2, "zero_bubble", 2, [4], "plain", 4, chunks=2)
     for rank, ((_, _, order),) in enumerate(found):

@@ -1,5 +1,6 @@
 """What is said of a schedule is what its table and its formula say."""
 
+from aiinfra.__main__ import main
 from aiinfra.parallel.orders import make_table
 from aiinfra.parallel.schedule_report import report
 from aiinfra.parallel.timing import StageCosts
@@ -15,6 +16,18 @@ def test_a_schedule_is_told_in_lines() -> None:
         "rank 0 holds the activations of at most 2 micro-batches",
         "rank 1 holds the activations of at most 1 micro-batches",
         "bubble 33.3% (formula: 33.3%)"]
+
+
+def test_the_command_prints_writes_and_reads(capsys, tmp_path) -> None:
+    path = tmp_path / "table.csv"
+    asked = ["parallel", "schedule", "zero_bubble", "--ranks", "2", "--micro-batches", "3"]
+    assert main([*asked, "--csv", str(path)]) == 0
+    first = capsys.readouterr().out
+    assert "rank 1  .  F0 I0 F1 I1 W0 F2 I2 W1 W2" in first and "(formula: 10.0%)" in first
+    assert main(["parallel", "schedule", str(path)]) == 0
+    assert capsys.readouterr().out == first.replace("zero_bubble", "table").replace(" (formula: 10.0%)", "")
+    assert main(["parallel", "schedule", "zbv", "--stages", "3"]) == 1
+    assert "zbv has 2 stages a rank, not 3" in capsys.readouterr().err
 
 
 def test_every_action_is_drawn_whatever_it_costs() -> None:

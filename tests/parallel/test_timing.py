@@ -61,6 +61,8 @@ def test_where_a_formula_does_not_hold_it_is_refused(name: str) -> None:
 
 
 def test_no_formula_is_stretched() -> None:
+    with pytest.raises(ValueError, match="no formula for 'my_own'"):
+        bubble_formula("my_own", 2, 4)
     for name, costs in (("zbv", StageCosts(1, 1, 2)), ("zero_bubble", StageCosts(1, 1, 2)),
                         ("1f1b", StageCosts(send=0.1)), ("gpipe", StageCosts(uneven=(1, 2)))):
         with pytest.raises(ValueError, match="use time_table"):
