@@ -58,6 +58,7 @@ _TRACE = ('JSON lines such as {"prompt_tokens": 57, "output_tokens": 80, "arriva
 _SET = "a setting of the engine, such as mode=static or token_budget=128; may be given several times"
 _SAVE = "also write the rows and their settings as JSON"
 _TRAIN = "a step of training: ours against transformers' model in the same loop, with the same losses"
+_OVERLAP = "what of communication computation hides: gradients, batches; on a GPU copies, too"
 _KERNELS = "every Triton kernel: against PyTorch on a GPU; correctness and GPU code without one"
 
 
@@ -77,6 +78,11 @@ def add_bench(parser: Parser) -> None:
     train.add_argument("--seed", type=int, default=0, help="of weights and texts")
     train.add_argument("--compile", action="store_true", help="compile both models first: minutes")
     _add_save(train)
+    overlap = _add(what, "overlap", _OVERLAP)
+    overlap.set_defaults(run=run_bench_overlap)
+    overlap.add_argument("--ranks", type=int, default=2, help="processes")
+    overlap.add_argument("--steps", type=int, default=8, help="that count, of each way")
+    _add_save(overlap)
     kernels = _add(what, "kernels", _KERNELS)
     kernels.set_defaults(run=run_bench_kernels)
     kernels.add_argument("--only", nargs="+", metavar="NAME", help="some of them (None: all)")
@@ -101,6 +107,15 @@ def run_bench_train(args: argparse.Namespace) -> None:
     options = {"steps": args.steps, "length": args.length, "seed": args.seed, "compiled": args.compile}
     settings = {"command": "bench train", "model": "a small decoder of random weights"}
     _print_rows(bench_train(**options), settings, options, args.save)
+
+
+def run_bench_overlap(args: argparse.Namespace) -> None:
+    """As `run_bench`, for small models of random weights. Raises RuntimeError if two ways computed
+    differently."""
+    from aiinfra.bench.overlap import bench_overlap
+    options = {"ranks": args.ranks, "steps": args.steps}
+    settings = {"command": "bench overlap", "model": "small models of random weights"}
+    _print_rows(bench_overlap(**options), settings, options, args.save)
 
 
 def _print_rows(measured: Iterator[Any], settings: dict[str, Any], options: dict[str, Any],
