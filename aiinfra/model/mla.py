@@ -43,14 +43,18 @@ class LatentUp(Weighed, nn.Module):
 
     def forward(self, latent: Tensor) -> tuple[Tensor, Tensor]:
         """latent [..., T, R] -> keys [..., T, H, Dn], values [..., T, H, Dv]."""
-        both = linear(latent, self.weight)
+        both = linear(latent, self.values())
         heads = both.unflatten(-1, (-1, sum(self.sizes)))
         return heads.split(self.sizes, -1)
 
     def halves(self) -> tuple[Tensor, Tensor]:
         """The matrices of keys [H, Dn, R] and of values [H, Dv, R]."""
-        heads = self.weight.unflatten(0, (-1, sum(self.sizes)))
+        heads = self.values().unflatten(0, (-1, sum(self.sizes)))
         return heads.split(self.sizes, 1)
+
+    def values(self) -> Tensor:
+        """The weight as it is multiplied with."""
+        return self.weight
 
 
 class MLA(nn.Module):

@@ -8,7 +8,7 @@ Reading order:
     communicator     who is who, and messages between two; by_hand: all of it, on a page
     layout           where activations are between the modules of a model that is cut
     vocabulary       words on several ranks: embedding, last layer, loss
-    tensor           heads, feed-forward and words of one model on several ranks
+    tensor, latent   heads, feed-forward and words of one model on several ranks
     schedule, orders, timing    pipelines as tables: no device is needed
     stages, pipeline            layers on several ranks, run by such a table; saved: what waits there
     counting         what is sent: counted by collective

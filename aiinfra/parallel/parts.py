@@ -7,7 +7,7 @@
     mlp.gate_up       column       of gate and of up each F/T rows
     mlp.down          row          F/T columns
     mlp.experts.…     column, row  of every expert the same as of a feed-forward
-    norms, routers    whole        all
+    norms, routers    whole        all; of latent attention also the matrices down to it
 
 A cut of the stack [q | k | v] would give one rank queries only, and another one values. So a model on a
 mesh has `attention.qkv.q`, `.k` and `.v`, and `mlp.gate_up.gate` and `.up`, each a matrix of its own: on
@@ -54,6 +54,13 @@ CUTS = (
     Cut("attention.qkv", "column", ("q", "k", "v")),
     Cut("attention.q_norm", "whole"),
     Cut("attention.k_norm", "whole"),
+    Cut("attention.q", "column"),                              # of latent attention; see model/mla.py
+    Cut("attention.q_a", "whole"),
+    Cut("attention.q_a_norm", "whole"),
+    Cut("attention.q_b", "column"),
+    Cut("attention.kv_a", "whole"),
+    Cut("attention.kv_a_norm", "whole"),
+    Cut("attention.kv_b", "column"),
     Cut("attention.out", "row"),
     Cut("mlp_norm", "whole"),
     Cut("mlp.gate_up", "column", ("gate", "up")),

@@ -10,6 +10,7 @@ vocabulary (vocabulary.py). Experts are not cut here, but computed by every rank
 parallelism. Notebook 06.
 """
 
+import re
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,9 +26,11 @@ from torch.distributed.tensor.parallel import RowwiseParallel, parallelize_modul
 from aiinfra.kernels.rmsnorm import rms_norm
 from aiinfra.model.attention import Attention
 from aiinfra.model.layers import RMSNorm
+from aiinfra.model.mla import MLA
 from aiinfra.model.moe import GroupedLinear, Router
 from aiinfra.model.packed_documents import PackedDocuments
 from aiinfra.model.transformer import Transformer
+from aiinfra.parallel.latent import RankLatentUp, RankLinear, cut_latent
 from aiinfra.parallel.layout import TokenLayout, replicated
 from aiinfra.parallel.parts import Parts, cut_of, split_parts
 from aiinfra.parallel.vocabulary import VocabularyEmbedding, VocabularyHead, vocabulary_cross_entropy
@@ -49,6 +52,9 @@ def tensor_parallel(model: Transformer, mesh: DeviceMesh, sequence: bool = False
     layout = TokenLayout(mesh, sequence)
     _refuse(model, layout)
     split_parts(model)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, MLA):
+            cut_latent(name, module, layout)
     parallelize_module(model, mesh, _plan(model, layout))
     _replace_norms(model, layout)
     _replace_vocabulary(model, layout)
@@ -66,6 +72,9 @@ def _refuse(model: Transformer, layout: TokenLayout) -> None:
     words_of(layout, model.config.vocab_size)
     for name in _layers_of(model):
         cut_of(name)
+    if model.config.tie_word_embeddings and model.lm_head.weight is not model.embed.weight:
+        raise ValueError("the config ties the embedding to the last layer, and they are two tables here: "
+                         "something (to_empty, a copy) has parted them. Set lm_head.weight = embed.weight.")
     if layout.sequence and model.config.moe is not None:
         raise ValueError("a model with experts cannot hold parts of the sequence between its modules: its "
                          "router counts all tokens. Use tensor parallelism without sequence.")
@@ -86,7 +95,7 @@ def _plan(model: Transformer, layout: TokenLayout) -> dict[str, ParallelStyle]:
     for name in _layers_of(model):
         kind = cut_of(name).kind
         module = model.get_submodule(name)
-        if isinstance(module, GroupedLinear):
+        if isinstance(module, GroupedLinear | RankLinear | RankLatentUp):
             continue
         if kind == "column":
             plan[name] = ColwiseParallel()
@@ -123,8 +132,8 @@ class RankNorm(RMSNorm):
 def _replace_norms(model: Transformer, layout: TokenLayout) -> None:
     for name, module in list(model.named_modules()):
         if type(module) is RMSNorm:
-            of_heads = name.endswith(("q_norm", "k_norm"))
-            partial = of_heads or layout.sequence
+            before_heads = re.search(r"attention\.\w+_norm$", name)      # only its own send gradients back
+            partial = before_heads is not None or layout.sequence
             model.set_submodule(name, RankNorm(module, layout.mesh, partial))
 
 

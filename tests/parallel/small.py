@@ -21,6 +21,8 @@ VARIANTS = {
 }
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12, "n_shared_experts": 1,
            "first_k_dense_replace": 1, "router_aux_loss_coef": 0.1}
+LATENT = {"kv_lora_rank": 10, "qk_nope_head_dim": 4, "qk_rope_head_dim": 2, "v_head_dim": 5,
+          "q_lora_rank": 7}
 
 
 def small_config(variant: str = "plain", **changes: Any) -> ModelConfig:

@@ -12,6 +12,7 @@ from aiinfra.kernels.cross_entropy import linear_cross_entropy_reference
 from aiinfra.model.layers import Linear
 from aiinfra.parallel.mesh import make_mesh
 from aiinfra.parallel.parts import split_parts
+from aiinfra.parallel.ranks import MeshRanks
 from aiinfra.parallel.tensor import TensorLoss, tensor_parallel
 from aiinfra.parallel.vocabulary import Words, vocabulary_cross_entropy
 from aiinfra.train.loop import next_token_loss
@@ -86,6 +87,32 @@ def refused(changes, sequence=False):
     except ValueError as error:
         assert before == [name for name, _ in model.named_parameters()]
         assert not any(isinstance(parameter, DTensor) for parameter in model.parameters())
+        return str(error)
+
+
+def norm_of_gradients(changes):
+    """Of the ranks together, of one process, and as it would be if each rank counted what all have."""
+    mesh = make_mesh({"tp": dist.get_world_size()})
+    alone, cut = small_model(**changes), small_model(**changes)
+    split_parts(alone)
+    loss = TensorLoss(tensor_parallel(cut, mesh))
+    batch = small_batch()
+    next_token_loss(alone, batch, 10).backward()
+    loss(cut, batch, 10).backward()
+    expected = nn.utils.get_total_norm([p.grad for p in alone.parameters()])
+    of_all = sum(p.grad.to_local().square().sum() for p in cut.parameters())
+    dist.all_reduce(of_all)
+    found = MeshRanks(mesh).clip(list(cut.parameters()), 1e9)
+    return found, float(expected), float(of_all.sqrt())
+
+
+def parted():
+    """The words with which a model is refused whose tied table has become two."""
+    model = small_model("tied")
+    model.lm_head.weight = nn.Parameter(model.embed.weight.detach().clone())
+    try:
+        tensor_parallel(model, make_mesh({"tp": dist.get_world_size()}))
+    except ValueError as error:
         return str(error)
 
 

@@ -5,8 +5,9 @@ import torch
 
 from aiinfra.compress.packed import pack
 from aiinfra.model import MoEConfig, Transformer
+from aiinfra.model.mla_config import MLAConfig
 from aiinfra.parallel.parts import CUTS, cut_of, join_parts, split_parts
-from tests.parallel.small import EXPERTS, VARIANTS, small_config, small_model
+from tests.parallel.small import EXPERTS, LATENT, VARIANTS, small_config, small_model
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -62,7 +63,9 @@ def test_a_model_without_memory_is_split_too() -> None:
 
 
 def test_every_layer_has_a_row_and_every_row_a_layer() -> None:
-    kinds = [small_model("biases and qk norm"), small_model(moe=MoEConfig(**EXPERTS))]
+    latents = [MLAConfig(**LATENT), MLAConfig(**LATENT | {"q_lora_rank": None})]
+    kinds = [small_model("biases and qk norm"), small_model(moe=MoEConfig(**EXPERTS)),
+             *(small_model(mla=latent, num_key_value_heads=8, head_dim=2) for latent in latents)]
     layers = {name for model in kinds for name, module in model.named_modules()
               if list(module.parameters(recurse=False))}
     assert {cut_of(layer).layer for layer in layers} == {cut.layer for cut in CUTS}

@@ -3,9 +3,10 @@
 import pytest
 
 from aiinfra.model import MoEConfig
+from aiinfra.model.mla_config import MLAConfig
 from aiinfra.parallel.launch import RankFailed, launch
 from tests.parallel import tensor_ranks
-from tests.parallel.small import EXPERTS, VARIANTS, small_config
+from tests.parallel.small import EXPERTS, LATENT, VARIANTS, small_config
 
 
 @pytest.mark.parametrize("sequence", [False, True])
@@ -59,6 +60,30 @@ def test_a_rank_has_its_share() -> None:
 ])
 def test_what_cannot_be_divided_is_refused_with_the_figures(changes: dict, said: str) -> None:
     assert all(said in words for words in launch(tensor_ranks.refused, 3, changes))
+
+
+@pytest.mark.parametrize("sequence, rank", [(False, 7), (True, 7), (True, None)])
+def test_latent_attention_is_cut_by_heads(sequence: bool, rank: int | None) -> None:
+    """What all ranks compute has gradients that are parts: they are summed."""
+    latent = MLAConfig(**LATENT | {"q_lora_rank": rank})
+    changes = {"mla": latent, "num_key_value_heads": 8, "head_dim": 2, "out_bias": True}
+    launch(tensor_ranks.equal_one_process, 2, ["tied"], sequence, changes=changes)
+
+
+def test_whole_weights_count_once_in_the_norm() -> None:
+    """TransformerEngine (ROCm) #715: the latents' matrices counted by every rank, a norm 1.4 times too
+    large."""
+    latent = MLAConfig(**LATENT)
+    changes = {"mla": latent, "num_key_value_heads": 8, "head_dim": 2}
+    norms = launch(tensor_ranks.norm_of_gradients, 4, changes)
+    for found, expected, counted_by_all in norms:
+        assert abs(found - expected) < 1e-12 * expected
+        assert counted_by_all > 1.1 * expected
+
+
+def test_a_table_that_was_parted_is_refused() -> None:
+    """verl #7834: `to_empty` gives a tied model two tables, and nobody says so."""
+    assert all("two tables here" in words for words in launch(tensor_ranks.parted, 2))
 
 
 def test_experts_are_computed_by_every_rank_and_not_over_parts_of_a_sequence() -> None:
