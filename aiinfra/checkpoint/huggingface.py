@@ -50,6 +50,7 @@ class HuggingFaceFolder:
         raw = read_json(self.folder / "config.json")
         with reading(source):
             self.config = config_from_json(raw, source)
+        self._not_needed = _guessing_layers(raw)            # beginnings of names
         self._open: dict[str, Any] = {}                     # file name -> open file
         self._shard_of = self._index()                      # tensor's name in the files -> file name
         self._places = self._by_usual_names()
@@ -58,13 +59,14 @@ class HuggingFaceFolder:
             self._settle_tie()
 
     def names(self) -> set[str]:
-        """See WeightFile. A last layer that is only a copy of the tied embedding does not count."""
+        """See WeightFile. A last layer that is only a copy of the tied embedding does not count, nor layers
+        behind the last that guess further tokens."""
         found = set(self._places)
         for shard in set(self._shard_of.values()):        # a shard may hold more than the index tells
             found.update(name for name in self._file(shard).keys() if name not in self._shard_of)
         if self._head_is_a_copy:
             found.remove(_HEAD)
-        return found
+        return {name for name in found if not name.startswith(self._not_needed)}
 
     def parts(self, ours: str) -> list[str]:
         """See WeightFile. Where a file keeps all parts in one matrix, as we do, it is that one."""
@@ -162,6 +164,16 @@ class HuggingFaceFolder:
                 why = _what_is_cut(path)
                 raise LoadError(f"{self.label}/{shard} {why} ({error}). Fetch it again.") from error
         return self._open[shard]
+
+
+def _guessing_layers(raw: dict[str, Any]) -> tuple[str, ...]:
+    """How names of layers begin that stand behind the last one and guess the tokens after the next
+    (DeepSeek-V3's multi-token prediction): the model does not need them."""
+    more = raw.get("num_nextn_predict_layers")
+    if not isinstance(more, int):
+        return ()
+    last = raw["num_hidden_layers"]
+    return tuple(f"model.layers.{number}." for number in range(last, last + more))
 
 
 def _what_it_is(folder: Path) -> str:

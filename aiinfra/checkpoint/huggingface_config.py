@@ -4,16 +4,17 @@
 
 One decoder serves a whole family: Llama (SmolLM2 is one), Mistral, Qwen2 (adds a bias to q, k, v), Qwen3
 (normalises q and k) and Phi-3 (keeps q, k, v in one matrix, as we do); Mixtral and Qwen3-MoE have experts
-(moe_fields.py). What a key means when it is left out differs from one to the next, and stands in their table.
-Notebook 03.
+(moe_fields.py), DeepSeek-V2 and V3 these and latent attention (mla_fields.py). What a key means when it is
+left out differs from one to the next, and stands in their table. Notebook 03.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from aiinfra.checkpoint.fields import count, number, required, token_ids, truth
+from aiinfra.checkpoint.mla_fields import MLA_DEFAULTS, mla_from_json, mla_to_json, score_factor
 from aiinfra.checkpoint.moe_fields import MOE_DEFAULTS, moe_from_json, moe_to_json
 from aiinfra.checkpoint.rope import rope_from_json
 from aiinfra.errors import LoadError
@@ -50,6 +51,10 @@ FAMILIES = {
     "Qwen3MoeForCausalLM": Family("qwen3_moe", reads_biases=True, adds={"qk_norm": True}, defaults={
         "num_key_value_heads": 4, "max_position_embeddings": 32768, "sliding_window": 4096,
         **MOE_DEFAULTS["qwen3_moe"]}),
+    "DeepseekV2ForCausalLM": Family("deepseek_v2", reads_biases=True, defaults={
+        **MLA_DEFAULTS["deepseek_v2"], **MOE_DEFAULTS["deepseek_v2"]}),
+    "DeepseekV3ForCausalLM": Family("deepseek_v3", reads_biases=True, defaults={
+        **MLA_DEFAULTS["deepseek_v3"], **MOE_DEFAULTS["deepseek_v3"]}),
 }
 _DEFAULTS = {"max_position_embeddings": 2048, "rms_norm_eps": 1e-6}
 # Ours and Hugging Face's key are one word for these.
@@ -66,9 +71,15 @@ def config_from_json(raw: dict[str, Any], source: str = "config.json") -> ModelC
     _refuse(raw, source)
     heads = count(raw, "num_attention_heads", source)
     width = count(raw, "hidden_size", source)
-    head_dim = raw.get("head_dim") or width // heads
+    mla = mla_from_json(raw, source)
+    if mla is None:
+        head_dim = raw.get("head_dim") or width // heads
+    else:
+        head_dim = mla.qk_rope_head_dim
     context = count(raw, "max_position_embeddings", source)
     theta, scaling, context = rope_from_json(raw, source, head_dim, context)
+    if mla is not None and scaling is not None:
+        scaling = replace(scaling, score_factor=score_factor(raw, source))
     window = _window(raw, source)
     return ModelConfig(
         vocab_size=required(raw, "vocab_size", source),
@@ -86,6 +97,7 @@ def config_from_json(raw: dict[str, Any], source: str = "config.json") -> ModelC
         eos_token_ids=token_ids(raw, "eos_token_id", source),
         bos_token_id=raw.get("bos_token_id"),
         moe=moe_from_json(raw, source),
+        mla=mla,
         **family.adds | _biases(raw, source, family))
 
 
@@ -93,7 +105,8 @@ def _biases(raw: dict[str, Any], source: str, family: Family) -> dict[str, bool]
     """What the config adds to its family."""
     added = {}
     if family.reads_biases and truth(raw, "attention_bias", source):
-        added |= {"qkv_bias": True, "out_bias": True}
+        added["out_bias"] = True
+        added["qkv_bias"] = family.model_type not in MLA_DEFAULTS        # the short rows have out's
     if family.reads_biases and truth(raw, "mlp_bias", source):
         added["mlp_bias"] = True
     return added
@@ -131,6 +144,9 @@ def config_to_json(config: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
     }
     raw |= {key: getattr(config, key) for key in _SAME_KEYS}
     raw |= ends_to_json(config)
+    if config.mla is not None:
+        raw |= mla_to_json(config.mla)
+        raw["first_k_dense_replace"] = config.num_hidden_layers          # unless there are experts
     if config.moe is not None:
         raw |= moe_to_json(config.moe, raw["model_type"])
     if config.rope_scaling is not None:              # the form of transformers 4, which 5 reads too
@@ -161,15 +177,12 @@ def _architecture(raw: dict[str, Any], source: str) -> str:
 
 
 def architecture_of(config: ModelConfig) -> str:
-    """Whose layers these are: Llama, Qwen2 and Qwen3, Mixtral and Qwen3-MoE cover all that can be loaded.
-    Raises ValueError if they are nobody's."""
+    """Whose layers these are: Llama, Qwen2 and Qwen3, Mixtral and Qwen3-MoE, DeepSeek-V2 and V3 cover all
+    that can be loaded. Raises ValueError if they are nobody's."""
+    if config.mla is not None:
+        return _deepseek_of(config)
     if config.moe is not None:
-        if config.qk_norm and config.qkv_bias == config.out_bias:
-            return "Qwen3MoeForCausalLM"
-        if config.qkv_bias or config.out_bias or config.qk_norm:
-            raise ValueError("no family of Hugging Face has experts with these biases and norms of "
-                             "attention; the model cannot be saved in their form.")
-        return "MixtralForCausalLM"
+        return _sparse_of(config)
     if config.qk_norm:
         if config.qkv_bias != config.out_bias or config.mlp_bias:
             raise ValueError("no family of Hugging Face has both qkv_bias and qk_norm; the model cannot be "
@@ -178,6 +191,26 @@ def architecture_of(config: ModelConfig) -> str:
     if config.qkv_bias and not config.out_bias:
         return "Qwen2ForCausalLM"
     return "LlamaForCausalLM"
+
+
+def _sparse_of(config: ModelConfig) -> str:
+    if config.qk_norm and config.qkv_bias == config.out_bias:
+        return "Qwen3MoeForCausalLM"
+    if config.qkv_bias or config.out_bias or config.qk_norm:
+        raise ValueError("no family of Hugging Face has experts with these biases and norms of attention; "
+                         "the model cannot be saved in their form.")
+    return "MixtralForCausalLM"
+
+
+def _deepseek_of(config: ModelConfig) -> str:
+    """V3, where V2 does not have to be: for a bias in the feed-forward, or experts under a softmax."""
+    softmax = config.moe is not None and config.moe.scoring_func == "softmax"
+    if not (config.mlp_bias or softmax):
+        return "DeepseekV3ForCausalLM"
+    if not config.mla.rope_interleave:
+        raise ValueError("no family of Hugging Face has rope_interleave=False with a bias in the "
+                         "feed-forward or experts under a softmax; the model cannot be saved in their form.")
+    return "DeepseekV2ForCausalLM"
 
 
 def _refuse(raw: dict[str, Any], source: str) -> None:
@@ -193,10 +226,12 @@ def _refuse(raw: dict[str, Any], source: str) -> None:
         if bad:
             kind = " (the form of MLX)" if key == "quantization" else ""
             raise LoadError(f"{source}: {key}={raw[key]!r}{kind} is not supported; this decoder computes the "
-                            "plain Llama, Qwen2 and Qwen3 layers in float32, bfloat16 or float16.")
+                            "plain Llama, Qwen, Mixtral and DeepSeek layers in float32, bfloat16 or float16.")
 
 
 def _rope_to_json(scaling: RopeScaling) -> dict[str, Any]:
+    if scaling.words:
+        return dict(scaling.words)
     if scaling.kind == "linear":
         return {"rope_type": "linear", "factor": scaling.factor}
     if scaling.kind != "llama3":

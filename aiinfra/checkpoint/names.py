@@ -39,6 +39,13 @@ LAYER_NAMES = (
         fused="model.layers.{}.self_attn.qkv_proj"),
     LayerNames("layers.{}.attention.q_norm", ("model.layers.{}.self_attn.q_norm",), ("blk.{}.attn_q_norm",)),
     LayerNames("layers.{}.attention.k_norm", ("model.layers.{}.self_attn.k_norm",), ("blk.{}.attn_k_norm",)),
+    LayerNames("layers.{}.attention.q", ("model.layers.{}.self_attn.q_proj",)),
+    LayerNames("layers.{}.attention.q_a", ("model.layers.{}.self_attn.q_a_proj",)),
+    LayerNames("layers.{}.attention.q_a_norm", ("model.layers.{}.self_attn.q_a_layernorm",)),
+    LayerNames("layers.{}.attention.q_b", ("model.layers.{}.self_attn.q_b_proj",)),
+    LayerNames("layers.{}.attention.kv_a", ("model.layers.{}.self_attn.kv_a_proj_with_mqa",)),
+    LayerNames("layers.{}.attention.kv_a_norm", ("model.layers.{}.self_attn.kv_a_layernorm",)),
+    LayerNames("layers.{}.attention.kv_b", ("model.layers.{}.self_attn.kv_b_proj",)),
     LayerNames("layers.{}.attention.out", ("model.layers.{}.self_attn.o_proj",), ("blk.{}.attn_output",)),
     LayerNames("layers.{}.mlp_norm", ("model.layers.{}.post_attention_layernorm",), ("blk.{}.ffn_norm",)),
     LayerNames(

@@ -18,6 +18,7 @@ from aiinfra.checkpoint.fields import count, number, required, truth
 from aiinfra.errors import LoadError
 from aiinfra.model.config import RopeScaling
 
+_YARN_WORDS = ("attention_factor", "mscale", "mscale_all_dim", "beta_fast", "beta_slow", "truncate")
 KINDS = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
 
 
@@ -25,12 +26,11 @@ def rope_from_json(raw: dict[str, Any], source: str, head_dim: int,
                    context: int) -> tuple[float, RopeScaling | None, int]:
     """(theta, scaling, context) of a parsed config.json. context: what the config says it is; it comes back
     shorter where the scaling ends earlier."""
-    new = raw.get("rope_parameters") or {}           # transformers 5; earlier: two separate keys
-    rope = raw.get("rope_scaling") or new
+    rope = rope_words(raw)
     _check_whole(raw, rope, source)
     theta = number(rope, "rope_theta", source, number(raw, "rope_theta", source, 10_000.0))
     original = _original_context(raw, rope, source, context)
-    kind = _kind(raw, rope)
+    kind = rope_kind(raw)
     if kind in ("default", "dynamic"):
         return theta, None, context
     if kind == "linear":
@@ -45,6 +45,11 @@ def rope_from_json(raw: dict[str, Any], source: str, head_dim: int,
     raise LoadError(f"{source}: rope_type {kind!r} is not supported. Supported: {', '.join(KINDS)}.")
 
 
+def rope_words(raw: dict[str, Any]) -> dict[str, Any]:
+    """What a config says of its rotation: one key in transformers 5, and earlier two."""
+    return raw.get("rope_scaling") or raw.get("rope_parameters") or {}
+
+
 def _check_whole(raw: dict[str, Any], rope: dict[str, Any], source: str) -> None:
     """Raise LoadError unless all of each head is turned, and every layer's heads alike."""
     if any(isinstance(value, dict) for value in rope.values()):
@@ -56,7 +61,9 @@ def _check_whole(raw: dict[str, Any], rope: dict[str, Any], source: str) -> None
                             "turned.")
 
 
-def _kind(raw: dict[str, Any], rope: dict[str, Any]) -> str:
+def rope_kind(raw: dict[str, Any]) -> str:
+    """One of KINDS, or what else the config says."""
+    rope = rope_words(raw)
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if raw.get("model_type") == "phi3" and kind in ("su", "yarn"):      # what Phi-3 called it at first
         return "longrope"
@@ -99,10 +106,10 @@ def rope_from_gguf(meta: dict[str, Any], arch: str, source: str,
 
 
 def yarn(head_dim: int, theta: float, factor: float, original: float, fast: float, slow: float,
-         amplitude: float, whole: bool = True) -> RopeScaling:
+         amplitude: float, whole: bool = True, words: tuple[tuple[str, Any], ...] = ()) -> RopeScaling:
     """YaRN's factors. Frequencies that turn more than `fast` times within the original context are kept,
     those that turn less than `slow` times are divided by `factor`; whole: the ramp between begins and ends at
-    whole pairs."""
+    whole pairs. words: of a file, to write it again."""
     low = _pair_that_turns(fast, head_dim, theta, original)
     high = _pair_that_turns(slow, head_dim, theta, original)
     if whole:
@@ -113,7 +120,7 @@ def yarn(head_dim: int, theta: float, factor: float, original: float, fast: floa
     for pair in range(head_dim // 2):
         divided = min(max((pair - low) / length, 0.0), 1.0)
         factors.append(1.0 / (divided / factor + 1.0 - divided))
-    return RopeScaling("factors", factors=tuple(factors), amplitude=amplitude)
+    return RopeScaling("factors", factors=tuple(factors), amplitude=amplitude, words=words)
 
 
 def yarn_amplitude(factor: float, weight: float = 1.0) -> float:
@@ -143,7 +150,15 @@ def _yarn_from_json(rope: dict[str, Any], source: str, head_dim: int, theta: flo
         fast=number(rope, "beta_fast", source, 32.0) or 32.0,
         slow=number(rope, "beta_slow", source, 1.0) or 1.0,
         amplitude=amplitude,
-        whole=truth(rope, "truncate", source, True))
+        whole=truth(rope, "truncate", source, True),
+        words=_words_to_keep(rope, factor, original))
+
+
+def _words_to_keep(rope: dict[str, Any], factor: float, original: float) -> tuple[tuple[str, Any], ...]:
+    """What to write for it again: `RopeScaling.words`."""
+    given = {key: rope[key] for key in _YARN_WORDS if rope.get(key) is not None}
+    given |= {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original}
+    return tuple(sorted(given.items()))
 
 
 def _longrope(rope: dict[str, Any], source: str, context: int, original: int) -> RopeScaling:

@@ -24,6 +24,7 @@ class RopeScaling:
     leaves short ones alone and blends between (Llama 3.1). kind "factors" divides frequency i by
     `factors[i]` (any of these, worked out). amplitude: cos and sin are multiplied by it (YaRN).
     score_factor: scores of latent attention are multiplied by it (DeepSeek's mscale_all_dim, squared).
+    words: how its file said what was worked out, to write it again.
     """
 
     kind: str
@@ -34,6 +35,7 @@ class RopeScaling:
     factors: tuple[float, ...] = ()
     amplitude: float = 1.0
     score_factor: float = 1.0
+    words: tuple[tuple[str, int | float | bool | str], ...] = ()
 
     def __post_init__(self) -> None:
         wrong = [factor for factor in (self.factor, *self.factors) if not factor > 0]

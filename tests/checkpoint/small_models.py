@@ -11,6 +11,13 @@ from aiinfra.model import Transformer
 
 LLAMA = {"vocab_size": 97, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3,
          "num_attention_heads": 6, "num_key_value_heads": 2, "max_position_embeddings": 256}
+MLA = {"kv_lora_rank": 32, "q_lora_rank": 24, "qk_nope_head_dim": 12, "qk_rope_head_dim": 8,
+       "v_head_dim": 20, "num_key_value_heads": 6}
+DENSE = {**LLAMA, **MLA, "first_k_dense_replace": 3}
+SPARSE = {"first_k_dense_replace": 1, "n_routed_experts": 8, "num_experts_per_tok": 2,
+          "moe_intermediate_size": 24, "n_shared_experts": 2}
+YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 8.0, "original_max_position_embeddings": 32,
+        "beta_fast": 32.0, "beta_slow": 1.0, "mscale": 0.7, "mscale_all_dim": 1.2}
 EXPERTS = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "head_dim": 16}
 CASES = {
     "llama tied": (transformers.LlamaConfig, {**LLAMA, "tie_word_embeddings": True}),
@@ -34,6 +41,15 @@ CASES = {
     "qwen3 moe, norm, some dense": (transformers.Qwen3MoeConfig, {
         **LLAMA, **EXPERTS, "num_hidden_layers": 4, "norm_topk_prob": True, "decoder_sparse_step": 2,
         "mlp_only_layers": [1]}),
+    "deepseek v3": (transformers.DeepseekV3Config, {**DENSE, **SPARSE, "n_group": 4, "topk_group": 2}),
+    "deepseek v3 dense, yarn": (transformers.DeepseekV3Config, {
+        **DENSE, "rope_parameters": YARN, "rms_norm_eps": 1e-3}),
+    "deepseek v3 dense, biases, halves": (transformers.DeepseekV3Config, {
+        **DENSE, "attention_bias": True, "rope_interleave": False, "q_lora_rank": None}),
+    "deepseek v2": (transformers.DeepseekV2Config, {
+        **DENSE, **SPARSE, "rope_parameters": YARN, "q_lora_rank": None, "routed_scaling_factor": 1.7}),
+    "deepseek v2 dense, biases": (transformers.DeepseekV2Config, {
+        **DENSE, "attention_bias": True, "mlp_bias": True}),
 }
 
 

@@ -3,8 +3,10 @@ tensor."""
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from aiinfra.errors import LoadError
+from tests.checkpoint.test_huggingface_config import edit_config
 from tests.checkpoint.small_models import CASES, LLAMA, our_model, reference_model
 
 
@@ -35,6 +37,22 @@ def test_sharded_files(case: str, tmp_path) -> None:
     tokens = torch.randint(0, LLAMA["vocab_size"], (1, 20))
     with torch.inference_mode():
         assert (our_model(tmp_path)(tokens) - theirs(tokens).logits).abs().max() < 1e-4
+
+
+def test_layers_that_guess_further_are_left_out(tmp_path) -> None:
+    """DeepSeek-V3's files have one behind the last; without a word of it in the config it has no place."""
+    theirs = reference_model("deepseek v3")
+    theirs.save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    more = {"model.layers.3.eh_proj.weight": torch.zeros(2), "model.layers.3.mlp.gate.weight": torch.zeros(2)}
+    save_file({**load_file(path), **more}, path, metadata={"format": "pt"})
+    edit_config(tmp_path, num_nextn_predict_layers=1)
+    tokens = torch.randint(0, LLAMA["vocab_size"], (1, 20))
+    with torch.inference_mode():
+        assert (our_model(tmp_path)(tokens) - theirs(tokens).logits).abs().max() < 1e-4
+    edit_config(tmp_path, num_nextn_predict_layers=0)
+    with pytest.raises(LoadError, match="no place for model.layers.3.eh_proj.weight"):
+        our_model(tmp_path)
 
 
 def test_bfloat16_folder(tmp_path) -> None:

@@ -1,6 +1,7 @@
 """config.json: both of its forms are read, and what we cannot compute is refused by name."""
 
 import json
+import math
 
 import pytest
 
@@ -55,6 +56,49 @@ def test_config_that_is_not_supported(changes: dict, message: str, folder) -> No
     edit_config(folder, **changes)
     with pytest.raises(LoadError, match=message):
         our_model(folder)
+
+
+FP8 = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128]}
+LINEAR = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0, "mscale_all_dim": 1.0}
+
+
+@pytest.mark.parametrize("case, changes, message", [
+    ("deepseek v3", {"quantization_config": FP8}, "quantization_config=.*fp8.* is not supported"),
+    ("deepseek v3", {"topk_method": "greedy"}, "topk_method='greedy' is not supported; here it is"),
+    ("deepseek v3", {"kv_lora_rank": 0}, "kv_lora_rank=0; it must be an integer of at least 1"),
+    ("deepseek v3", {"q_lora_rank": "24"}, "q_lora_rank='24'; it must be an integer of at least 1"),
+    ("deepseek v3", {"num_key_value_heads": 3}, "num_key_value_heads=3; with latent attention each of"),
+    ("deepseek v3", {"qk_rope_head_dim": 7}, "head_dim=7 is odd"),
+    ("deepseek v3", {"rope_parameters": LINEAR}, "mscale_all_dim=1.0 with rope_type 'linear' is not"),
+    ("deepseek v2", {"topk_method": "group_limited_greedy"}, "topk_method='group_limited_greedy' is not"),
+    ("deepseek v2", {"norm_topk_prob": True}, "norm_topk_prob=True is not supported"),
+    ("deepseek v2", {"rope_interleave": False}, "rope_interleave=False is not known to deepseek_v2"),
+])
+def test_deepseek_config_that_is_not_supported(case: str, changes: dict, message: str, tmp_path) -> None:
+    reference_model(case).save_pretrained(tmp_path)
+    edit_config(tmp_path, **changes)
+    with pytest.raises(LoadError, match=message):
+        our_model(tmp_path)
+
+
+def test_deepseek_v3_as_its_own_file_says_it() -> None:
+    """Without what follows from other keys, and with the keys of transformers 4."""
+    raw = {
+        "architectures": ["DeepseekV3ForCausalLM"], "vocab_size": 129280, "hidden_size": 7168,
+        "intermediate_size": 18432, "moe_intermediate_size": 2048, "num_hidden_layers": 61,
+        "num_attention_heads": 128, "num_key_value_heads": 128, "n_shared_experts": 1,
+        "n_routed_experts": 256, "routed_scaling_factor": 2.5, "kv_lora_rank": 512, "q_lora_rank": 1536,
+        "qk_rope_head_dim": 64, "v_head_dim": 128, "qk_nope_head_dim": 128, "topk_method": "noaux_tc",
+        "n_group": 8, "topk_group": 4, "num_experts_per_tok": 8, "moe_layer_freq": 1,
+        "first_k_dense_replace": 3, "norm_topk_prob": True, "scoring_func": "sigmoid",
+        "max_position_embeddings": 163840, "rope_theta": 10000, "tie_word_embeddings": False,
+        "rope_scaling": {"beta_fast": 32, "beta_slow": 1, "factor": 40, "mscale": 1.0, "mscale_all_dim": 1.0,
+                         "original_max_position_embeddings": 4096, "type": "yarn"}}
+    config = config_from_json(raw)
+    assert config.kv_values_per_token == 61 * (512 + 64) and config.head_dim == 64
+    assert config.moe.num_experts == 256 and config.moe.n_group == 8
+    assert config.rope_scaling.amplitude == 1.0
+    assert config.rope_scaling.score_factor == pytest.approx((0.1 * math.log(40) + 1) ** 2)
 
 
 @pytest.mark.parametrize("content, message", [

@@ -20,14 +20,21 @@ def their_greedy(model: transformers.PreTrainedModel, prompt: list[int]) -> list
     return found[0, len(prompt):].tolist()
 
 
-@pytest.mark.parametrize("case", ["mixtral", "qwen3 moe"])
+@pytest.mark.parametrize("case", [
+    "mixtral", "qwen3 moe", "deepseek v3", "deepseek v2", "deepseek v3 dense, yarn"])
 def test_tokens_are_those_of_transformers(case: str, tmp_path) -> None:
     theirs = reference_model(case)
     theirs.save_pretrained(tmp_path)
     requests = {str(i): (prompt, GREEDY) for i, prompt in enumerate(PROMPTS)}
-    made, _ = serve(engine_with(our_model(tmp_path), blocks=200, max_running=4, token_budget=16), requests)
     wanted = {(str(i), 0): their_greedy(theirs, prompt) for i, prompt in enumerate(PROMPTS)}
+    ours = our_model(tmp_path)
+    chunked = engine_with(ours, blocks=200, max_running=4, token_budget=16)
+    made, _ = serve(chunked, requests)
     assert made == wanted
+    again, records = serve(chunked, requests)
+    assert again == wanted and sum(count for record in records for *_, count in record.ran) < 90, "prefixes"
+    made, records = serve(engine_with(ours, blocks=14, max_running=6), requests)
+    assert made == wanted and any(record.preempted for record in records)
 
 
 @pytest.fixture(scope="module")
