@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 from aiinfra.parallel.orders import SCHEDULES, make_table
-from aiinfra.parallel.schedule import read_csv, write_csv
+from aiinfra.parallel.schedule import PipelineTable, read_csv, write_csv
 from aiinfra.parallel.schedule_report import report
 from aiinfra.parallel.timing import StageCosts
 
@@ -38,6 +38,8 @@ def _add_schedule(below: argparse._SubParsersAction) -> None:
     add("--stages", type=int, metavar="N", help="of each rank (None: as is usual for the schedule)")
     add("--costs", type=_at_least_one, nargs=3, default=(1, 1, 1), metavar=("F", "I", "W"),
         help="of a forward, of the input's gradient and of the weights', in whole units")
+    add("--run", type=float, metavar="SECONDS", dest="unit_seconds",
+        help="also run it, on processes here, with actions of so many seconds a unit (None: do not)")
     add("--csv", type=Path, metavar="FILE", help="also write the table there (None: do not)")
     schedule.set_defaults(run=run_schedule)
 
@@ -54,10 +56,21 @@ def run_schedule(args: argparse.Namespace) -> None:
         table = read_csv(args.name)
     else:
         table = make_table(args.name, args.ranks, args.micro_batches, args.stages)
-    forward, of_input, of_weights = args.costs
-    print(report(table, StageCosts(forward, of_input, of_weights)))
+    costs = StageCosts(*args.costs)
+    print(report(table, costs))
     if args.csv is not None:
         write_csv(table, args.csv)
+    if args.unit_seconds is not None:
+        _measure(table, costs.times(args.unit_seconds))
+
+
+def _measure(table: PipelineTable, least: StageCosts) -> None:
+    """Print what a run shows of the same figures. Raises ScheduleError for a table from a file."""
+    from aiinfra.parallel.pipeline_trial import try_pipeline
+    trial = try_pipeline(table.name, table.ranks, table.microbatches, chunks=table.chunks, least=least)
+    held = "  ".join(f"{count:.2f}" for count in trial.held)
+    print(f"\nmeasured on {table.ranks} processes, the length of actions emulated:")
+    print(f"bubble {trial.timeline.bubble:.1%}; activations held, in micro-batches, by rank: {held}")
 
 
 def run_check(args: argparse.Namespace) -> None:

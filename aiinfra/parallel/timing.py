@@ -44,6 +44,15 @@ class StageCosts:
     send: float = 0.0                   # from one rank to another
     uneven: tuple[float, ...] = ()      # by stage: how many times its even part it costs; empty: once
 
+    def times(self, factor: float) -> "StageCosts":
+        """All of it so many times as long."""
+        return StageCosts(
+            forward=factor * self.forward,
+            input=factor * self.input,
+            weight=factor * self.weight,
+            send=factor * self.send,
+            uneven=self.uneven)
+
     def seconds(self, action: Action, chunks: int) -> float:
         """Of an action, where a rank has so many stages."""
         spent = {FORWARD: self.forward, INPUT: self.input, WEIGHT: self.weight}

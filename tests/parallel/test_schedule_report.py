@@ -1,5 +1,9 @@
 """What is said of a schedule is what its table and its formula say."""
 
+import re
+
+import pytest
+
 from aiinfra.__main__ import main
 from aiinfra.parallel.orders import make_table
 from aiinfra.parallel.schedule_report import report
@@ -28,6 +32,16 @@ def test_the_command_prints_writes_and_reads(capsys, tmp_path) -> None:
     assert capsys.readouterr().out == first.replace("zero_bubble", "table").replace(" (formula: 10.0%)", "")
     assert main(["parallel", "schedule", "zbv", "--stages", "3"]) == 1
     assert "zbv has 2 stages a rank, not 3" in capsys.readouterr().err
+
+
+@pytest.mark.program
+def test_the_command_runs_a_schedule(capsys) -> None:
+    asked = ["parallel", "schedule", "1f1b", "--ranks", "2", "--micro-batches", "4"]
+    assert main([*asked, "--run", "0.01"]) == 0
+    told = capsys.readouterr().out
+    assert "measured on 2 processes" in told and "by rank: 2.00  1.00" in told
+    bubble = float(re.search(r"measured.*\nbubble ([\d.]+)%", told)[1])
+    assert 10 < bubble < 60, "20 % on a quiet machine"
 
 
 def test_every_action_is_drawn_whatever_it_costs() -> None:
