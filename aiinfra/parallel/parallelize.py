@@ -81,7 +81,8 @@ class Parallel:
         """This rank's part of a micro-batch: along cp it has some of the tokens."""
         if mesh_size(self.mesh, "cp") == 1:
             return batch
-        return cut_batch(batch, self.mesh["cp"], self.multiple)
+        dense = self.model.config.moe is None        # routers would count tokens that are filled in
+        return cut_batch(batch, self.mesh["cp"], self.multiple, fill=dense)
 
     def optimizer(self, weight_decay: float = 0.1) -> torch.optim.AdamW:
         """AdamW over this rank's parameters; those placed alike are updated together."""
