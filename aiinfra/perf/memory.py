@@ -76,17 +76,30 @@ class MemoryPlan:
         return max(0, self.peak - kept)
 
 
-def parameter_count(shape: DecoderShape, qkv_bias: bool = False, qk_norm: bool = False) -> int:
-    """Weights of the decoder, all experts included; a tied table counts once."""
-    extra = 0
-    if qkv_bias:
-        extra += (shape.num_attention_heads + 2 * shape.num_key_value_heads) * shape.head_dim
-    if qk_norm:
-        extra += 2 * shape.head_dim
+def parameter_count(shape: DecoderShape) -> int:
+    """Weights of the decoder, biases and all experts included; a tied table counts once."""
     table = shape.vocab_size * shape.hidden_size
     untied = 0 if shape.tie_word_embeddings else table
-    layers = shape.num_hidden_layers * (_attention_weights(shape) + extra)
+    layers = shape.num_hidden_layers * (_attention_weights(shape) + _small_weights(shape))
     return layers + feed_forward_weights(shape).total + table + untied + shape.hidden_size
+
+
+def _small_weights(shape: DecoderShape) -> int:
+    """Of a layer: the biases and the norms of q and k that its config may ask for."""
+    D = shape.hidden_size
+    mla = getattr(shape, "mla", None)
+    found = 0
+    if getattr(shape, "qkv_bias", False):
+        found += (shape.num_attention_heads + 2 * shape.num_key_value_heads) * shape.head_dim
+    if getattr(shape, "qk_norm", False):
+        found += 2 * shape.head_dim
+    if getattr(shape, "mlp_bias", False):
+        found += 2 * shape.intermediate_size + D
+    if getattr(shape, "out_bias", False):
+        found += D
+        if mla is not None:                     # latent attention has them in front too
+            found += mla.kept_size + (mla.q_lora_rank or 0)
+    return found
 
 
 def _attention_weights(shape: DecoderShape) -> int:
@@ -99,8 +112,9 @@ def _attention_weights(shape: DecoderShape) -> int:
 
 
 def _layer_weights(shape: DecoderShape) -> int:
-    """Of a dense layer: qkv and out, gate, up and down, and two norms."""
-    return _attention_weights(shape) + 3 * shape.hidden_size * shape.intermediate_size
+    """Of a dense layer: qkv and out, gate, up and down, norms and biases."""
+    matrices = 3 * shape.hidden_size * shape.intermediate_size
+    return _attention_weights(shape) + _small_weights(shape) + matrices
 
 
 def predict_memory(shape: DecoderShape, lengths: Sequence[int], policy: str = "none", accumulate: int = 1,
@@ -123,7 +137,7 @@ def predict_memory(shape: DecoderShape, lengths: Sequence[int], policy: str = "n
                          "aiinfra.perf.memory_recorder.")
     part = shape_of_a_rank(shape, sharding.tensor)
     step = _Step(part, lengths, policy=policy, narrow=narrow, backend=backend, score_matrix=score_matrix)
-    weights = parameter_count(part, part.qkv_bias, part.qk_norm) * WIDE
+    weights = parameter_count(part) * WIDE
     states = _States(
         parameters=sharding.part("parameters", weights),
         gradients=sharding.part("gradients", weights),

@@ -76,7 +76,7 @@ def run_memory(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps(found.as_json(), indent=1))
         return
-    weights = parameter_count(shape, shape.qkv_bias, shape.qk_norm)
+    weights = parameter_count(shape)
     bits = "16 bits" if run.narrow else "float32"
     print(f"{args.model}: {weights / 1e6:,.1f} million parameters, AdamW; {plural(run.rows, 'row')} of "
           f"{run.length:,} tokens in {bits}, recompute {run.recompute}, {_ranks(run.sharding)}")

@@ -194,9 +194,9 @@ def test_recomputing_saves_what_is_predicted() -> None:
 def test_weights_are_counted(changes: dict) -> None:
     model = tiny_model(**SIZES | changes)
     assert parameter_count(model.config) == sum(parameter.numel() for parameter in model.parameters())
-    for extra in ({"qkv_bias": True}, {"qk_norm": True}):
-        other = tiny_model(**SIZES | changes | extra)
-        assert parameter_count(other.config, **extra) == sum(p.numel() for p in other.parameters())
+    for extra in ("qkv_bias", "qk_norm", "out_bias", "mlp_bias"):
+        other = tiny_model(**SIZES | changes | {extra: True})
+        assert parameter_count(other.config) == sum(p.numel() for p in other.parameters()), extra
 
 
 def test_flops_are_six_a_weight_and_attention() -> None:
