@@ -32,6 +32,7 @@ NEED_NO_TORCH = [
     "aiinfra.engine.sampling_params", "aiinfra.engine.options", "aiinfra.engine.request",
     "aiinfra.engine.blocks", "aiinfra.engine.scheduler", "aiinfra.engine.record", "aiinfra.plan.simulate",
     "aiinfra.parallel.schedule", "aiinfra.parallel.orders", "aiinfra.parallel.timing",
+    "aiinfra.parallel.schedule_report",
 ]
 
 

@@ -4,10 +4,11 @@
     rank 1   layers 2-3, head       F0 B0 F1 B1 …                their gradients come back
 
 PyTorch's engine (torch.distributed.pipelining) runs the tables of orders.py: stages, what is sent when,
-backwards cut in two. Here stands what it does not know. Every rank has the micro-batch at hand, so only
-activations are sent, and micro-batches may have any length; a place to receive one is made when it is due and
-given up after its backward. Gradients are sums: the loss is divided by the step's valid tokens before, and
-PyTorch's division by the number of micro-batches is off. The loss is known on every rank at the end.
+backwards cut in two (but the first stage's, for whose input's gradient nobody waits: its W does all of it).
+Here stands what it does not know. Every rank has the micro-batch at hand, so only activations are sent, and
+micro-batches may have any length; a place to receive one is made when it is due and given up after its
+backward. Gradients are sums: the loss is divided by the step's valid tokens before, and PyTorch's division by
+the number of micro-batches is off. The loss is known on every rank at the end.
 Notebook 06.
 """
 

@@ -33,7 +33,11 @@ def one_process(variant: str, count: int) -> tuple[float, dict[str, torch.Tensor
 @pytest.mark.parametrize("variant", ["biases and qk norm", "tied"])
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_gradients_are_those_of_one_process(name: str, variant: str) -> None:
-    """Micro-batches of any length, one of them without a valid token; layers that stages do not divide."""
+    """Micro-batches of any length, one of them without a valid token; layers that stages do not divide.
+
+    PyTorch's own division by the number of micro-batches, which spoils accumulation (torchtitan #1732 and
+    #2972), and a copy of the tied table that misses the other's gradient would both be far off.
+    """
     ranks = 3 if name in ("gpipe", "zbv") else 2
     if name == "1f1b":
         ranks = 4
