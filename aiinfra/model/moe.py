@@ -113,14 +113,14 @@ class Experts(nn.Module):
 
     def __init__(self, width: int, config: MoEConfig) -> None:
         super().__init__()
-        count, hidden = config.num_experts, config.moe_intermediate_size
-        chosen = config.num_experts_per_tok
-        self.gate_up = GroupedLinear(count, width, 2 * hidden, chosen)
-        self.down = GroupedLinear(count, hidden, width, chosen)
+        hidden, chosen = config.moe_intermediate_size, config.num_experts_per_tok
+        self.count = config.num_experts
+        self.gate_up = GroupedLinear(self.count, width, 2 * hidden, chosen)
+        self.down = GroupedLinear(self.count, hidden, width, chosen)
 
     def forward(self, x: Tensor, routing: Routing) -> Tensor:
         """x [N, D] -> each row's weighted sum of its experts [N, D]."""
-        order, offsets = sort_by_expert(routing.experts, len(self.gate_up.weight))
+        order, offsets = sort_by_expert(routing.experts, self.count)
         rows = x.index_select(0, order // routing.experts.shape[1])            # [N · k, D]
         return combine(self.run(rows, offsets), order, routing)
 

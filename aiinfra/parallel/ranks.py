@@ -59,6 +59,12 @@ class MeshRanks:
         for parameter, group in self.tied.items():
             dist.all_reduce(local_gradient(parameter), group=group)
 
+    def add_counts(self, counts: Tensor) -> None:
+        """Replace counts by their sums over the ranks that see different tokens: whoever adds gradients up,
+        nobody adds these."""
+        for name in data_dimensions(self.mesh):
+            dist.all_reduce(counts, group=self.mesh.get_group(name))
+
     def clip(self, parameters: list[nn.Parameter], limit: float) -> float:
         """Scale the gradients so that the norm of all of them is at most `limit`; returns the norm before."""
         gradients = [local_gradient(parameter) for parameter in parameters]

@@ -23,6 +23,7 @@ from torch.profiler import record_function
 
 from aiinfra.device import peak_bytes, synchronize
 from aiinfra.kernels.cross_entropy import linear_cross_entropy
+from aiinfra.model.balance import begin_step, end_step
 from aiinfra.model.transformer import Transformer
 from aiinfra.train.data import IGNORED, MicroBatch
 from aiinfra.train.optimizer import Rates
@@ -69,6 +70,11 @@ class Ranks(Protocol):
         `limit`; returns the norm before."""
         ...
 
+    def add_counts(self, counts: Tensor) -> None:
+        """Replace counts by their sums over the ranks that have the same layers and see other tokens. Called
+        for a mixture of experts that is balanced by a bias."""
+        ...
+
 
 class OneRank:
     """There are no others."""
@@ -83,6 +89,9 @@ class OneRank:
     def clip(self, parameters: list[nn.Parameter], limit: float) -> float:
         """PyTorch does it."""
         return float(nn.utils.clip_grad_norm_(parameters, limit))
+
+    def add_counts(self, counts: Tensor) -> None:
+        """They are all."""
 
 
 # What a block of work belongs to, by the name of a phase: `with phase("forward"): …`
@@ -161,7 +170,7 @@ def loop(model: nn.Module, batches: Iterable[Batch], optimizer: torch.optim.Opti
         passes = OneByOne(model, loss, autocast)
     elif autocast is not None:
         raise ValueError("passes compute in a dtype of their own: give autocast to them, not to the loop.")
-    work = _Work(optimizer, passes, clip_norm, limits, ranks)
+    work = _Work(model, optimizer, passes, clip_norm, limits, ranks)
     source = iter(batches)
     step = steps_done
     model.train()
@@ -200,8 +209,9 @@ class _Done:
 class _Work:
     """What stays the same from step to step."""
 
-    def __init__(self, optimizer: torch.optim.Optimizer, passes: Passes, clip_norm: float | None,
-                 limits: Limits, ranks: Ranks) -> None:
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, passes: Passes,
+                 clip_norm: float | None, limits: Limits, ranks: Ranks) -> None:
+        self.model = model
         self.optimizer = optimizer
         self.passes = passes
         self.limits = limits
@@ -216,6 +226,7 @@ class _Work:
         if not total:                                      # 0 / 0: there is nothing to learn from
             return _Done(loss=math.nan, gradient_norm=0.0, tokens=0)
         self.optimizer.zero_grad()
+        begin_step(self.model, total)
         loss = self.passes(window, total, clock.phase)
         with clock.phase("optimizer"):
             self.ranks.add_gradients(self.parameters)
@@ -225,6 +236,7 @@ class _Work:
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate
             self.optimizer.step()
+            end_step(self.model, self.ranks.add_counts)
         return done
 
     def bits_per_byte(self, done: _Done, window: list[Batch]) -> float | None:
