@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from aiinfra.model.balance import routers_of
 from aiinfra.model.config import ModelConfig
+from aiinfra.model.moe_config import MoEConfig
 from aiinfra.model.packed_documents import PackedDocuments
 from aiinfra.model.transformer import Transformer
 from aiinfra.parallel.launch import RankFailed, launch, rank_device
@@ -72,7 +74,23 @@ def small_config(mix: Mix) -> ModelConfig:
         head_dim=4,
         intermediate_size=24,
         max_position_embeddings=64,
-        tie_word_embeddings=mix.tied)
+        tie_word_embeddings=mix.tied,
+        moe=_small_experts(mix.experts))
+
+
+def _small_experts(kind: str) -> MoEConfig | None:
+    """Eight experts in all layers but the first, with a loss and a bias that move the router fast."""
+    if not kind:
+        return None
+    return MoEConfig(
+        num_experts=8,
+        num_experts_per_tok=2,
+        moe_intermediate_size=6,
+        n_shared_experts=1,
+        first_k_dense_replace=1,
+        scoring_func="softmax" if kind == "softmax" else "sigmoid",
+        router_aux_loss_coef=0.3,
+        bias_update_speed=0.05)
 
 
 def small_model(mix: Mix, dtype: torch.dtype) -> Transformer:
@@ -83,6 +101,9 @@ def small_model(mix: Mix, dtype: torch.dtype) -> Transformer:
     for parameter in model.parameters():
         if parameter.ndim == 1:
             nn.init.uniform_(parameter, 0.5, 1.5)
+    if mix.experts == "overloaded":
+        for router in routers_of(model):
+            router.bias[:2] = 9.0                # every token takes the first two, and nobody the others
     return model.to(dtype)
 
 

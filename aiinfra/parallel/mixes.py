@@ -23,6 +23,7 @@ class Mix:
     name: str
     mesh: str
     tied: bool = True
+    experts: str = ""                # "softmax", "sigmoid", or "overloaded": most experts stay empty
     options: ParallelOptions = ParallelOptions()
 
     @property
@@ -33,7 +34,8 @@ class Mix:
     @property
     def model(self) -> str:
         """What is trained, in a word or two."""
-        return "tied" if self.tied else "untied"
+        table = "tied" if self.tied else "untied"
+        return f"{table}, experts ({self.experts})" if self.experts else table
 
     @property
     def ranks(self) -> int:
@@ -83,6 +85,19 @@ MIXES = (
     Mix("tensor × pipeline × data", "pp=2,dp=2,tp=2"),
     Mix("tensor × pipeline × data", "dp=2,pp=2,tp=2", tied=False,
         options=ParallelOptions(schedule="zero_bubble", sequence=True)),
+    Mix("expert", "ep=2", experts="softmax"),
+    Mix("expert", "ep=2", experts="overloaded"),
+    Mix("expert", "ep=4", tied=False, experts="sigmoid"),
+    Mix("expert", "ep=4", experts="overloaded"),
+    Mix("expert × data", "dp=2,ep=2", experts="softmax"),
+    Mix("expert × data", "ep=2,dp=2", tied=False, experts="overloaded"),
+    Mix("expert × data", "dp=2,ep=4", experts="sigmoid"),
+    Mix("expert × context", "cp=2,ep=2", experts="sigmoid"),
+    Mix("expert × pipeline", "pp=2,ep=2", experts="sigmoid"),
+    Mix("experts, copied", "dp=2", experts="overloaded"),
+    Mix("experts, FSDP", "fsdp=2", experts="sigmoid"),
+    Mix("experts, tensor", "tp=2", experts="sigmoid"),
+    Mix("expert × FSDP", "fsdp=2,ep=2", experts="sigmoid"),
 )
 
 

@@ -22,6 +22,7 @@ from torch.distributed.tensor import DTensor
 from aiinfra.config import config
 from aiinfra.parallel.context import cut_batch
 from aiinfra.parallel.data import BucketedAllReduce, Overlapped, check_copies, shard_fully
+from aiinfra.parallel.expert import join_parts, shard_experts
 from aiinfra.parallel.mesh import describe_mesh, mesh_rank, mesh_size
 from aiinfra.parallel.orders import make_table
 from aiinfra.parallel.parts import split_parts
@@ -103,6 +104,10 @@ def parallelize(model: nn.Module, mesh: DeviceMesh, micro_batches: int = 1,
     _check_together(mesh)
     split_parts(model)
     check_copies(model, mesh)
+    if mesh_size(mesh, "ep") > 1:
+        shard_experts(model, mesh["ep"])
+    if mesh_size(mesh, "cp") > 1:
+        join_parts(model, mesh.get_group("cp"))
     sequence = options.sequence and mesh_size(mesh, "tp") > 1
     loss = None
     if mesh_size(mesh, "tp") > 1:
