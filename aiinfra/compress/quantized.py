@@ -34,6 +34,7 @@ from aiinfra.errors import nearest
 from aiinfra.kernels.quant_matmul import (
     BLOCK, PackedWeight, dequantize, quant_matmul, quantize_int4, quantize_int8, unpack)
 from aiinfra.model.layers import Weighed
+from aiinfra.model.moe import GroupedLinear
 from aiinfra.model.transformer import Transformer
 
 SCHEMES = {"int8": 8, "int4": 4}
@@ -263,9 +264,13 @@ def check_scheme(scheme: str) -> None:
 
 
 def _bits_of(model: Transformer, scheme: str) -> dict[str, int]:
-    """Each layer that the scheme takes, and its bits. Raises ValueError if there is none."""
+    """Each layer that the scheme takes, and its bits. Raises ValueError if there is none, and for experts:
+    most weights would stay as they are."""
     bits = {}
     for name, module in model.named_modules():
+        if isinstance(module, GroupedLinear):
+            raise ValueError(f"{name}: experts cannot be {scheme} here, only matrices that every token is "
+                             "multiplied with. Use the model without quantize.")
         if isinstance(module, nn.Linear | PackedLinear):
             wanted = 8 if name == "lm_head" else SCHEMES[scheme]
             if module.in_features % BLOCK == 0 and module.out_features % _OUTPUTS[wanted] == 0:

@@ -104,10 +104,7 @@ def parallelize(model: nn.Module, mesh: DeviceMesh, micro_batches: int = 1,
     _check_together(mesh)
     split_parts(model)
     check_copies(model, mesh)
-    if mesh_size(mesh, "ep") > 1:
-        shard_experts(model, mesh["ep"])
-    if mesh_size(mesh, "cp") > 1:
-        join_parts(model, mesh.get_group("cp"))
+    _place_experts(model, mesh)
     sequence = options.sequence and mesh_size(mesh, "tp") > 1
     loss = None
     if mesh_size(mesh, "tp") > 1:
@@ -140,6 +137,14 @@ def parallelize(model: nn.Module, mesh: DeviceMesh, micro_batches: int = 1,
         passes=passes,
         accumulate=accumulate,
         multiple=multiple)
+
+
+def _place_experts(model: nn.Module, mesh: DeviceMesh) -> None:
+    """Experts on the ranks of ep, if there are any; parts of a sequence balance their load together."""
+    if mesh_size(mesh, "ep") > 1:
+        shard_experts(model, mesh["ep"])
+    if mesh_size(mesh, "cp") > 1:
+        join_parts(model, mesh.get_group("cp"))
 
 
 def dealt_among(mesh: DeviceMesh) -> int:

@@ -18,7 +18,7 @@ from aiinfra.kernels.quant_matmul import (PackedWeight, dequantize, from_q4_1, q
                                           quantize_int8, unpack)
 from aiinfra.checkpoint import load
 from aiinfra.compress import pack, quantize, quantized
-from aiinfra.model import ModelConfig, Transformer
+from aiinfra.model import ModelConfig, MoEConfig, Transformer
 from aiinfra.checkpoint.gguf import GGUFFile
 from aiinfra.compress.quantized import Int4Linear, Int8Linear, KernelLinear, QuantizedLinear
 
@@ -354,3 +354,12 @@ def test_loading_needs_little_memory():
     out = subprocess.run([sys.executable, "-c", _PEAK], capture_output=True, text=True, check=True).stdout
     grown, weights = json.loads(out)
     assert grown < weights + 200e6
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int4"])
+def test_experts_are_refused_and_nothing_is_changed(scheme):
+    moe = MoEConfig(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32)
+    model = small(moe=moe)
+    with pytest.raises(ValueError, match=f"layers.0.mlp.experts.gate_up: experts cannot be {scheme}"):
+        quantize(model, scheme)
+    assert not any(isinstance(m, QuantizedLinear) for m in model.modules())
