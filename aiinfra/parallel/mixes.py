@@ -76,6 +76,7 @@ MIXES = (
     *(Mix(f"pipeline {name}", "pp=2", options=_scheduled(name)) for name in SCHEDULES),
     Mix("pipeline 1f1b", "pp=4", tied=False),
     Mix("pipeline zero_bubble", "pp=4", options=_scheduled("zero_bubble")),
+    Mix("pipeline zero_bubble", "pp=2", options=ParallelOptions(schedule="zero_bubble", stages=2)),
     Mix("pipeline × data", "pp=2,dp=2"),
     Mix("pipeline × data", "dp=2,pp=2", tied=False, options=_scheduled("interleaved_1f1b")),
     Mix("pipeline × FSDP", "pp=2,fsdp=2"),

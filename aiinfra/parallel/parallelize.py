@@ -41,6 +41,7 @@ class ParallelOptions:
     """What a mesh leaves open."""
 
     schedule: str = "1f1b"           # of a pipeline; see orders.py
+    stages: int | None = None        # that each of its ranks has; None: as is usual for the schedule
     sequence: bool = False           # tp: the norms' rows are cut, too
     gather_again: bool = True        # fsdp: layers are dropped after the forward pass (ZeRO-3); else ZeRO-2
     autocast: torch.dtype | None = None
@@ -111,7 +112,7 @@ def parallelize(model: nn.Module, mesh: DeviceMesh, micro_batches: int = 1,
         loss = TensorLoss(tensor_parallel(model, mesh["tp"], sequence))
     multiple = mesh_size(mesh, "tp") if sequence else 1
     if mesh_size(mesh, "pp") > 1:
-        table = make_table(options.schedule, mesh_size(mesh, "pp"), accumulate)
+        table = make_table(options.schedule, mesh_size(mesh, "pp"), accumulate, options.stages)
         model = cut_stages(model, mesh, table, loss)
     reduced, finish = [], None
     if mesh_size(mesh, "fsdp") > 1:
@@ -120,8 +121,8 @@ def parallelize(model: nn.Module, mesh: DeviceMesh, micro_batches: int = 1,
     tied = {}
     if mesh_size(mesh, "pp") > 1:
         tied = model.tied
-        passes = Pipeline(model, mesh, options.schedule, accumulate, autocast=options.autocast,
-                          rows=_rows_between(multiple))
+        passes = Pipeline(model, mesh, options.schedule, accumulate, chunks=options.stages,
+                          autocast=options.autocast, rows=_rows_between(multiple))
     else:
         passes = OneByOne(model, loss or next_token_loss, options.autocast)
     if mesh_size(mesh, "dp") > 1:
