@@ -28,7 +28,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "generate": Command("engine", "complete a prompt"),
     "chat": Command("engine", "talk to the model; an empty line or Ctrl-D ends, Ctrl-C cuts an answer short"),
-    "train": Command("train", "train a language model on a text file; resume it exactly"),
+    "train": Command("parallel", "train a language model on a text file; resume it exactly"),
     "bench": Command("bench", "measure, against others where there are any"),
     "fetch": Command("checkpoint", "download a known model into the cache folder, unless it is there"),
     "plan": Command("plan", "ask before running: does it fit into memory, and what does?"),

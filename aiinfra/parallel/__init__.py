@@ -20,5 +20,6 @@ Reading order:
     ranks, data      sums over ranks, one norm; copies and FSDP
     parallelize      all of it, applied to one model
     checkpoint       the state of a run, which any other mesh can take up
+    team             a training run by all ranks: the same files as with one process
     mixes, equality  is every mix one process? table and command print it
 """

@@ -168,6 +168,8 @@ def _make_moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 def _check_names(folder: Path, state: dict[str, Tensor]) -> None:
     """Raises StateError, on all ranks alike, if names or shapes in the folder are not those of all ranks
     together."""
+    if not (folder / ".metadata").exists():
+        raise StateError(f"{folder.name} was written whole, by one process. Go on without torchrun and mesh")
     kept = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
     mine = {name: list(value.shape) for name, value in state.items()}
     told: list[dict[str, list[int]]] = [{}] * dist.get_world_size()

@@ -1,5 +1,6 @@
 """`python -m aiinfra parallel check`: every mix of parallelism against one process, in a table.
 `python -m aiinfra parallel schedule`: a pipeline's table, on no device.
+`python -m aiinfra train --mesh`: a training by all that torchrun has started.
 
 PyTorch is imported only to do it.
 """
@@ -7,10 +8,12 @@ PyTorch is imported only to do it.
 import argparse
 from pathlib import Path
 
+from aiinfra.environment import torchrun_place
 from aiinfra.parallel.orders import SCHEDULES, make_table
 from aiinfra.parallel.schedule import PipelineTable, read_csv, write_csv
 from aiinfra.parallel.schedule_report import report
 from aiinfra.parallel.timing import StageCosts
+from aiinfra.train import command as train
 
 _DTYPES = ("float64", "float32")
 
@@ -96,3 +99,37 @@ def run_check(args: argparse.Namespace) -> None:
     if unequal:
         raise RuntimeError(f"{len(unequal)} of {len(mixes)} are not one process: {'; '.join(unequal)}.")
     print(f"\nall {len(mixes)} are one process")
+
+
+def add_train(parser: argparse.ArgumentParser) -> None:
+    """The arguments of a training, and what a mesh adds."""
+    train.add_train(parser)
+    add = parser.add_argument
+    add("--mesh", help="under torchrun: ranks by dimension, as dp=2,tp=2; names dp, fsdp, tp, pp, cp, ep "
+                       "(None: all ranks are dp)")
+    add("--schedule", default="1f1b", help="of a pipeline (pp)")
+    add("--timeout", type=float, default=600.0, help="the longest that a rank waits for the others: seconds")
+    add("--sequence", action="store_true", help="with tp: cut the norms' rows, too")
+    parser.set_defaults(run=run_train)
+
+
+def run_train(args: argparse.Namespace) -> None:
+    """Train in one process, or under torchrun together with all that it has started.
+
+    Raises ValueError for a mesh without torchrun, or of another size; Disagreement for a rank with other
+    settings or versions.
+    """
+    if torchrun_place() is None and args.mesh is None:
+        train.run_train(args)
+        return
+    from dataclasses import asdict
+
+    from aiinfra.parallel.launch import init_ranks
+    from aiinfra.parallel.mesh import make_mesh, parse_mesh
+    from aiinfra.parallel.team import MeshTeam
+    options = train.options_of(args)
+    more = {"mesh": args.mesh, "schedule": args.schedule, "sequence": args.sequence}
+    device = init_ranks(asdict(options) | more, args.timeout)
+    args.device = device.type
+    mesh = make_mesh(parse_mesh(args.mesh or f"dp={torchrun_place().ranks}"))
+    train.train_with(args, MeshTeam(mesh, args.schedule, args.sequence))

@@ -17,17 +17,20 @@ import torch
 from torch import nn
 
 from aiinfra.files import write_json
-from aiinfra.train.state import Waypoint, StateError, load_state, read_place, save_state
+from aiinfra.train.state import StateError, Waypoint
+from aiinfra.train.team import Alone, Team
 
 
 class Checkpoints:
-    """The folder `folder`, in which `keep` checkpoints and the best one are kept."""
+    """The folder `folder`, in which `keep` checkpoints and the best one are kept, each written by all of
+    `team`."""
 
-    def __init__(self, folder: str | Path, keep: int = 2) -> None:
+    def __init__(self, folder: str | Path, keep: int = 2, team: Team = Alone()) -> None:
         if keep < 1:
             raise ValueError(f"keep={keep}; at least 1 checkpoint must stay.")
         self.folder = Path(folder)
         self.keep = keep
+        self.team = team
 
     def steps(self) -> list[int]:
         """The steps of which there is a checkpoint, the newest last."""
@@ -42,7 +45,12 @@ class Checkpoints:
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, place: Waypoint) -> None:
         """Write a checkpoint, then remove those that need not stay. Raises OSError if it cannot be written;
         all that was there is still there then."""
-        save_state(self.path(place.step), model, optimizer, place)
+        self.team.save(self.path(place.step), model, optimizer, place)
+        if self.team.first:
+            self._clean(place)
+
+    def _clean(self, place: Waypoint) -> None:
+        """Remove what need not stay."""
         # A run that fell back to an older checkpoint has come by here before: those ahead are of no use.
         ahead = [step for step in self.steps() if step > place.step]
         behind = [step for step in self.steps() if step <= place.step]
@@ -61,14 +69,14 @@ class Checkpoints:
         problems = []
         for step in reversed(self.steps()):
             try:
-                place = read_place(self.path(step))
+                place = self.team.read_place(self.path(step))
             except StateError as error:
                 problems.append(str(error))
                 continue
             for problem in problems:
                 warnings.warn(f"{problem}: going on from {self.path(step).name}.", stacklevel=2)
             accept(place)
-            return load_state(self.path(step), model, optimizer)
+            return self.team.load(self.path(step), model, optimizer)
         if problems:
             raise StateError(f"no checkpoint in {self.folder.name} is whole: {'; '.join(problems)}.")
         return None

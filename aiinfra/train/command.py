@@ -9,8 +9,12 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aiinfra.train.options import TrainOptions
+
+if TYPE_CHECKING:                      # PyTorch comes with it
+    from aiinfra.train.team import Team
 
 _HELP = {
     "steps": "steps of the optimizer",
@@ -62,32 +66,45 @@ def _add_setting(parser: argparse.ArgumentParser, name: str, text: str) -> None:
 
 
 def run_train(args: argparse.Namespace) -> None:
-    """Train, with a bar; at the end, export the model and say where it is."""
+    """Train in this process, with a bar; at the end, export the model and say where it is."""
+    from aiinfra.train.team import Alone
+    train_with(args, Alone())
+
+
+def train_with(args: argparse.Namespace, team: "Team") -> None:
+    """Train together with a team, of which the first process shows what happens."""
     from tqdm import tqdm
 
     from aiinfra.device import as_device, as_dtype
     from aiinfra.perf.hardware import matmul_flops
     from aiinfra.train.run import TrainingRun
-    settings = {name: getattr(args, name) for name in _HELP}
     device = as_device(args.device)
     peak_flops = matmul_flops(device, as_dtype(args.dtype, device), budget_seconds=0.2)
     events = None
-    if args.tensorboard:
+    if args.tensorboard and team.first:
         from aiinfra.train.events import TensorBoard
         events = TensorBoard(args.out / "tensorboard")
-    run = TrainingRun(args.data, args.out, TrainOptions(**settings), args.resume, peak_flops)
-    for line in run.introduction():
-        print(line)
-    with _ctrl_c_noted() as pressed, tqdm(total=args.steps, initial=run.step, unit="step") as bar:
+    run = TrainingRun(args.data, args.out, options_of(args), args.resume, peak_flops, team)
+    if team.first:
+        print("\n".join(run.introduction()))
+    bar = tqdm(total=args.steps, initial=run.step, unit="step", disable=not team.first)
+    with _ctrl_c_noted() as pressed, bar:
         for record in run:
             bar.update()
             if events is not None:
                 events.write(record)
             bar.set_postfix_str(f"loss {record.loss:.3f}, {record.tokens_per_second:,.0f} tokens/s")
-            if pressed:
+            if team.any(bool(pressed)):
                 run.save()
                 raise KeyboardInterrupt
-    print(f"the model: {run.export()}")
+    folder = run.export()
+    if team.first:
+        print(f"the model: {folder}")
+
+
+def options_of(args: argparse.Namespace) -> TrainOptions:
+    """The settings that the command line gives."""
+    return TrainOptions(**{name: getattr(args, name) for name in _HELP})
 
 
 @contextmanager

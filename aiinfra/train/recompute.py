@@ -41,7 +41,7 @@ def recompute(model: nn.Module, policy: str) -> None:
     if policy not in POLICIES:
         known = ", ".join(POLICIES)
         raise ValueError(f"policy {policy!r} is not known.{nearest(policy, POLICIES)} Known: {known}.")
-    for block in model.layers:
+    for block in model.layers.children():            # of a pipeline's stage: those that it has
         block.__dict__.pop("forward", None)          # what an earlier call put in front of the class's own
         if policy != "none":
             block.forward = partial(_run, block.forward, policy)

@@ -28,17 +28,15 @@ from aiinfra.model.config import ModelConfig
 from aiinfra.model.transformer import Transformer
 from aiinfra.perf.training import decoder_flops
 from aiinfra.train.checkpoints import Checkpoints
-from aiinfra.train.compiled import compile_layers
 from aiinfra.train.corpus import Corpus, read_documents, split_documents, tokenize, train_tokenizer
 from aiinfra.train.data import MicroBatch, PackedStream
 from aiinfra.train.evaluate import Evaluation, evaluate
 from aiinfra.train.loop import Limits, loop
-from aiinfra.train.onednn import use_onednn
-from aiinfra.train.optimizer import Schedule, adamw
+from aiinfra.train.optimizer import Schedule
 from aiinfra.train.options import MAY_DIFFER, TrainOptions
-from aiinfra.train.recompute import recompute
 from aiinfra.train.state import Waypoint, check_configuration
 from aiinfra.train.step import TrainStep
+from aiinfra.train.team import Alone, Team
 
 
 @dataclass(frozen=True)
@@ -54,41 +52,42 @@ class TrainingRun:
     """A run in the folder `out`. Iterate over it: a record a step, until `options.steps` are done.
 
     resume: go on from the newest whole checkpoint in `out`, or begin where there is none. peak_flops: what
-    the device can do a second, for MFU. Raises ValueError for data that cannot be used, for a folder that
-    holds a run already (without resume), and StateError for a configuration that is not the saved one's.
+    the device can do a second, for MFU. team: the processes that train together. Raises ValueError for data
+    that cannot be used, for a folder that holds a run already (without resume), and StateError for a
+    configuration that is not the saved one's.
     """
 
     def __init__(self, data: str | Path, out: str | Path, options: TrainOptions, resume: bool = False,
-                 peak_flops: float | None = None) -> None:
+                 peak_flops: float | None = None, team: Team = Alone()) -> None:
         self.out = Path(out)
+        self.team = team
         self.options = options
         self.peak_flops = peak_flops
-        self.checkpoints = Checkpoints(self.out / "checkpoints", options.keep)
-        if self.checkpoints.steps() and not resume:
+        self.checkpoints = Checkpoints(self.out / "checkpoints", options.keep, team)
+        if team.agree(self.checkpoints.steps()) and not resume:
             raise ValueError(f"{self.out} holds a run already. Pass --resume to go on with it, or take "
                              "another folder.")
-        self.texts = prepare_texts(data, self.out, options)
+        self.texts = team.in_turn(lambda: prepare_texts(data, self.out, options))
         device = as_device(options.device)
         torch.manual_seed(options.seed)
-        self.model = Transformer(model_config(options, self.texts.tokenizer)).to(device)
-        self.optimizer = adamw(self.model, options.weight_decay)
+        model = Transformer(model_config(options, self.texts.tokenizer)).to(device)
+        self.weights = sum(parameter.numel() for parameter in model.parameters())
         self.stream = PackedStream(self.texts.train, options.length, options.rows, options.seed)
+        self.share = team.share(model, options, self.stream, _autocast(options, device))
+        self.model = self.share.model
+        self.optimizer = self.share.optimizer
         self.configuration = asdict(options) | {"data": self.texts.train.digest()}
         self.step = 0
         self.tokens_seen = 0
         self.changes: list[str] = []         # what differs from the run that is resumed, in words
         place = self.checkpoints.load_newest(self.model, self.optimizer, accept=self._check)
-        self._take_up(place)
-        use_onednn(self.model)
-        recompute(self.model, options.recompute)
-        if options.compile:
-            compile_layers(self.model)
+        team.in_turn(lambda: self._take_up(place))
+        self.share.prepare(options)
 
     def introduction(self) -> list[str]:
         """Sentences on what is trained on what, and from where."""
-        weights = sum(parameter.numel() for parameter in self.model.parameters())
         text = self.texts.train
-        lines = [f"{weights:,} weights, {self.texts.tokenizer.vocab_size:,} tokens in the vocabulary",
+        lines = [f"{self.weights:,} weights, {self.texts.tokenizer.vocab_size:,} tokens in the vocabulary",
                  f"{text.documents:,} documents of {len(text):,} tokens; a step takes "
                  f"{self.options.length * self.options.rows * self.options.accumulate:,} of them"]
         if self.texts.validation is None:
@@ -105,7 +104,8 @@ class TrainingRun:
             for record in self._records():
                 self.step = record.step
                 self.tokens_seen = record.tokens_seen
-                print(json.dumps(record.as_json()), file=metrics, flush=True)
+                if self.team.first:
+                    print(json.dumps(record.as_json()), file=metrics, flush=True)
                 if self.step % self.options.save_every == 0 or self.step == self.options.steps:
                     self.save()
                     self._evaluate_if_missing()
@@ -132,7 +132,9 @@ class TrainingRun:
     def export(self) -> Path:
         """The model as it is now, as a Hugging Face folder in `out`/export; returns where."""
         folder = self.out / "export"
-        save(self.model, folder, self.texts.tokenizer)
+        whole = self.team.whole(self.model)
+        if whole is not None:
+            save(whole, folder, self.texts.tokenizer)
         return folder
 
     def _records(self) -> Iterator[TrainStep]:
@@ -140,13 +142,15 @@ class TrainingRun:
         if self.step >= options.steps:
             return iter(())
         warmup = min(options.warmup, options.steps // 10)
-        dtype = as_dtype(options.dtype, self.model.device)
+        share = self.share
         return loop(
-            self.model, self.stream, self.optimizer,
+            self.model, share.batches, self.optimizer,
             Schedule(peak=options.learning_rate, steps=options.steps, warmup=warmup),
-            accumulate=options.accumulate,
+            accumulate=share.accumulate,
             clip_norm=options.clip_norm,
-            autocast=None if dtype == torch.float32 else dtype,
+            autocast=share.autocast,
+            ranks=share.ranks,
+            passes=share.passes,
             # twice as bad as knowing nothing
             limits=Limits(loss=2 * math.log(self.model.config.vocab_size)),
             steps_done=self.step,
@@ -155,7 +159,8 @@ class TrainingRun:
             peak_flops=self.peak_flops)
 
     def _flops(self, batch: MicroBatch) -> float:
-        return decoder_flops(self.model.config, batch.documents.cu_seqlens.diff().tolist())
+        lengths = batch.documents.cu_seqlens.diff().tolist()
+        return decoder_flops(self.model.config, lengths) / self.share.parts
 
     def _check(self, place: Waypoint) -> None:
         self.changes = check_configuration(place.configuration, self.configuration, MAY_DIFFER)
@@ -167,18 +172,30 @@ class TrainingRun:
             self.tokens_seen = place.tokens_seen
             self.stream.position = place.position
         for name in ("metrics.jsonl", "evaluations.jsonl"):
-            _cut_back(self.out / name, self.step)
+            if self.team.first:
+                _cut_back(self.out / name, self.step)
 
     def _evaluate_if_missing(self) -> None:
         """Evaluate the checkpoint of this step, unless there is none or a killed run has done it already."""
         known = [line["step"] for line in read_lines(self.out / "evaluations.jsonl")]
         wanted = self.texts.validation is not None and self.step in self.checkpoints.steps()
-        if not wanted or self.step in known:
+        if not self.team.agree(wanted and self.step not in known):
             return
-        found = evaluate(self.model, self.texts.validation, self.options.length, self.options.rows)
+        whole = self.team.whole(self.model)
+        if whole is not None:
+            self._evaluate(whole)
+
+    def _evaluate(self, model: Transformer) -> None:
+        found = evaluate(model, self.texts.validation, self.options.length, self.options.rows)
         self.checkpoints.note_evaluation(self.step, found.loss)
         with (self.out / "evaluations.jsonl").open("a") as lines:
             print(json.dumps({"step": self.step, **asdict(found)}), file=lines, flush=True)
+
+
+def _autocast(options: TrainOptions, device: torch.device) -> torch.dtype | None:
+    """In which dtype passes compute, if not in the weights'."""
+    dtype = as_dtype(options.dtype, device)
+    return None if dtype == torch.float32 else dtype
 
 
 def prepare_texts(data: str | Path, out: Path, options: TrainOptions) -> Texts:

@@ -84,6 +84,9 @@ def load_state(folder: str | Path, model: nn.Module, optimizer: torch.optim.Opti
     """
     folder = Path(folder)
     body = unseal(folder)
+    if not (folder / "model.safetensors").exists():
+        raise StateError(f"{folder.name} was written in parts, by the ranks of a mesh. Go on under torchrun, "
+                         "with --mesh: dp=1 is one process")
     weights, moments, generators = (_load(folder / name) for name in _TENSOR_FILES)
     _check_names(folder, _weights(model), weights)
     with torch.no_grad():

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from aiinfra.environment import child_environment
-from aiinfra.train import checkpoints as checkpoints_module
+from aiinfra.train import team as team_module
 from aiinfra.train.options import TrainOptions
 from aiinfra.train.run import TrainingRun, read_lines
 from aiinfra.train.state import StateError
@@ -174,13 +174,13 @@ def _die_in(moment: str) -> None:
 
 
 def test_a_full_disk_stops_nothing(data: Path, whole: Path, tmp_path: Path, monkeypatch) -> None:
-    save_state, calls = checkpoints_module.save_state, []
+    save_state, calls = team_module.save_state, []
     def sometimes_full(*args) -> None:
         calls.append(1)
         if len(calls) == 2:
             raise OSError(28, "No space left on device")
         save_state(*args)
-    monkeypatch.setattr(checkpoints_module, "save_state", sometimes_full)
+    monkeypatch.setattr(team_module, "save_state", sometimes_full)
     message = "checkpoint of step 6 could not be written .*No space left.*is of step 3"
     with pytest.warns(UserWarning, match=message):
         finish(data, tmp_path)
