@@ -156,8 +156,9 @@ def grouped_matmul(x: torch.Tensor, weight: torch.Tensor, offsets: torch.Tensor,
                          f"{tuple(offsets.shape)} must be [N, D], [E, F, D] and [E + 1].")
     if pick_backend(x, backend) == "torch":
         return grouped_matmul_reference(x, weight, offsets)
-    if torch.is_autocast_enabled(x.device.type):                   # as it does for F.linear
-        narrow = torch.get_autocast_dtype(x.device.type)
+    kind = x.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):      # as F.linear does
+        narrow = torch.get_autocast_dtype(kind)
         x, weight = x.to(narrow), weight.to(narrow)
     x = x if x.stride(-1) == 1 else x.contiguous()
     return _GroupedMatmul.apply(x, weight, offsets)

@@ -15,7 +15,7 @@ from aiinfra.engine.sampling_params import SamplingParams
 from aiinfra.engine.scheduler import Plan, Work
 from aiinfra.kernels import kv_write, paged_attention, rmsnorm, rope, swiglu
 from aiinfra.gpu.dry_run import dry_run
-from aiinfra.model import ModelConfig, Transformer, layers
+from aiinfra.model import ModelConfig, MoEConfig, Transformer, layers
 
 P = 4          # block size of `cache_for` and `decoding`
 
@@ -218,3 +218,12 @@ def test_an_engine_outlives_the_one_before_it() -> None:
     torch.cuda.empty_cache()
     taken = torch.full((1 << 28,), 7, dtype=torch.int8, device="cuda")    # whoever gets that memory now
     assert torch.equal(second.runner.decode(work), before) and bool((taken == 7).all())
+
+
+@pytest.mark.parametrize("scoring", ["softmax", "sigmoid"])
+def test_experts_read_nothing_back(scoring: str) -> None:
+    """How many rows an expert has stays on the device: a router's choice can be recorded."""
+    moe = MoEConfig(num_experts=8, num_experts_per_tok=2, moe_intermediate_size=32, n_shared_experts=1,
+                    scoring_func=scoring)
+    names = [launch.name for launch in gpu_step(8, ModelConfig(**{**vars(SMALL), "moe": moe}))]
+    assert names.count("grouped_matmul._rows_kernel") == 2 * SMALL.num_hidden_layers
