@@ -32,7 +32,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory):
 @pytest.mark.parametrize("case, ranks, packed", [
     ("llama tied", 2, False), ("llama untied, one KV head each", 3, True), ("qwen2 tied", 2, True),
     ("qwen3", 2, False), ("llama head size of its own", 2, False), ("mixtral", 2, False),
-    ("qwen3 moe, norm, some dense", 2, False)])
+    ("qwen3 moe, norm, some dense", 2, False), ("deepseek v3", 2, False),
+    ("deepseek v2 dense, biases", 2, True)])
 def test_logits_are_those_of_one_process(case: str, ranks: int, packed: bool, folders) -> None:
     """With biases and norms of heads, packed and plain; 97 words, which no number of ranks divides."""
     mine, whole = launch(inference_ranks.logits, ranks, folders(case), packed)[0]
