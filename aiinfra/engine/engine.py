@@ -9,7 +9,7 @@ fails (logits that are not numbers) ends with finish_reason "error"; the engine 
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,19 +21,25 @@ from aiinfra.engine.graphs import decode_graphs
 from aiinfra.engine.options import EngineOptions
 from aiinfra.engine.record import StepRecord
 from aiinfra.engine.request import Request, check_ids
-from aiinfra.engine.runner import PagedCache, Runner
+from aiinfra.engine.runner import Decode, PagedCache, Runner
 from aiinfra.engine.sampling_params import SamplingParams
 from aiinfra.engine.scheduler import Scheduler
 from aiinfra.engine.speculative import as_proposer
 from aiinfra.model import Transformer
 
 
+RunnerMaker = Callable[[Transformer, PagedCache, Decode | None], Runner]
+
+
 class Engine:
     """Serves many requests on one model, over a paged cache. options: see `EngineOptions`; `self.options`
     has them with nothing left open. Raises ValueError for what makes no sense and TypeError for an unknown
-    one."""
+    one.
 
-    def __init__(self, model: Transformer, **options: Any) -> None:
+    A model may be a share of one that several processes hold: `make_runner` then gives a Runner that has the
+    others run what it runs."""
+
+    def __init__(self, model: Transformer, *, make_runner: RunnerMaker = Runner, **options: Any) -> None:
         asked = EngineOptions(**options)
         block_bytes = PagedCache.block_bytes(model.config, asked.block_size, model.dtype)
         self.model = model
@@ -53,18 +59,17 @@ class Engine:
             chunked=chosen.chunked,
             chunk_tokens=chosen.chunk_tokens,
         )
-        self.runner = self._make_runner()
+        cache = PagedCache(
+            model.config, self.pool.total, self.pool.block_size, model.dtype, model.device)
+        self.runner = make_runner(model, cache, self._decode_graphs(cache))
         self.answers = Answers(self.scheduler, self.proposer)
         self.ahead = OneAhead(self.answers, self.runner)
 
-    def _make_runner(self) -> Runner:
-        size = self.pool.block_size
-        cache = PagedCache(self.model.config, self.pool.total, size, self.model.dtype, self.model.device)
-        longest = min(self.pool.total, -(-self.max_model_len // size))
-        decode = None
-        if self.options.cuda_graphs:
-            decode = decode_graphs(self.model, cache, self.scheduler.max_running, longest)
-        return Runner(self.model, cache, decode)
+    def _decode_graphs(self, cache: PagedCache) -> Decode | None:
+        if not self.options.cuda_graphs:
+            return None
+        longest = min(self.pool.total, -(-self.max_model_len // cache.block_size))
+        return decode_graphs(self.model, cache, self.scheduler.max_running, longest)
 
     @property
     def max_model_len(self) -> int:

@@ -102,7 +102,7 @@ class DecodeGraphs:
         _put(self.context_lens, context_lens)
         if work:
             # Columns further right keep what an earlier step put there: they are past everybody's context.
-            tables = padded_tables(work)
+            tables = padded_tables([w.request.blocks for w in work])
             _put(self.block_tables[:, :len(tables[0])], tables)
 
     def _forward(self, bucket: int) -> None:

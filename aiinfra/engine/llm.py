@@ -80,20 +80,16 @@ class LLM:
                  device: str | torch.device | None = None, max_model_len: int | None = None,
                  cache: str | Path | None = None, quantization: str | None = None,
                  seed: int | None = None, **engine_options: Any) -> None:
-        engine_options = {_OUR_NAMES.get(key, key): value for key, value in engine_options.items()}
-        known = EngineOptions.names()
-        for key in engine_options:                           # before the model is loaded
-            if key not in known:
-                raise TypeError(f"LLM has no option {key!r}.{nearest(key, known)} Known: {', '.join(known)}.")
+        engine_options = our_options(engine_options)         # before the model is loaded
         EngineOptions(max_model_len=max_model_len, **engine_options)      # and their values
         loaded, tokenizer = load(model, dtype, device, cache=cache, quantize=quantization)
         self._set_up(Engine(loaded, max_model_len=max_model_len, **engine_options), tokenizer, seed)
 
     @classmethod
-    def around(cls, engine: Engine, tokenizer: Tokenizer) -> "LLM":
+    def around(cls, engine: Engine, tokenizer: Tokenizer, seed: int | None = None) -> "LLM":
         """An LLM over an engine and a tokenizer that are there already."""
         llm = cls.__new__(cls)
-        llm._set_up(engine, tokenizer)
+        llm._set_up(engine, tokenizer, seed)
         return llm
 
     def _set_up(self, engine: Engine, tokenizer: Tokenizer, seed: int | None = None) -> None:
@@ -260,6 +256,17 @@ class LLM:
         answer.push(made)
         if answer.out.finish_reason and not made.finish_reason:
             self.engine.abort(made.request_id, made.index)   # a stop string: the engine knows no text
+
+
+def our_options(options: dict[str, Any]) -> dict[str, Any]:
+    """An engine's options under our names, which some callers write under vLLM's. Raises TypeError, naming
+    the nearest, for an unknown one."""
+    ours = {_OUR_NAMES.get(key, key): value for key, value in options.items()}
+    known = EngineOptions.names()
+    for key in ours:
+        if key not in known:
+            raise TypeError(f"LLM has no option {key!r}.{nearest(key, known)} Known: {', '.join(known)}.")
+    return ours
 
 
 class _AnswerText:

@@ -11,7 +11,7 @@ the rows before it if tokens were guessed: each guess is checked by the row in f
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import ClassVar
 
@@ -114,12 +114,43 @@ class Newest:
             tokens.index_copy_(0, at, self.ids.index_select(0, source))
 
 
-class Runner:
-    """Runs plans on a model and its paged cache. `decode` is a faster way for some steps (see graphs.py):
-    work in, a row of logits for each out, or None for a step that is not its kind."""
+@dataclass(frozen=True)
+class StepIntegers:
+    """A step without its requests: all that the model and the cache need to be told of it."""
 
-    def __init__(self, model: Transformer, cache: PagedCache,
-                 decode: "Callable[[list[Work], Newest | None], Tensor | None] | None" = None) -> None:
+    copies: list[tuple[int, int]]       # (from, to) blocks, before all else
+    tokens: list[int]                   # [N]
+    positions: list[int]                # [N]
+    slots: list[int]                    # [N]
+    tables: list[list[int]]             # [B]: the blocks of each request
+    context_lens: list[int]             # [B]
+    starts: list[int]                   # [B+1]: where each request's tokens begin
+    rows: list[int]                     # [R]: those whose logits are asked for
+
+    @classmethod
+    def of(cls, plan: Plan, block_size: int) -> "StepIntegers":
+        """Of a plan, as long as its requests are what they were planned as."""
+        work = plan.work
+        return cls(
+            copies=plan.copies,
+            tokens=[token for w in work for token in w.tokens],
+            positions=[place for w in work for place in w.places],
+            slots=slots_of(work, block_size),
+            tables=[list(w.request.blocks) for w in work],
+            context_lens=[w.end for w in work],
+            starts=list(accumulate((w.count for w in work), initial=0)),
+            rows=_last_rows(work),
+        )
+
+
+# A faster way for some steps (see graphs.py): a row of logits for each work, None for a step not of its kind.
+Decode = Callable[[list[Work], Newest | None], Tensor | None]
+
+
+class Runner:
+    """Runs plans on a model and its paged cache."""
+
+    def __init__(self, model: Transformer, cache: PagedCache, decode: Decode | None = None) -> None:
         self.model = model
         self.cache = cache
         self.decode = decode
@@ -128,34 +159,39 @@ class Runner:
     def run(self, plan: Plan, newest: "Newest | None" = None) -> Tensor:
         """Logits [R, V], in the plan's order: for each work that is `last` one row, and one more for each
         guess. newest: tokens that are UNKNOWN to the requests."""
-        self.cache.copy(plan.copies)
-        rows = _last_rows(plan.work)
         if self.decode is not None:
+            self.cache.copy(plan.copies)
             logits = self.decode(plan.work, newest)
             if logits is not None:
-                return self._rows(logits, rows)
-        tokens = self._tensor([token for w in plan.work for token in w.tokens])                # [N]
+                return self._rows(logits, _last_rows(plan.work))
+            plan = replace(plan, copies=[])
+        step = StepIntegers.of(plan, self.cache.block_size)
+        tokens = self._tensor(step.tokens)                                                     # [N]
         if newest is not None:
             newest.write(plan.work, tokens)
-        positions = self._tensor([place for w in plan.work for place in w.places])             # [N]
-        hidden = self.model.hidden(tokens, positions, self._step_kv(plan.work))                # [N, D]
-        return self.model.lm_head(self._rows(hidden, rows))
+        return self.compute(step, tokens)
 
-    def _step_kv(self, work: list[Work]) -> StepKV | _GatheredKV:
-        slots = self._tensor(slots_of(work, self.cache.block_size))                            # [N]
-        ends = [w.end for w in work]
-        starts = list(accumulate((w.count for w in work), initial=0))
+    @torch.inference_mode()
+    def compute(self, step: StepIntegers, tokens: Tensor) -> Tensor:
+        """The same of integers. tokens: the step's, int64 [N] on the model's device, none UNKNOWN."""
+        self.cache.copy(step.copies)
+        positions = self._tensor(step.positions)                                               # [N]
+        hidden = self.model.hidden(tokens, positions, self._step_kv(step))                     # [N, D]
+        return self.model.lm_head(self._rows(hidden, step.rows))
+
+    def _step_kv(self, step: StepIntegers) -> StepKV | _GatheredKV:
+        slots = self._tensor(step.slots)                                                       # [N]
         if self.model.device.type == "cpu":
-            tables = [w.request.blocks for w in work]
             heads = self.model.config.num_attention_heads
-            return _GatheredKV(self.cache, slots, plan_fetches(tables, ends, starts, heads, self.cache.k[0]))
-        only_decodes = starts[-1] == len(work)
+            fetches = plan_fetches(step.tables, step.context_lens, step.starts, heads, self.cache.k[0])
+            return _GatheredKV(self.cache, slots, fetches)
+        only_decodes = step.starts[-1] == len(step.tables)
         return StepKV(
             cache=self.cache,
             slots=slots,
-            block_tables=self._tensor(padded_tables(work), torch.int32),
-            context_lens=self._tensor(ends, torch.int32),
-            cu_seqlens=None if only_decodes else self._tensor(starts, torch.int32),
+            block_tables=self._tensor(padded_tables(step.tables), torch.int32),
+            context_lens=self._tensor(step.context_lens, torch.int32),
+            cu_seqlens=None if only_decodes else self._tensor(step.starts, torch.int32),
         )
 
     def _rows(self, values: Tensor, rows: list[int]) -> Tensor:
@@ -177,9 +213,8 @@ def slots_of(work: list[Work], block_size: int) -> list[int]:
     return slots
 
 
-def padded_tables(work: list[Work]) -> list[list[int]]:
+def padded_tables(tables: list[list[int]]) -> list[list[int]]:
     """The blocks of each request, filled up with 0 to the length of the longest."""
-    tables = [w.request.blocks for w in work]
     widest = max(len(table) for table in tables)
     return [table + [0] * (widest - len(table)) for table in tables]
 

@@ -111,4 +111,4 @@ class _Gather:
         of_all = own.new_empty(self.ranks, *own.shape)
         dist.all_gather_into_tensor(of_all.flatten(0, 1), own, group=self.group)
         logits = of_all.transpose(0, 1).flatten(1)                     # [N, ranks · share]
-        return logits[:, :self.vocabulary].view(*output.shape[:-1], -1)
+        return logits[:, :self.vocabulary].view(*output.shape[:-1], self.vocabulary)

@@ -39,7 +39,7 @@ def test_every_token_has_its_slot() -> None:
 
 
 def test_tables_are_filled_up_to_the_longest() -> None:
-    assert padded_tables([work_of([1], [5, 2, 7], 0, 1), work_of([1], [3], 0, 1)]) == [[5, 2, 7], [3, 0, 0]]
+    assert padded_tables([[5, 2, 7], [3]]) == [[5, 2, 7], [3, 0, 0]]
 
 
 def test_only_unknown_tokens_are_written() -> None:
