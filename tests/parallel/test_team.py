@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -107,11 +108,11 @@ def free_port():
         return taken.getsockname()[1]
 
 
-def torchrun(ranks, *args, nodes=(), flags=FLAGS):
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks)]
+def torchrun(ranks, *args, nodes=(), before=(), **variables):
+    command = [*before, sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks)]
     command += nodes or ["--master-port", str(free_port())]
-    command += ["-m", "aiinfra", "train", *flags, *map(str, args)]
-    environment = child_environment(OMP_NUM_THREADS="1")
+    command += ["-m", "aiinfra", "train", *FLAGS, *map(str, args)]
+    environment = child_environment(OMP_NUM_THREADS="1", **variables)
     return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE,
                             stderr=subprocess.STDOUT)
 
@@ -175,6 +176,48 @@ def test_two_nodes_train_as_one_process(data, alone, tmp_path):
     told = [job.communicate(timeout=120)[0] for job in jobs]
     assert [job.returncode for job in jobs] == [0, 0], told
     assert_same_run(tmp_path, alone)
+
+
+@pytest.fixture
+def two_machines():
+    """Names of two network namespaces with a cable between them: 10.77.0.1 and 10.77.0.2."""
+    names = [f"aiinfra{end}{os.getpid()}" for end in "ab"]
+    if shutil.which("ip") is None or os.geteuid() != 0:
+        pytest.skip("network namespaces need root and iproute2")
+
+    def ip(*words):
+        return subprocess.run(["ip", *words], capture_output=True).returncode == 0
+    made = all(ip("netns", "add", name) for name in names)
+    made = made and ip("link", "add", "cable0", "netns", names[0], "type", "veth", "peer", "name", "cable0",
+                       "netns", names[1])
+    try:
+        if not made:
+            pytest.skip("this container may not make network namespaces")
+        for number, name in enumerate(names, 1):
+            ip("-n", name, "addr", "add", f"10.77.0.{number}/24", "dev", "cable0")
+            ip("-n", name, "link", "set", "cable0", "up")
+            ip("-n", name, "link", "set", "lo", "up")
+        yield names
+    finally:
+        for name in names:
+            ip("netns", "del", name)
+
+
+def test_two_machines_train_and_resume(data, alone, tmp_path, two_machines):
+    for steps, more in ((3, []), (6, ["--resume"])):
+        jobs = []
+        for node, name in enumerate(two_machines):
+            nodes = ["--nnodes", "2", "--node-rank", str(node), "--master-addr", "10.77.0.1",
+                     "--master-port", "29777"]
+            jobs.append(torchrun(1, "--data", data, "--out", tmp_path, "--steps", steps, "--save-every", 3,
+                                 "--warmup", 0, "--mesh", "fsdp=2", *more, nodes=nodes,
+                                 before=["ip", "netns", "exec", name], GLOO_SOCKET_IFNAME="cable0"))
+        told = [job.communicate(timeout=120)[0] for job in jobs]
+        assert [job.returncode for job in jobs] == [0, 0], told
+    lines = read_lines(tmp_path / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    first = read_lines(alone / "metrics.jsonl")[0]
+    assert lines[0]["loss"] == pytest.approx(first["loss"], rel=1e-5)
 
 
 def test_a_mesh_without_torchrun_is_refused(data, tmp_path):
