@@ -13,7 +13,7 @@ Invariant: tokens are those of one process. A step is run by all ranks or the re
 named within seconds, by rank 0's `health` (pulse.py). Notebook 17.
 
     launch(run_on_ranks, 3, answer, "smollm2-135m")        from a cell; answer(llm) is what rank 0 does
-    torchrun --nproc-per-node 3 -m aiinfra generate …      from a command line
+    torchrun --nproc-per-node 3 script.py                  whose last line is run_on_ranks(answer)
 """
 
 import signal
