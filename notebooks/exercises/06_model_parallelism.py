@@ -267,7 +267,7 @@ def vocabulary_loss(answer):
         logits = scale * _drawn(seed, 6, 64 * ranks) + shift
         with about(case):
             _judge_loss(answer, logits, ranks)
-    return "For a vocabulary of 128,256 words two numbers a row travel, in place of 128,256."
+    return "For a vocabulary of 128,256 words a few numbers a row travel, in place of 128,256."
 
 
 def _judge_loss(answer, logits: Tensor, ranks: int) -> None:

@@ -5,6 +5,81 @@ import torch
 
 from aiinfra.lab import check
 
+# %% 06.uneven
+from aiinfra.parallel.by_hand import all_reduce
+
+def of_all_rows(gradient, count, comm):          # sums and count travel together
+    rows = torch.tensor([count], dtype=gradient.dtype)
+    both = torch.cat([torch.nan_to_num(gradient).flatten() * count, rows])
+    whole = all_reduce(both, comm)
+    return (whole[:-1] / whole[-1]).view_as(gradient)
+
+check("06.uneven", of_all_rows)
+
+# %% 06.norm
+from aiinfra.parallel.by_hand import all_reduce
+
+def gradient_norm(pieces, copies, comm):         # each brings its share of the copies; returns a tensor
+    mine = sum((piece.norm() ** 2 for piece in pieces), torch.zeros((), dtype=torch.float64))
+    mine = mine + sum(copy.norm() ** 2 for copy in copies) / comm.size
+    return all_reduce(mine, comm) ** 0.5
+
+check("06.norm", gradient_norm)
+
+# %% 06.gated
+from aiinfra.parallel.by_hand import all_reduce
+
+def gated(x, gate_up, down, comm):               # one product with the two parts, put together again
+    F, mine = down.shape[1], down.shape[1] // comm.size
+    at = torch.arange(comm.rank * mine, (comm.rank + 1) * mine)
+    g, u = (x @ torch.cat([gate_up[at], gate_up[F + at]]).T).chunk(2, -1)
+    return all_reduce((g * torch.sigmoid(g) * u) @ down[:, at].T, comm)
+
+check("06.gated", gated)
+
+# %% 06.vocabulary_loss
+from aiinfra.parallel.by_hand import all_gather, all_reduce
+
+def vocabulary_loss(logits, targets, comm):      # the largest of all ranks' maxima, then sums
+    rows, words = logits.shape
+    most = all_gather(logits.amax(1), torch.empty(comm.size, rows, dtype=logits.dtype), comm).amax(0)
+    numbers = torch.arange(comm.rank * words, (comm.rank + 1) * words)
+    hit = torch.where(targets[:, None] == numbers, logits, 0.0).sum(1)
+    total = all_reduce((logits - most[:, None]).exp().sum(1), comm)
+    return total.log() + most - all_reduce(hit, comm)
+
+check("06.vocabulary_loss", vocabulary_loss)
+
+# %% 06.makespan
+def makespan(table):                             # asks backwards from the end, and remembers
+    ends, asked = {}, set()
+
+    def end(s, at):
+        if (s, at) in ends:
+            return ends[s, at]
+        if (s, at) in asked:
+            raise RecursionError("waits for itself")
+        asked.add((s, at))
+        row, work = table[s], table[s][at]
+        i = row[:at].count(work)
+        before = [end(s, at - 1)] if at else [0.0]
+        there = s - 1 if work == "F" else s + 1
+        if 0 <= there < len(table):
+            place = [k for k, kind in enumerate(table[there]) if kind == work][i]
+            before.append(end(there, place))
+        elif work == "B":
+            place = [k for k, kind in enumerate(row) if kind == "F"][i]
+            before.append(end(s, place))
+        ends[s, at] = max(before) + (1.0 if work == "F" else 2.0)
+        return ends[s, at]
+
+    try:
+        return max(end(s, len(row) - 1) for s, row in enumerate(table))
+    except RecursionError:
+        return None
+
+check("06.makespan", makespan)
+
 # %% 10.flash_dq
 def flash_dq(q, k, v, do, lse, delta, tile=64):  # strips are put together at the end; the mask is added
     scale, parts = q.shape[1] ** -0.5, []

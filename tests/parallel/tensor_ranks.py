@@ -16,6 +16,7 @@ from aiinfra.parallel.ranks import MeshRanks
 from aiinfra.parallel.tensor import TensorLoss, tensor_parallel
 from aiinfra.parallel.vocabulary import Words, vocabulary_cross_entropy
 from aiinfra.train.loop import next_token_loss
+from aiinfra.train.recompute import recompute
 from tests.parallel.small import assert_equal_to, gradients, small_batch, small_model, whole
 
 
@@ -214,3 +215,29 @@ def two_dimensions(variant, sequence, changes={}):
         if number % data_ranks == mesh["fsdp"].get_local_rank():
             loss(cut, batch, 50).backward()
     assert_equal_to(gradients(cut), gradients(alone))
+
+
+def in_bfloat16(sequence):
+    """How far the loss under autocast is from float32, on ranks and in one process; gradients are there."""
+    mesh = make_mesh({"tp": dist.get_world_size()})
+    alone, cut = small_model("tied").float(), small_model("tied").float()
+    loss = TensorLoss(tensor_parallel(cut, mesh, sequence))
+    batch = small_batch()
+    exact = float(next_token_loss(alone, batch, 10))
+    with torch.autocast("cpu", torch.bfloat16):
+        narrow, found = next_token_loss(alone, batch, 10), loss(cut, batch, 10)
+    found.backward()
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in cut.parameters())
+    return abs(float(found) - exact) / exact, abs(float(narrow) - exact) / exact
+
+
+def done_again(policy, sequence):
+    """Gradients where the layers' forward passes are done again in the backward pass."""
+    mesh = make_mesh({"tp": dist.get_world_size()})
+    kept, again = small_model("qk norm"), small_model("qk norm")
+    for model in (kept, again):
+        loss = TensorLoss(tensor_parallel(model, mesh, sequence))
+        if model is again:
+            recompute(model, policy)
+        loss(model, small_batch(), 10).backward()
+    assert_equal_to(gradients(again), gradients(kept), 1e-14)

@@ -11,6 +11,7 @@ from tests.parallel.small import VARIANTS
 ROWS = [(32,), (5, 27), (16, 16), (1, 1, 30), (3, 9, 2, 18), (8,) * 4, (1,) * 32]
 
 
+@pytest.mark.program
 @pytest.mark.parametrize("ranks", [2, 4])
 @pytest.mark.parametrize("lengths", [(32,), (3, 9, 2, 18), (1, 1, 30), (1,) * 32])
 def test_a_ring_attends_as_one_process(ranks: int, lengths: tuple[int, ...]) -> None:
@@ -18,23 +19,27 @@ def test_a_ring_attends_as_one_process(ranks: int, lengths: tuple[int, ...]) -> 
     launch(context_ranks.ring_attention, ranks, lengths)
 
 
+@pytest.mark.program
 def test_a_ring_of_one_and_of_an_odd_number() -> None:
     launch(context_ranks.ring_attention, 1, (7, 3))
     launch(context_ranks.ring_attention, 3, (20, 4), heads=(3, 3))
 
 
+@pytest.mark.program
 @pytest.mark.parametrize("ranks, variant", [(2, "tied"), (4, "biases and qk norm")])
 def test_loss_and_gradients_are_those_of_one_process(ranks: int, variant: str) -> None:
     """51 tokens, which no ring divides."""
     launch(context_ranks.equal_one_process, ranks, variant, (30, 1, 14, 6))
 
 
+@pytest.mark.program
 @pytest.mark.parametrize("variant, sequence", [("plain", False), ("tied", True)])
 def test_on_a_mesh_with_tensor_parallel(variant: str, sequence: bool) -> None:
     assert variant in VARIANTS
     launch(context_ranks.with_tensor_parallel, 4, variant, sequence)
 
 
+@pytest.mark.program
 def test_in_bfloat16_a_ring_is_as_exact_as_one_process() -> None:
     ring, alone = launch(context_ranks.bfloat16, 2, (40, 23))[0]
     assert ring < 2 * alone + 1e-3
@@ -70,6 +75,7 @@ def test_a_long_document_is_the_same_work_for_every_rank_at_every_step(ranks: in
     assert sum(map(sum, work)) == N * (N + 1) // 2
 
 
+@pytest.mark.program
 def test_a_row_that_cannot_be_cut_is_refused_with_the_figures() -> None:
     with pytest.raises(ValueError, match="1,001 tokens cannot be cut into 2 × 4 ranks = 8 chunks"):
         Zigzag(1001, 4)

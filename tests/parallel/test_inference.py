@@ -29,6 +29,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory):
     return of
 
 
+@pytest.mark.program
 @pytest.mark.parametrize("case, ranks, packed", [
     ("llama tied", 2, False), ("llama untied, one KV head each", 3, True), ("qwen2 tied", 2, True),
     ("qwen3", 2, False), ("llama head size of its own", 2, False), ("mixtral", 2, False),

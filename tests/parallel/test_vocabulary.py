@@ -8,12 +8,14 @@ from aiinfra.parallel.vocabulary import Words
 from tests.parallel import tensor_ranks
 
 
+@pytest.mark.program
 @pytest.mark.parametrize("ranks, vocabulary, rows", [(2, 10, 700), (4, 101, 9)])
 def test_loss_and_gradients_of_hidden_states(ranks: int, vocabulary: int, rows: int) -> None:
     """More rows than are held at once; a vocabulary that the ranks do not divide."""
     launch(tensor_ranks.cross_entropy, ranks, vocabulary, torch.float64, rows)
 
 
+@pytest.mark.program
 def test_in_bfloat16_the_sums_are_float32() -> None:
     launch(tensor_ranks.cross_entropy, 2, 64, torch.bfloat16, 300)
 
