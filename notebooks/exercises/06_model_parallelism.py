@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from aiinfra.lab.exercise import close, exercise, require
-from aiinfra.lab.judging import EveryTensor, about, answered, explain, is_finite, number, same
+from aiinfra.lab.judging import Largest, about, answered, explain, is_finite, number, same
 from aiinfra.lab.rank_programs import agree, run_ranks
 from aiinfra.parallel.communicator import Communicator
 from aiinfra.parallel.schedule import Action, PipelineTable, ScheduleError
@@ -171,20 +171,6 @@ def _squares(tensors: list[Tensor]) -> float:
     return sum(tensor.square().sum().item() for tensor in tensors)
 
 
-class _Largest(EveryTensor):
-    """Remembers the largest tensor that an operation has returned."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.values = 0
-        self.shape: list[int] = []
-
-    def look(self, tensor: Tensor) -> None:
-        if tensor.numel() > self.values:
-            self.values = tensor.numel()
-            self.shape = list(tensor.shape)
-
-
 @exercise("06.gated", hints=(
     "Which numbers of g does silu(g) · u need beside which numbers of u? Those of the same place. Which "
     "columns of down are they multiplied with?",
@@ -209,7 +195,7 @@ def _judge_gated(answer, ranks: int) -> None:
     columns = down.chunk(ranks, dim=1)
 
     def program(comm: Communicator) -> tuple[Tensor, int, list[int]]:
-        with _Largest() as largest:
+        with Largest() as largest:
             y = answered(answer(x.clone(), gate_up.clone(), down.clone(), comm))
         return y, largest.values, largest.shape
 
