@@ -107,7 +107,10 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--mesh", help="under torchrun: ranks by dimension, as dp=2,tp=2; names dp, fsdp, tp, pp, cp, ep "
                        "(None: all ranks are dp)")
-    add("--schedule", default="1f1b", help="of a pipeline (pp)")
+    add("--schedule", default="1f1b", help=f"of a pipeline (pp): {', '.join(SCHEDULES)}")
+    add("--stages", type=int, metavar="N", help="of each rank of a pipeline (None: as is usual for it)")
+    add("--zero", type=int, choices=(2, 3), default=3,
+        help="with fsdp: 3 drops a layer's weights after its forward pass, 2 keeps them for the backward")
     add("--timeout", type=float, default=600.0, help="the longest that a rank waits for the others: seconds")
     add("--sequence", action="store_true", help="with tp: cut the norms' rows, too")
     parser.set_defaults(run=run_train)
@@ -126,10 +129,15 @@ def run_train(args: argparse.Namespace) -> None:
 
     from aiinfra.parallel.launch import init_ranks
     from aiinfra.parallel.mesh import make_mesh, parse_mesh
+    from aiinfra.parallel.parallelize import ParallelOptions
     from aiinfra.parallel.team import MeshTeam
-    options = train.options_of(args)
-    more = {"mesh": args.mesh, "schedule": args.schedule, "sequence": args.sequence}
-    device = init_ranks(asdict(options) | more, args.timeout)
+    how = ParallelOptions(
+        schedule=args.schedule,
+        stages=args.stages,
+        sequence=args.sequence,
+        gather_again=args.zero == 3)
+    compared = asdict(train.options_of(args)) | asdict(how) | {"mesh": args.mesh}
+    device = init_ranks(compared, args.timeout)
     args.device = device.type
     mesh = make_mesh(parse_mesh(args.mesh or f"dp={torchrun_place().ranks}"))
-    train.train_with(args, MeshTeam(mesh, args.schedule, args.sequence))
+    train.train_with(args, MeshTeam(mesh, how))

@@ -8,6 +8,7 @@ to export it. Notebook 06.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,18 +32,17 @@ T = TypeVar("T")
 class MeshTeam:
     """Training's `Team` on a mesh; `options`, but for autocast, which the run chooses."""
 
-    def __init__(self, mesh: DeviceMesh, schedule: str = "1f1b", sequence: bool = False) -> None:
+    def __init__(self, mesh: DeviceMesh, options: ParallelOptions = ParallelOptions()) -> None:
         self.mesh = mesh
         self.first = dist.get_rank() == 0
-        self.schedule = schedule
-        self.sequence = sequence
+        self.options = options
 
     def share(self, model: Transformer, options: TrainOptions, stream: PackedStream,
               autocast: torch.dtype | None) -> Share:
         """This rank's part. Raises ValueError for what the mesh cannot divide, and for compiled layers."""
         if options.compile:
             raise ValueError("compile is not supported on a mesh. Train without --compile.")
-        how = ParallelOptions(schedule=self.schedule, sequence=self.sequence, autocast=autocast)
+        how = replace(self.options, autocast=autocast)
         parallel = parallelize(model, self.mesh, options.accumulate, how)
         batches = map(parallel.own_tokens, dealt(stream, parallel.place, parallel.dealt))
         return Share(

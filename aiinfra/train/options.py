@@ -13,7 +13,10 @@ class TrainOptions:
     width: int = 128
     heads: int = 4
     kv_heads: int = 2
-    feed_forward: int = 344
+    feed_forward: int = 344          # of one expert, if there are experts
+    experts: int = 0                 # of each layer; 0: one plain feed-forward
+    experts_per_token: int = 2
+    balance_loss: float = 0.01       # times the loss that asks for an even load of the experts
     vocabulary: int = 1024           # at most; a small text gives fewer
     length: int = 128                # tokens a row
     rows: int = 8                    # rows a micro-batch

@@ -25,6 +25,7 @@ from aiinfra.checkpoint.tokenizer import Tokenizer
 from aiinfra.device import as_device, as_dtype
 from aiinfra.files import write_text
 from aiinfra.model.config import ModelConfig
+from aiinfra.model.moe_config import MoEConfig
 from aiinfra.model.transformer import Transformer
 from aiinfra.perf.training import decoder_flops
 from aiinfra.train.checkpoints import Checkpoints
@@ -163,7 +164,9 @@ class TrainingRun:
         return decoder_flops(self.model.config, lengths) / self.share.parts
 
     def _check(self, place: Waypoint) -> None:
-        self.changes = check_configuration(place.configuration, self.configuration, MAY_DIFFER)
+        # A setting that is younger than the run was what its default is, which changes nothing.
+        saved = asdict(TrainOptions()) | place.configuration
+        self.changes = check_configuration(saved, self.configuration, MAY_DIFFER)
 
     def _take_up(self, place: Waypoint | None) -> None:
         """Go on from a checkpoint: the stream's place, the counters, the metrics cut back to its step."""
@@ -220,10 +223,22 @@ def model_config(options: TrainOptions, tokenizer: Tokenizer) -> ModelConfig:
         num_key_value_heads=options.kv_heads,
         head_dim=options.width // options.heads,
         intermediate_size=options.feed_forward,
+        moe=experts_config(options),
         max_position_embeddings=max(512, options.length),
         tie_word_embeddings=True,
         eos_token_ids=tokenizer.eos_ids,
         bos_token_id=tokenizer.eos_ids[0])
+
+
+def experts_config(options: TrainOptions) -> MoEConfig | None:
+    """The experts of each layer, weighed as Mixtral weighs them; None for plain layers."""
+    if not options.experts:
+        return None
+    return MoEConfig(
+        num_experts=options.experts,
+        num_experts_per_tok=options.experts_per_token,
+        moe_intermediate_size=options.feed_forward,
+        router_aux_loss_coef=options.balance_loss)
 
 
 def read_lines(path: Path) -> list[dict]:

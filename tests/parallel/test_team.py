@@ -83,9 +83,23 @@ def test_other_meshes_are_one_process_too(mesh, changes, data, alone, tmp_path):
     assert_same_run(tmp_path, alone)
 
 
+def test_experts_on_their_ranks_are_one_process_and_go_on_on_copies(data, tmp_path):
+    """Three steps with each expert on one rank, then three with all experts on both."""
+    sparse = replace(SMALL, experts=4, experts_per_token=2)
+    whole = TrainingRun(data, tmp_path / "alone", sparse)
+    for _ in whole:
+        pass
+    whole.export()
+    out = tmp_path / "mesh"
+    launch(team_functions.train, 2, "ep=2", data, out, sparse, 3)
+    launch(team_functions.train, 2, "dp=2", data, out, sparse, 6, resume=True)
+    assert_same_run(out, whole.out)
+
+
 def test_what_does_not_go_together_is_refused(data, alone, tmp_path):
     for mesh, changes, words in [
             ("dp=2", {"accumulate": 3}, "a step of 3 micro-batches cannot be dealt among 2 ranks"),
+            ("ep=2", {}, "a model without experts: give those ranks to dp"),
             ("tp=2", {"compile": True}, "compile is not supported on a mesh"),
             ("tp=2", {"kv_heads": 1, "heads": 1}, "num_attention_heads=1 cannot be divided among 2")]:
         with pytest.raises(RankFailed, match=words):

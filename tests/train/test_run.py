@@ -15,11 +15,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from aiinfra.checkpoint import load
 from aiinfra.environment import child_environment
 from aiinfra.train import team as team_module
 from aiinfra.train.options import TrainOptions
 from aiinfra.train.run import TrainingRun, read_lines
-from aiinfra.train.state import StateError
+from aiinfra.train.state import StateError, read_place, save_state
 from aiinfra.train.step import Diverged
 from tests.train.stories import stories
 
@@ -225,3 +226,27 @@ def test_a_row_longer_than_the_text(tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("Too short.\n\nBy far.")
     with pytest.raises(ValueError, match="a row is 32 tokens and the whole text is"):
         TrainingRun(tmp_path / "short.txt", tmp_path / "out", SMALL)
+
+
+def test_a_run_from_before_there_were_experts_goes_on(data: Path, tmp_path: Path) -> None:
+    run = TrainingRun(data, tmp_path, replace(SMALL, steps=2, save_every=2))
+    list(run)
+    folder = tmp_path / "checkpoints" / "step-00000002"
+    place = read_place(folder)
+    older = {key: value for key, value in place.configuration.items()
+             if key not in ("experts", "experts_per_token", "balance_loss")}
+    save_state(folder, run.model, run.optimizer, replace(place, configuration=older))
+    longer = TrainingRun(data, tmp_path, replace(SMALL, steps=3), resume=True)
+    assert [record.step for record in longer] == [3]
+    with pytest.raises(StateError, match="experts was 0 and is 4"):
+        TrainingRun(data, tmp_path, replace(SMALL, steps=3, experts=4), resume=True)
+
+
+def test_experts_are_trained_and_exported(data: Path, tmp_path: Path) -> None:
+    run = TrainingRun(data, tmp_path, replace(SMALL, steps=3, experts=4))
+    losses = [record.loss for record in run]
+    assert losses[-1] < losses[0]
+    model = load(run.export())[0]
+    assert model.config.moe == run.model.config.moe
+    tokens = torch.arange(20)
+    torch.testing.assert_close(model(tokens), run.model(tokens))
