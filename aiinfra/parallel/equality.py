@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor
 
 from aiinfra.model.balance import routers_of
 from aiinfra.model.config import ModelConfig
+from aiinfra.model.mla_config import MLAConfig
 from aiinfra.model.moe_config import MoEConfig
 from aiinfra.model.packed_documents import PackedDocuments
 from aiinfra.model.transformer import Transformer
@@ -63,6 +64,14 @@ class Trajectory:
     parameters: dict[str, Tensor]            # after the last
 
 
+_SMALL_LATENT = MLAConfig(
+    kv_lora_rank=8,
+    q_lora_rank=12,
+    qk_nope_head_dim=4,
+    qk_rope_head_dim=4,
+    v_head_dim=6)
+
+
 def small_config(mix: Mix) -> ModelConfig:
     """A decoder small enough for eight processes on two cores, whose sizes 2 and 4 divide."""
     return ModelConfig(
@@ -75,7 +84,8 @@ def small_config(mix: Mix) -> ModelConfig:
         intermediate_size=24,
         max_position_embeddings=64,
         tie_word_embeddings=mix.tied,
-        moe=_small_experts(mix.experts))
+        moe=_small_experts(mix.experts),
+        mla=_SMALL_LATENT if mix.latent else None)
 
 
 def _small_experts(kind: str) -> MoEConfig | None:

@@ -24,6 +24,7 @@ class Mix:
     mesh: str
     tied: bool = True
     experts: str = ""                # "softmax", "sigmoid", or "overloaded": most experts stay empty
+    latent: bool = False             # attention (MLA)
     options: ParallelOptions = ParallelOptions()
 
     @property
@@ -33,9 +34,13 @@ class Mix:
 
     @property
     def model(self) -> str:
-        """What is trained, in a word or two."""
-        table = "tied" if self.tied else "untied"
-        return f"{table}, experts ({self.experts})" if self.experts else table
+        """What is trained, in a word or two: its table, its attention, its router."""
+        words = ["tied" if self.tied else "untied"]
+        if self.latent:
+            words.append("latent")
+        if self.experts:
+            words.append(self.experts)
+        return ", ".join(words)
 
     @property
     def ranks(self) -> int:
@@ -100,6 +105,10 @@ MIXES = (
     Mix("experts, FSDP", "fsdp=2", experts="sigmoid"),
     Mix("experts, tensor", "tp=2", experts="sigmoid"),
     Mix("expert × FSDP", "fsdp=2,ep=2", experts="sigmoid"),
+    Mix("latent, tensor", "tp=2", latent=True, options=_SEQUENCE),
+    Mix("latent, context", "cp=2", latent=True),
+    Mix("latent, pipeline × FSDP", "pp=2,fsdp=2", latent=True),
+    Mix("latent, expert × data", "dp=2,ep=2", latent=True, experts="sigmoid"),
 )
 
 

@@ -7,17 +7,19 @@ from aiinfra.parallel.launch import RankFailed
 from aiinfra.parallel.mixes import Mix
 
 _COLUMNS = ("loss", "norm", "gradients", "parameters")
-_NUMBERS = "".join(f"{name:>12}" for name in _COLUMNS)
-HEADER = f"{'mix':<28}{'mesh':<20}{'model':<12}{_NUMBERS}"
+_WIDTHS = (10, 10, 10, 11)
+_NUMBERS = "".join(f"{name:>{width}}" for name, width in zip(_COLUMNS, _WIDTHS))
+HEADER = f"{'mix':<28}{'mesh':<17}{'model':<22}{_NUMBERS}"
 
 
 def line_of(mix: Mix, found: Differences | RankFailed, limit: float) -> str:
     """A row: the four differences and a verdict, or what went wrong."""
-    start = f"{mix.name:<28}{mix.mesh:<20}{mix.model:<12}"
+    start = f"{mix.name:<28}{mix.mesh:<17}{mix.model:<22}"
     if isinstance(found, RankFailed):
         *_, last = str(found).splitlines()
         return f"{start}  FAILED: {last}"
-    numbers = "".join(f"{value:12.1e}" for value in asdict(found).values())
+    values = asdict(found).values()
+    numbers = "".join(f"{value:{width}.1e}" for value, width in zip(values, _WIDTHS))
     verdict = "equal" if is_equal(found, limit) else "DIFFERENT"
     return f"{start}{numbers}  {verdict}"
 

@@ -26,8 +26,8 @@ def test_what_is_compared_is_clipped_and_uneven():
 
 
 def test_rows_are_chosen_by_text_and_ranks():
-    assert {mix.name for mix in chosen(MIXES, ["zero-2", "context ×"])} == {
-        "ZeRO-2", "context × data", "context × tensor"}
+    assert {mix.name for mix in chosen(MIXES, ["zero-2", "context × tensor"])} == {
+        "ZeRO-2", "context × tensor", "context × tensor × FSDP", "context × tensor × pipeline"}
     assert {mix.ranks for mix in chosen(MIXES, ranks=[4])} == {4}
     with pytest.raises(ValueError, match="Did you mean 'ZeRO-2'"):
         chosen(MIXES, ["ZeRO-3"])
