@@ -43,12 +43,15 @@ def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class OneDnnLinear(Linear):
-    """y = x·Wᵀ + b by oneDNN while it is trained in float32 on a CPU, and by PyTorch's own product else."""
+    """y = x·Wᵀ + b by oneDNN while it is trained in float32 on a CPU, not compiled; else by PyTorch's own
+    product."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [..., in_features] -> [..., out_features]."""
+        # Inductor takes this product for weights that are laid out for good, and these are trained.
+        compiled = torch.compiler.is_compiling()
         mixed = torch.is_autocast_enabled(x.device.type)
-        if mixed or x.device.type != "cpu" or x.dtype != torch.float32:
+        if compiled or mixed or x.device.type != "cpu" or x.dtype != torch.float32:
             return super().forward(x)
         return _Product.apply(x, self.weight, self.bias)
 
