@@ -189,7 +189,7 @@ def test_chat_streams_survives_ctrl_c_and_ends() -> None:
     chat = Terminal("--temperature", "0", "--max-tokens", "400")
     try:
         chat.until("> ")
-        chat.type("Count from one to one hundred in words.\n")
+        chat.type("Tell me a long story about a lighthouse.\n")       # some hundred tokens
         chat.until("\n")
         chat.until(" ")                                # the first pieces arrive before the answer is finished
         chat.type("\x03")
