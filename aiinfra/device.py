@@ -41,6 +41,11 @@ def as_device(device: str | torch.device | None) -> torch.device:
     return device
 
 
+def has_onednn() -> bool:
+    """True where this PyTorch has oneDNN's linear layer, which computes in float32 on a CPU."""
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
 def device_of_rank(local_rank: int, local_ranks: int) -> torch.device:
     """Where a rank computes: the GPU of its number, which becomes the current one, or the CPU unless every
     rank of this machine has a GPU of its own."""

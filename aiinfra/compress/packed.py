@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from aiinfra.compress.place import Values
+from aiinfra.device import has_onednn
 from aiinfra.environment import use_huge_pages
 from aiinfra.model.layers import Weighed, set_parameters
 from aiinfra.model.transformer import Transformer
@@ -148,9 +149,7 @@ def frozen(bias: Tensor | None) -> nn.Parameter | None:
 
 def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
     """True for float32 on a CPU whose PyTorch has oneDNN."""
-    if device.type != "cpu" or dtype != torch.float32:
-        return False
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return device.type == "cpu" and dtype == torch.float32 and has_onednn()
 
 
 def pack(model: nn.Module) -> nn.Module:

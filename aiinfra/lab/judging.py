@@ -97,6 +97,12 @@ class EveryTensor(TorchDispatchMode):
         return out
 
 
+def drawn(seed: int, *shape: int) -> Tensor:
+    """Normal numbers in float64, always the same for a seed."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
 class Largest(EveryTensor):
     """Remembers the largest tensor that an operation has returned: its shape, and how many values."""
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from aiinfra.device import device_name
+from aiinfra.device import device_name, has_onednn
 from aiinfra.perf.timing import time_call
 
 
@@ -96,7 +96,7 @@ def matmul_flops(device: torch.device | str, dtype: torch.dtype, size: int | Non
     b = torch.randn(size, size, device=device, dtype=dtype)
     ways = [lambda: a @ b]
     onednn = torch.ops.mkldnn
-    if a.device.type == "cpu" and dtype == torch.float32 and hasattr(onednn, "_linear_pointwise"):
+    if a.device.type == "cpu" and dtype == torch.float32 and has_onednn():
         packed = onednn._reorder_linear_weight(b)
         ways.append(lambda: onednn._linear_pointwise(a, packed, None, "none", [], ""))
     each = budget_seconds / len(ways)

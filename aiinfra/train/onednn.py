@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from aiinfra.device import has_onednn
 from aiinfra.model.layers import Linear
 
 
@@ -64,8 +65,3 @@ def use_onednn(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) is Linear:
             module.__class__ = OneDnnLinear
-
-
-def has_onednn() -> bool:
-    """True where this PyTorch has oneDNN's linear layer."""
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")

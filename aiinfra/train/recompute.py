@@ -18,8 +18,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
+from aiinfra.device import has_onednn
 from aiinfra.errors import nearest
-from aiinfra.train.onednn import has_onednn
 
 POLICIES = ("none", "operation", "block")
 _KEPT = [

@@ -10,16 +10,11 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from aiinfra.lab.exercise import close, exercise, require
-from aiinfra.lab.judging import Largest, about, answered, explain, is_finite, number, same
+from aiinfra.lab.judging import Largest, about, answered, drawn, explain, is_finite, number, same
 from aiinfra.lab.rank_programs import agree, run_ranks
 from aiinfra.parallel.communicator import Communicator
 from aiinfra.parallel.schedule import Action, PipelineTable, ScheduleError
 from aiinfra.parallel.timing import StageCosts, time_table
-
-
-def _drawn(seed: int, *shape: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 @exercise("06.members", hints=(
@@ -85,7 +80,7 @@ def uneven(answer):
     for counts in ((5, 1), (3, 3), (7, 2, 4), (0, 4), (6, 0, 0, 2)):
         given = []
         for rank, count in enumerate(counts):
-            mean = _drawn(rank, count, 3, 2).mean(0)           # NaN without rows
+            mean = drawn(rank, count, 3, 2).mean(0)           # NaN without rows
             given.append(mean)
         with about(f"ranks with {' and '.join(map(str, counts))} rows"):
             _judge_uneven(answer, given, counts)
@@ -136,8 +131,8 @@ def norm(answer):
 
 
 def _judge_norm(answer, ranks: int, pieces: int, copies: int) -> None:
-    cut = [[_drawn(10 * rank + i, 40 + rank, 7) for i in range(pieces)] for rank in range(ranks)]
-    same_everywhere = [3 * _drawn(100 + i, 300) for i in range(copies)]
+    cut = [[drawn(10 * rank + i, 40 + rank, 7) for i in range(pieces)] for rank in range(ranks)]
+    same_everywhere = [3 * drawn(100 + i, 300) for i in range(copies)]
     by_rank = [_squares(mine) for mine in cut]
     shared = _squares(same_everywhere)
     want = math.sqrt(sum(by_rank) + shared)
@@ -189,7 +184,7 @@ def gated(answer):
 
 def _judge_gated(answer, ranks: int) -> None:
     N, D, F = 16, 4, 24
-    x, gate_up, down = _drawn(1, N, D), _drawn(2, 2 * F, D), _drawn(3, D, F)
+    x, gate_up, down = drawn(1, N, D), drawn(2, 2 * F, D), drawn(3, D, F)
     gate, up = gate_up.chunk(2)
     want = _gated(x, gate, up, down)
     columns = down.chunk(ranks, dim=1)
@@ -250,7 +245,7 @@ def vocabulary_loss(answer):
         "one rank": (1, 1.0, 0.0),
     }
     for seed, (case, (ranks, scale, shift)) in enumerate(cases.items()):
-        logits = scale * _drawn(seed, 6, 64 * ranks) + shift
+        logits = scale * drawn(seed, 6, 64 * ranks) + shift
         with about(case):
             _judge_loss(answer, logits, ranks)
     return "For a vocabulary of 128,256 words a few numbers a row travel, in place of 128,256."

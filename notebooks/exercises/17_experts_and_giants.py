@@ -7,14 +7,9 @@ import torch
 from torch import Tensor
 
 from aiinfra.lab.exercise import Wrong, close, exercise, require
-from aiinfra.lab.judging import Largest, about, answered, explain, is_finite, pair, same
+from aiinfra.lab.judging import Largest, about, answered, drawn, explain, is_finite, pair, same
 from aiinfra.lab.rank_programs import agree, run_ranks
 from aiinfra.parallel.communicator import Communicator
-
-
-def _drawn(seed: int, *shape: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 # 1
@@ -34,7 +29,7 @@ def choose(answer):
         (4, 8, 1),
     )
     for seed, (tokens, count, k) in enumerate(cases):
-        logits, bias = _drawn(seed, tokens, count), 0.5 * _drawn(100 + seed, count)
+        logits, bias = drawn(seed, tokens, count), 0.5 * drawn(100 + seed, count)
         with about(f"{tokens} tokens, {k} of {count} experts"):
             _judge_choice(answer, logits, bias, k)
     return "The bias moves the load and leaves the weights alone: nothing that the model has learnt is bent."
@@ -194,8 +189,8 @@ def own_experts(answer):
 
 def _judge_own_experts(answer, seed: int, ranks: int, count: int, k: int) -> None:
     N, D = 12, 8
-    x, all_of_them = _drawn(seed, N, D), _drawn(seed + 50, count, D, D)
-    scores = _drawn(seed + 90, N, count)
+    x, all_of_them = drawn(seed, N, D), drawn(seed + 50, count, D, D)
+    scores = drawn(seed + 90, N, count)
     scores[:, count // 2] -= 100                                   # an expert that nobody takes
     even = scores.softmax(-1)
     weights, experts = even.topk(k)
@@ -365,7 +360,7 @@ def latent_scores(answer):
         (2, 16, 32, 200),
     )
     for seed, (H, Dh, R, T) in enumerate(cases):
-        q, to_key, c = _drawn(seed, H, Dh), _drawn(seed + 10, H, Dh, R), _drawn(seed + 20, T, R)
+        q, to_key, c = drawn(seed, H, Dh), drawn(seed + 10, H, Dh, R), drawn(seed + 20, T, R)
         with about(f"{H} heads of {Dh}, rows of {R}, {T} tokens"):
             _judge_scores(answer, q, to_key, c)
     return "128 heads, 100,000 tokens: 12.8 million scores a layer, and none of 1.6 billion numbers of keys."

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from aiinfra.device import has_onednn
 from aiinfra.model import ModelConfig, Transformer
 from aiinfra.model.layers import Linear
-from aiinfra.train.onednn import OneDnnLinear, has_onednn, use_onednn
+from aiinfra.train.onednn import OneDnnLinear, use_onednn
 from aiinfra.train.recompute import POLICIES, recompute
 
 pytestmark = pytest.mark.skipif(not has_onednn(), reason="this PyTorch has no oneDNN")
