@@ -6,6 +6,7 @@ from pathlib import Path
 
 from puzzles.cells import python_of
 from puzzles.source import BadInput
+from puzzles.syntax import parse
 
 _KEPT = (ast.FunctionDef, ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign)
 
@@ -28,7 +29,7 @@ def definitions(path: Path) -> str:
 
 def functions(text: str) -> list[str]:
     """Names of the functions that a file defines at its top level."""
-    return [node.name for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)]
+    return [node.name for node in parse(text).body if isinstance(node, ast.FunctionDef)]
 
 
 def _first_line(node: ast.stmt) -> int:
@@ -39,7 +40,7 @@ def _first_line(node: ast.stmt) -> int:
 
 def _parse(text: str, name: str) -> ast.Module:
     try:
-        return ast.parse(text)
+        return parse(text)
     except SyntaxError as error:
         message = f"{name}, line {error.lineno}: Python cannot read this file: {error.msg}."
         raise BadInput(message) from error

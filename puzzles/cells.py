@@ -9,6 +9,8 @@ import ast
 import re
 import sys
 
+from puzzles.syntax import parse
+
 # Cell magics that run the cell as Python; after others, such as %%bash, it holds something else.
 _RUNS_PYTHON = {"time", "timeit", "capture", "prun", "debug", "memit", "mprun", "lprun"}
 _COMMANDS = r"[%!?]|[\w, ]+ = ?[%!]|[\w.]+\?"
@@ -54,7 +56,7 @@ def lines_in_a_cell(name: str) -> tuple[list[str], int] | None:
 
 
 def _function(text: str, name: str) -> ast.FunctionDef | None:
-    for node in ast.parse(text).body:
+    for node in parse(text).body:
         if isinstance(node, ast.FunctionDef) and node.name == name:
             return node
     return None
@@ -62,7 +64,7 @@ def _function(text: str, name: str) -> ast.FunctionDef | None:
 
 def _is_python(text: str) -> bool:
     try:
-        ast.parse(text)
+        parse(text)
     except (SyntaxError, ValueError):
         return False
     return True

@@ -18,6 +18,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from puzzles.cells import lines_in_a_cell
+from puzzles.syntax import parse
 
 _KERNEL_TYPES = ("JITFunction", "InterpretedFunction")
 _CONSTEXPR_TYPES = ("ConstexprFunction",)
@@ -121,7 +122,7 @@ class _Collector:
     def _piece(self, fn: FunctionType, decorator: str) -> Piece:
         lines, first = _lines(fn)
         whole = textwrap.dedent("".join(map(_without_comment, lines)))
-        node = ast.parse(whole).body[0]
+        node = parse(whole).body[0]
         decorators = node.lineno - 1                         # left out: the worker decorates
         text = "".join(whole.splitlines(keepends=True)[decorators:])
         padding = "\n" * (first + decorators - 1)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from aiinfra.errors import nearest_name
 from puzzles.judge.verdict import Finding
 from puzzles.source import Piece
+from puzzles.syntax import parse
 
 _MOST_SAID = 300
 _NOT_INTERPRETED = ("the operation, not your formula: Triton's interpreter, in which kernels are watched "
@@ -132,7 +133,7 @@ def _place_in_source(error: BaseException, files: Mapping[str, Piece]) -> tuple[
 def _multiple_assignment(files: Mapping[str, Piece]) -> tuple[int, str] | None:
     """The first `a = b = value` of the reader's text: the interpreter does not say where it is."""
     for piece in files.values():
-        for node in ast.walk(ast.parse(piece.text)):
+        for node in ast.walk(parse(piece.text)):
             if isinstance(node, ast.Assign) and len(node.targets) > 1:
                 return node.lineno, piece.line(node.lineno)
     return None

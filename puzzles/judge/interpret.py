@@ -32,6 +32,7 @@ from puzzles.judge.values import compare
 from puzzles.judge.verdict import Finding, HeatMap, Traffic, Verdict, rejected
 from puzzles.puzzle import ONCE, Case, Expected, Puzzle
 from puzzles.source import KernelText, Piece
+from puzzles.syntax import parse
 from puzzles.tensors import evaluate
 
 _STORING = ("store", "atomic", "scatter")
@@ -283,7 +284,7 @@ def _over_budget(traffic: Sequence[Traffic]) -> list[Finding]:
 def stores_anything(files: Mapping[str, Piece]) -> bool:
     """Whether the reader's text calls a store or an atomic at all; a stub does not."""
     for piece in files.values():
-        for node in ast.walk(ast.parse(piece.text)):
+        for node in ast.walk(parse(piece.text)):
             name = getattr(node, "attr", getattr(node, "id", ""))
             if any(word in name for word in _STORING):
                 return True
@@ -292,7 +293,7 @@ def stores_anything(files: Mapping[str, Piece]) -> bool:
 
 def _unused_blocks(puzzle: Puzzle, text: KernelText) -> list[Finding]:
     """Block sizes that the kernel never looks at: a constant stands in their place."""
-    function = next(node for node in ast.walk(ast.parse(text.pieces[-1].text))
+    function = next(node for node in ast.walk(parse(text.pieces[-1].text))
                     if isinstance(node, ast.FunctionDef) and node.name == text.name)
     names = {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}
     look = "numbers in the kernel that stand where a block size should"

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from puzzles.judge.verdict import Finding
 from puzzles.source import KernelText, Piece
+from puzzles.syntax import parse
 
 _HARMLESS_MODULES = ("math",)
 _JUDGES = ("puzzles", "aiinfra", "gc", "_thread")
@@ -28,7 +29,7 @@ def reaching(text: KernelText) -> Finding | None:
     """The finding for a text whose functions reach outside of themselves; None for a kernel."""
     for piece in text.pieces:
         try:
-            tree = ast.parse(piece.text)
+            tree = parse(piece.text)
         except SyntaxError:
             return None                           # told where the text is executed
         outside = (_modules(tree, piece) | set(_REACHING)) - _own_names(tree)

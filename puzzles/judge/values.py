@@ -17,6 +17,7 @@ from puzzles.judge.races import NOBODY
 from puzzles.judge.tolerance import allowed_error, error_ratio
 from puzzles.judge.verdict import Finding, HeatMap
 from puzzles.puzzle import Expected
+from puzzles.syntax import parse
 
 _MAP_ROWS, _MAP_COLUMNS = 24, 64
 _MOST_NAMED = 3                          # programs
@@ -179,7 +180,7 @@ def _first(mask: torch.Tensor) -> int:
 
 def _single_number_words(text: str, line: int) -> Iterator[str]:
     """The words on a line of a text that ask for one truth value."""
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(parse(text)):
         word = _single_number_word(node)
         if word and node.lineno <= line <= _last_line(node):
             yield word

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
+from puzzles.syntax import parse
+
 
 @dataclass(frozen=True)
 class WrongAnswer:
@@ -43,7 +45,7 @@ def solution_parts(text: str, name: str) -> tuple[str, str]:
     """(everything else, the solution of one puzzle with its decorator and, if it has one, its grid)."""
     names = (name, f"grid_of_{name}")
     mine: set[int] = set()
-    for node in ast.parse(text).body:
+    for node in parse(text).body:
         if isinstance(node, ast.FunctionDef) and node.name in names:
             first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
             mine |= set(range(first - 1, node.end_lineno))
