@@ -15,8 +15,8 @@ TEXT = "".join(f"def f{i}(x):\n    return {'(' * i}x + 1{')' * i}\n" for i in ra
 
 @pytest.fixture
 def collections_that_let_others_run():
-    """A collection of garbage in the midst of a tree hands the interpreter to another thread, as one does that
-    finds an object with a finalizer."""
+    """A collection of garbage in the midst of a tree hands the interpreter to another thread, as one does
+    that finds an object with a finalizer."""
     def give_way(phase, info):
         time.sleep(0)
     before = gc.get_threshold()
