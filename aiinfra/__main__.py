@@ -26,8 +26,8 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "generate": Command("engine", "complete a prompt"),
-    "chat": Command("engine", "talk to the model; an empty line or Ctrl-D ends, Ctrl-C cuts an answer short"),
+    "generate": Command("serve", "complete a prompt"),
+    "chat": Command("serve", "talk to the model; an empty line or Ctrl-D ends, Ctrl-C cuts an answer short"),
     "train": Command("parallel", "train a language model on a text file; resume it exactly"),
     "bench": Command("bench", "measure, against others where there are any"),
     "fetch": Command("checkpoint", "download a known model into the cache folder, unless it is there"),

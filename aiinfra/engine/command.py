@@ -4,15 +4,18 @@ it."""
 import argparse
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import fields
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from aiinfra.engine import LLM, CompletionOutput, RequestOutput, SamplingParams
 
 Parser = argparse.ArgumentParser
+# How an LLM is made, of a command's arguments, for who uses it.
+WithLLM = Callable[[argparse.Namespace, Callable[["LLM"], None]], None]
 
 
 def add_generate(parser: Parser) -> None:
@@ -33,12 +36,21 @@ def add_chat(parser: Parser) -> None:
     parser.set_defaults(run=run_chat, n=1)
 
 
-def run_generate(args: argparse.Namespace) -> None:
+def with_llm(args: argparse.Namespace, use: Callable[["LLM"], None]) -> None:
+    """Make the LLM that the arguments name, in this process, and use it."""
+    from aiinfra.engine import LLM
+    use(LLM(args.model, args.dtype, args.device, quantization=args.quantize))
+
+
+def run_generate(args: argparse.Namespace, with_llm: WithLLM = with_llm) -> None:
     """Print the completion as it is made; several, once they are complete."""
     params = _sampling_params(args)
     _print_any_letter()
     prompt = _read_stdin() if args.prompt == "-" else args.prompt
-    llm = _llm(args)
+    with_llm(args, partial(_complete, prompt, params))
+
+
+def _complete(prompt: str, params: "SamplingParams", llm: "LLM") -> None:
     if params.n == 1:
         for piece in _pieces(llm.stream(prompt, params)):
             print(piece, end="", flush=True)
@@ -49,14 +61,17 @@ def run_generate(args: argparse.Namespace) -> None:
         print(f"--- {out.index + 1} of {params.n}\n{out.text}")
 
 
-def run_chat(args: argparse.Namespace) -> None:
+def run_chat(args: argparse.Namespace, with_llm: WithLLM = with_llm) -> None:
     """A conversation: read a line, stream the answer, keep both."""
     params = _sampling_params(args)
     _print_any_letter()
     _edit_lines()
     print(f"loading {args.model} … (an empty line or Ctrl-D ends, Ctrl-C cuts an answer short)", flush=True)
-    llm = _llm(args)
-    messages = [{"role": "system", "content": args.system}] if args.system else []
+    with_llm(args, partial(_converse, args.system, params))
+
+
+def _converse(system: str | None, params: "SamplingParams", llm: "LLM") -> None:
+    messages = [{"role": "system", "content": system}] if system else []
     while line := _ask():
         messages.append({"role": "user", "content": line})
         try:
@@ -132,11 +147,6 @@ def _add_sampling_arguments(parser: Parser, max_tokens: int, temperature: float 
     add("--stop", action="append", default=[], help="end before this text; may be given several times")
     add("--seed", type=int, help="same seed, same tokens")
     add("--ignore-eos", action="store_true", help="go on past the end of sequence")
-
-
-def _llm(args: argparse.Namespace) -> "LLM":
-    from aiinfra.engine import LLM
-    return LLM(args.model, args.dtype, args.device, quantization=args.quantize)
 
 
 def _sampling_params(args: argparse.Namespace) -> "SamplingParams":

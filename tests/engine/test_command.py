@@ -36,10 +36,12 @@ def arguments(add, *line: str) -> Namespace:
 
 
 @pytest.fixture
-def speaker(monkeypatch):
-    one = Speaker("It ", "is ", "salt é.")
-    monkeypatch.setattr(command, "_llm", lambda args: one)
-    return one
+def speaker():
+    return Speaker("It ", "is ", "salt é.")
+
+
+def chat(speaker, *line: str) -> None:
+    command.run_chat(arguments(command.add_chat, *line), lambda args, use: use(speaker))
 
 
 def typed(monkeypatch, *lines: str) -> None:
@@ -56,19 +58,18 @@ def typed(monkeypatch, *lines: str) -> None:
 
 @pytest.mark.parametrize("last", [[""], []], ids=["an empty line", "Ctrl-D"])
 def test_chat_says_at_once_that_it_loads_and_how_to_leave(speaker, monkeypatch, capsys, last):
-    def load(args):
+    def load(args, use):
         assert "loading smollm2-135m" in capsys.readouterr().out, "before the seconds that loading takes"
-        return speaker
-    monkeypatch.setattr(command, "_llm", load)
+        use(speaker)
     typed(monkeypatch, "Why is the sea salty?", "And lakes?", *last)
-    command.run_chat(arguments(command.add_chat, "--system", "Be brief."))
+    command.run_chat(arguments(command.add_chat, "--system", "Be brief."), load)
     assert speaker.heard[1] == ["Be brief.", "Why is the sea salty?", "It is salt é.", "And lakes?"]
     assert capsys.readouterr().out.count("> ") == 3
 
 
 def test_the_first_line_says_how_to_leave(speaker, monkeypatch, capsys):
     typed(monkeypatch)
-    command.run_chat(arguments(command.add_chat))
+    chat(speaker)
     said = capsys.readouterr().out.splitlines()[0]
     assert "an empty line or Ctrl-D ends" in said and "Ctrl-C cuts an answer short" in said
 
@@ -76,14 +77,14 @@ def test_the_first_line_says_how_to_leave(speaker, monkeypatch, capsys):
 def test_lines_can_be_edited(speaker, monkeypatch):
     monkeypatch.delitem(sys.modules, "readline", raising=False)
     typed(monkeypatch)
-    command.run_chat(arguments(command.add_chat))
+    chat(speaker)
     assert "readline" in sys.modules
 
 
 def test_without_readline_a_chat_goes_on(speaker, monkeypatch):
     monkeypatch.setitem(sys.modules, "readline", None)           # as on Windows
     typed(monkeypatch, "Hello")
-    command.run_chat(arguments(command.add_chat))
+    chat(speaker)
     assert speaker.heard == [["Hello"]]
 
 
@@ -91,7 +92,8 @@ def test_without_readline_a_chat_goes_on(speaker, monkeypatch):
 def test_a_letter_that_the_terminal_lacks_ends_nothing(speaker, monkeypatch, encoding):
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding))
-    command.run_generate(arguments(command.add_generate, "--prompt", "The sea"))
+    args = arguments(command.add_generate, "--prompt", "The sea")
+    command.run_generate(args, lambda args, use: use(speaker))
     sys.stdout.flush()
     wanted = "It is salt é.\n" if encoding != "ascii" else "It is salt ?.\n"
     assert raw.getvalue().decode(encoding) == wanted
