@@ -2,10 +2,11 @@
 
     {"prompt_tokens": 57, "output_tokens": 80, "arrival_seconds": 0.4}      57 random tokens
     {"prompt": [504, 2251, 314], "output_tokens": 16}                       these, at second 0
+    {"conversation": 7, "prompt_tokens": 90, "output_tokens": 20}           begins like others of number 7
 
 A trace file has one such JSON object a line. Prompts that are drawn begin with different tokens, so that no
-two share a prefix and a prefix cache wins nothing by accident. `load.py` replays them on any server. Notebook
-14.
+two share a prefix and a prefix cache wins nothing by accident; only those of one conversation begin alike.
+`load.py` replays them on any server. Notebooks 14 and 18.
 """
 
 import json
@@ -18,7 +19,7 @@ from typing import Any
 
 from aiinfra.errors import nearest
 
-_KEYS = ("prompt", "prompt_tokens", "output_tokens", "arrival_seconds")
+_KEYS = ("prompt", "prompt_tokens", "output_tokens", "arrival_seconds", "conversation")
 _LATEST = 86_400                                          # seconds: a trace is at most a day
 
 
@@ -54,11 +55,9 @@ def read_trace(path: Path, vocab_size: int, context: int, seed: int = 0) -> list
     ]
     if not lines:
         raise ValueError(f"{path} has no requests: a trace is one JSON object a line.")
-    rng = random.Random(seed)
     drawn = [line for line in lines if "prompt" not in line]
     if drawn:
-        for line, first in zip(drawn, _firsts(rng, len(drawn), vocab_size)):
-            line["prompt"] = _draw(rng, first, line["prompt_tokens"], vocab_size)
+        _draw_prompts(drawn, random.Random(seed), vocab_size)
     return [
         TraceRequest(line["prompt"], line["output_tokens"], float(line.get("arrival_seconds", 0)))
         for line in lines
@@ -98,6 +97,21 @@ def poisson_arrivals(trace: Sequence[TraceRequest], per_second: float, seed: int
     return arriving
 
 
+def _draw_prompts(lines: list[dict[str, Any]], rng: random.Random, vocab_size: int) -> None:
+    """Give each line its token ids: a conversation has one stream of them, of which a prompt is the
+    beginning."""
+    longest: dict[object, int] = {}
+    for number, line in enumerate(lines):
+        stream = line.setdefault("conversation", f"line {number}")
+        longest[stream] = max(longest.get(stream, 0), line["prompt_tokens"])
+    firsts = _firsts(rng, len(longest), vocab_size)
+    ids = {}
+    for (stream, length), first in zip(longest.items(), firsts):
+        ids[stream] = _draw(rng, first, length, vocab_size)
+    for line in lines:
+        line["prompt"] = ids[line["conversation"]][:line["prompt_tokens"]]
+
+
 def _draw(rng: random.Random, first: int, length: int, vocab_size: int) -> list[int]:
     others = [rng.randrange(vocab_size) for _ in range(length - 1)]
     return [first, *others]
@@ -127,6 +141,9 @@ def _checked(line: str, where: str, vocab_size: int, context: int) -> dict[str, 
     for key in ("prompt_tokens", "output_tokens"):
         if key in given and not _is_whole(given[key], 1, math.inf):
             raise ValueError(f"{where}: {key} is {given[key]!r}; it must be an integer of at least 1.")
+    if "conversation" in given and not _is_whole(given["conversation"], 0, math.inf):
+        raise ValueError(f"{where}: conversation is {given['conversation']!r}; it must be a whole number of "
+                         "at least 0.")
     _check_arrival(given.get("arrival_seconds", 0), where)
     prompt = given.get("prompt", [0])
     _check_prompt(prompt, where, vocab_size)

@@ -57,6 +57,7 @@ def test_a_trace_file(tmp_path) -> None:
         pytest.param("9" * 5_000, "is not JSON", id="5,000 digits"),
         ('{"prompt_tokens": 3, "output_token": 4}', "Did you mean 'output_tokens'"),
         ('{"output_tokens": 4}', "either prompt .* or prompt_tokens"),
+        ('{"prompt_tokens": 3, "output_tokens": 4, "conversation": -1}', "conversation is -1; it must be"),
         ('{"prompt": [1], "prompt_tokens": 1, "output_tokens": 4}', "either prompt"),
         ('{"prompt_tokens": 3}', "needs output_tokens"),
         *(
