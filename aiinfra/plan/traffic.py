@@ -1,8 +1,8 @@
 """Who comes when, and with how much? Requests to a chat service, drawn from what services have published.
 
-    conversation 7    [ question ] answer                          a prompt holds all that was said before:
-                      [ question   answer   question ] answer      it begins with the prompt of the turn before
-    beginnings        in bursts; fewer by night than by day
+    conversation 7   [ question ] answer                        a prompt holds all that was said before:
+                     [ question   answer   question ] answer    it begins with the prompt of the turn before
+    beginnings       in bursts; fewer by night than by day
 
 Where each figure comes from:
 
