@@ -52,6 +52,10 @@ SHEETS = {sheet.name: sheet for sheet in (
              fp8=1979e12, source=_NVIDIA),
     Hardware("H200 SXM", memory_bytes=141e9, bandwidth=4.8e12, float32=67e12, bfloat16=989e12,
              fp8=1979e12, source=_NVIDIA),
+    Hardware("H800 SXM", memory_bytes=80e9, bandwidth=3.35e12, float32=67e12, bfloat16=989e12,
+             fp8=1979e12, source="NVIDIA's H100 with slower links; DeepSeek-AI 2024, arXiv 2412.19437"),
+    Hardware("B200 SXM", memory_bytes=180e9, bandwidth=8.0e12, float32=80e12, bfloat16=2250e12,
+             fp8=4500e12, source="NVIDIA data sheets of HGX B200 and DGX B200; dense is half of sparse"),
 )}
 
 
