@@ -166,6 +166,28 @@ def test_a_killed_rank_is_named_and_the_run_goes_on_on_fewer(data, alone, tmp_pa
         assert after[number] == pytest.approx(before[number], rel=1e-4)
 
 
+def test_ctrl_c_saves_on_all_ranks_and_the_run_goes_on(data, tmp_path):
+    job = torchrun(2, "--data", data, "--out", tmp_path, "--steps", 5000, "--save-every", 5000, "--mesh", "tp=2",
+                   "--warmup", 0)
+    try:
+        deadline = time.monotonic() + 120
+        while len(read_lines(tmp_path / "metrics.jsonl")) < 3:
+            assert time.monotonic() < deadline and job.poll() is None, job.stdout.read()
+            time.sleep(0.05)
+        ranks = children_of(job.pid)
+        job.send_signal(signal.SIGINT)           # who started the ranks tells them, each once
+        told, _ = job.communicate(timeout=60)
+    finally:
+        job.kill()
+    assert len(ranks) == 2 and not any(Path(f"/proc/{rank}").exists() for rank in ranks)
+    steps = len(read_lines(tmp_path / "metrics.jsonl"))
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [f"step-{steps:08}"], told
+    options = replace(SMALL, steps=5000, warmup=0, save_every=5000)
+    launch(team_functions.train, 1, "dp=1", data, tmp_path, options, steps + 1, resume=True)
+    numbers = [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")]
+    assert numbers == list(range(1, steps + 2))
+
+
 def test_another_configuration_on_one_node_is_named(data, tmp_path):
     port = free_port()
     jobs = []

@@ -49,6 +49,11 @@ def a_follower_hangs(folder, idle, errors):
     return run_on_ranks(watch_idle if idle else watch_busy, folder, patience_seconds=1.5)
 
 
+def answer_until_lost(llm):
+    print("answering", flush=True)
+    watch_busy(llm)
+
+
 def watch_idle(llm):
     deadline = time.monotonic() + 60
     while llm.health.alive and time.monotonic() < deadline:

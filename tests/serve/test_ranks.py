@@ -1,10 +1,17 @@
 """A model on several ranks gives one process's tokens, and who is lost is named."""
 
+import re
+import socket
+import subprocess
+import sys
+
 import pytest
 from tests.checkpoint.corpus_parts import byte_level, save, small_model
 from tests.serve import rank_functions
+from tests.source_tree import ROOT
 
 from aiinfra import LLM
+from aiinfra.environment import child_environment
 from aiinfra.parallel.launch import RankFailed, launch
 from aiinfra.serve.pulse import Health
 from aiinfra.serve.ranks import run_on_ranks
@@ -58,6 +65,30 @@ def test_a_rank_that_hangs_in_a_step_takes_the_replica_down(folder, tmp_path) ->
     with pytest.raises(RankFailed, match="rank 0 of 2 ended with exit code 1"):
         launch(rank_functions.a_follower_hangs, 2, folder, False, tmp_path / "errors")
     assert "rank 0 of 2 ends: rank 1 of 2 was not heard of for" in (tmp_path / "errors").read_text()
+
+
+@pytest.mark.program
+def test_a_rank_that_is_killed_is_named_within_seconds(folder) -> None:
+    """Processes that nobody else watches, as on two machines."""
+    code = "from tests.serve.rank_functions import *; import sys; run_on_ranks(answer_until_lost, sys.argv[1])"
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = str(taken.getsockname()[1])
+    ranks = []
+    for rank in ("0", "1"):
+        place = child_environment(RANK=rank, WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+        ranks.append(subprocess.Popen([sys.executable, "-c", code, folder], cwd=ROOT, env=place, text=True,
+                                      stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+    try:
+        assert ranks[0].stdout.readline() == "answering\n"
+        ranks[1].kill()
+        _, told = ranks[0].communicate(timeout=15)
+    finally:
+        for process in ranks:
+            process.kill()
+            process.communicate()
+    assert ranks[0].returncode == 1
+    assert re.search("RankLost: rank 1 of 2 was not heard of for .* start all ranks again", told), told
 
 
 @pytest.mark.model
