@@ -167,8 +167,8 @@ def test_a_killed_rank_is_named_and_the_run_goes_on_on_fewer(data, alone, tmp_pa
 
 
 def test_ctrl_c_saves_on_all_ranks_and_the_run_goes_on(data, tmp_path):
-    job = torchrun(2, "--data", data, "--out", tmp_path, "--steps", 5000, "--save-every", 5000, "--mesh", "tp=2",
-                   "--warmup", 0)
+    job = torchrun(2, "--data", data, "--out", tmp_path, "--steps", 5000, "--save-every", 5000, "--warmup", 0,
+                   "--mesh", "tp=2")
     try:
         deadline = time.monotonic() + 120
         while len(read_lines(tmp_path / "metrics.jsonl")) < 3:

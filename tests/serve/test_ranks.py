@@ -70,7 +70,8 @@ def test_a_rank_that_hangs_in_a_step_takes_the_replica_down(folder, tmp_path) ->
 @pytest.mark.program
 def test_a_rank_that_is_killed_is_named_within_seconds(folder) -> None:
     """Processes that nobody else watches, as on two machines."""
-    code = "from tests.serve.rank_functions import *; import sys; run_on_ranks(answer_until_lost, sys.argv[1])"
+    code = ("import sys; from tests.serve.rank_functions import *; "
+            "run_on_ranks(answer_until_lost, sys.argv[1])")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = str(taken.getsockname()[1])
