@@ -193,14 +193,8 @@ class Answers:
         """Start an answer beside the first one: on its blocks if there is a place to run in, else in the
         queue."""
         parent = answer.asked.answers[0].request
-        child = answer.request
-        child.arrival = parent.arrival + answer.index        # before all who came later
-        if len(self.scheduler.running) < self.scheduler.max_running:
-            self.scheduler.fork(parent, child)
-        else:
-            self.scheduler.add(child)
-        child.tokens = [*child.prompt, token]
-        self.by_request[child] = answer
+        self.scheduler.branch(parent, answer.request, answer.index, token)
+        self.by_request[answer.request] = answer
 
     def finish(self, answer: GrowingAnswer, failed: bool = False) -> None:
         """Let an answer go; `failed`: nobody is to find what is in its blocks."""

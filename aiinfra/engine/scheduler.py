@@ -218,6 +218,16 @@ class Scheduler:
         child.status = "running"
         self.running.append(child)
 
+    def branch(self, parent: Request, child: Request, index: int, token: int) -> None:
+        """Start the parent's answer number `index` with its first token: beside the parent if there is a
+        place to run in, else in the queue."""
+        child.arrival = parent.arrival + index               # before all who came later
+        if len(self.running) < self.max_running:
+            self.fork(parent, child)
+        else:
+            self.add(child)
+        child.tokens = [*child.prompt, token]
+
     def may_enter(self, request: Request) -> bool:
         """True if a waiting request may be admitted once there is room; False if it must wait for the next
         batch."""

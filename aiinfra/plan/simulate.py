@@ -7,12 +7,12 @@ A scheduler sees only integers, so it can be driven without weights, tensors or 
 second, in which every decision (who enters, who is pushed out, which blocks) is the one that the engine would
 take. Invariant: with the same arrivals by step, records are the engine's own, but for the seconds. Beside the
 engine, pages, judges and tests drive a scheduler by this alone; only tests of guesses, and of planning one
-step ahead, do it themselves. The idea of running the real control plane on a virtual clock is Revati's (arXiv
-2601.00397). Notebooks 12 and 13.
+step ahead, do it themselves. Where nothing but time passes, leap.py takes many steps at once. The idea of
+running the real control plane on a virtual clock is Revati's (arXiv 2601.00397). Notebooks 12, 13 and 18.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 
@@ -23,6 +23,9 @@ from aiinfra.errors import plural
 
 StepCost = Callable[[Plan], float]              # seconds that a step takes
 NextToken = Callable[[Request], int]            # the id that a request is given next
+# After how many tokens each of a request's n answers stops by itself; None: it has all of max_tokens.
+Lengths = Sequence[int | None]
+_ONE_WHOLE: Lengths = (None,)
 
 
 @dataclass(frozen=True)
@@ -38,37 +41,43 @@ class SimulatedStep(StepRecord):
         return self.begin_seconds + self.model_seconds
 
 
-def _one_second(plan: Plan) -> float:
+def one_second(plan: Plan) -> float:
+    """The cost where nobody asks for seconds: steps are counted."""
     return 1.0
 
 
-def _any_token(request: Request) -> int:
+def any_token(request: Request) -> int:
+    """The id where nobody looks for answers in the cache."""
     return 0
 
 
 def simulate(scheduler: Scheduler, requests: Iterable[Request], arrivals: Iterable[float] | None = None,
-             cost: StepCost = _one_second, token: NextToken = _any_token) -> Iterator[SimulatedStep]:
+             cost: StepCost = one_second, token: NextToken = any_token,
+             lengths: Mapping[str, Lengths] | None = None,
+             aborts: Mapping[str, float] | None = None) -> Iterator[SimulatedStep]:
     """Serve `requests`, which come at `arrivals` (seconds; all at 0 by default), and yield a record of every
     step.
 
     cost(plan): the seconds that the step takes, asked before it is committed. token(request): which id is
-    made for it; it matters only to who finds a prefix in the cache. Steps run as they are asked for. In
-    between the scheduler may be looked at, and given requests or relieved of them. Raises ValueError where
-    `Scheduler.add` does, and for arrivals and requests that are not equally many.
+    made for it; it matters only to who finds a prefix in the cache. lengths, by request id: see `Lengths`; a
+    request that is not in it has one answer. aborts: when its user hangs up, by request id. Steps run as they
+    are asked for. In between the scheduler may be looked at, and given requests or relieved of them. Raises
+    ValueError where `Scheduler.add` does, and for arrivals and requests that are not equally many.
     """
+    engine = VirtualEngine(scheduler, cost, token)
+    lengths = lengths or {}
     coming = deque(_by_arrival(list(requests), arrivals))
-    clock = 0.0
-    while coming or scheduler.waiting or scheduler.running:
-        while coming and coming[0][0] <= clock:
-            scheduler.add(coming.popleft()[1])
-        if not (scheduler.waiting or scheduler.running):          # nobody is there: on to the next arrival
-            clock = coming[0][0]
-            continue
-        plan = scheduler.plan()
-        seconds = cost(plan)
-        made = _settle(scheduler, plan, token)
-        yield _record(scheduler, plan, made, clock, seconds)
-        clock += seconds
+    leaving = deque(sorted((aborts or {}).items(), key=itemgetter(1)))
+    while coming or engine.unfinished:
+        while coming and coming[0][0] <= engine.clock:
+            _, request = coming.popleft()
+            engine.add(request, lengths.get(request.id, _ONE_WHOLE))
+        while leaving and leaving[0][1] <= engine.clock:
+            engine.abort(leaving.popleft()[0])
+        if engine.unfinished:
+            yield engine.step()
+        elif coming:                                    # nobody is there: on to the next arrival
+            engine.clock = coming[0][0]
 
 
 def _by_arrival(requests: list[Request], arrivals: Iterable[float] | None) -> list[tuple[float, Request]]:
@@ -79,26 +88,142 @@ def _by_arrival(requests: list[Request], arrivals: Iterable[float] | None) -> li
     return sorted(zip(times, requests), key=itemgetter(0))       # together: in the order given
 
 
-def advance(scheduler: Scheduler, token: NextToken = _any_token) -> Plan:
+def advance(scheduler: Scheduler, token: NextToken = any_token) -> Plan:
     """A single step of `simulate`, for who has something to do between two steps; returns what it ran."""
     plan = scheduler.plan()
-    _settle(scheduler, plan, token)
+    VirtualEngine(scheduler, token=token).settle(plan)
     return plan
 
 
-def _settle(scheduler: Scheduler, plan: Plan, token: NextToken) -> tuple[Made, ...]:
-    """The plan has run: everybody whose last token was in it is given the next one, and leaves if that was
-    all."""
-    due = [work.request for work in plan.work if work.last]
-    chosen = {request: token(request) for request in due}
-    scheduler.commit(plan, chosen)
-    made = []
-    for request in due:
-        ended = request.made == request.max_tokens
-        if ended:
-            scheduler.finish(request)
-        made.append(Made(request.id, chosen[request], "length" if ended else None))
-    return tuple(made)
+@dataclass(eq=False)
+class _Answer:
+    """One of the n that were asked for under a name; beside the first, `parent` has read their prompt."""
+
+    request: Request
+    name: str
+    lengths: Lengths = _ONE_WHOLE
+    index: int = 0
+    parent: Request | None = None
+
+    @property
+    def length(self) -> int:
+        """Tokens that it has when it ends."""
+        most = self.request.max_tokens
+        wanted = self.lengths[self.index]
+        return most if wanted is None else min(wanted, most)
+
+    def ending(self, made: int) -> str | None:
+        """Why it ends with its `made`-th token; None if it goes on."""
+        if made == self.lengths[self.index]:
+            return "stop"
+        return "length" if made == self.request.max_tokens else None
+
+
+class VirtualEngine:
+    """What `engine.engine.Engine` is on a model, on a price: requests come and go between steps, by its
+    `clock`."""
+
+    def __init__(self, scheduler: Scheduler, cost: StepCost = one_second,
+                 token: NextToken = any_token) -> None:
+        self.scheduler = scheduler
+        self.cost = cost
+        self.token = token
+        self.clock = 0.0
+        # Who could not enter though nobody read a prompt: it waits for blocks, until somebody ends.
+        self.refused: Request | None = None
+        self._answers: dict[Request, _Answer] = {}       # that came through `add` and have not ended
+
+    @property
+    def unfinished(self) -> bool:
+        """True while somebody waits or runs."""
+        return bool(self.scheduler.waiting or self.scheduler.running)
+
+    def add(self, request: Request, lengths: Lengths = _ONE_WHOLE) -> None:
+        """Queue a request, with as many answers as `lengths` has places. Raises ValueError if it can never
+        fit."""
+        self.scheduler.add(request, places=len(lengths))
+        self._answers[request] = _Answer(request, request.id, lengths)
+
+    def abort(self, name: str) -> bool:
+        """Drop a request with all its answers; False if there is none such (any more)."""
+        dropped = [answer for answer in self._answers.values() if answer.name == name]
+        for answer in dropped:
+            self.finish(answer.request)
+        return bool(dropped)
+
+    def step(self) -> SimulatedStep:
+        """One step over whoever is there; the clock goes on by its cost."""
+        plan = self.scheduler.plan()
+        seconds = self.cost(plan)
+        nothing_read = all(work.count == 1 and work.last for work in plan.work)
+        made = self.settle(plan)
+        self.refused = self._who_was_refused(plan, made) if nothing_read else None
+        record = _record(self.scheduler, plan, made, self.clock, seconds)
+        self.clock += seconds
+        return record
+
+    def _who_was_refused(self, plan: Plan, made: tuple[Made, ...]) -> Request | None:
+        moved = plan.admitted or plan.preempted or any(new.finish_reason for new in made)
+        if moved:
+            return None
+        return next(filter(self.scheduler.may_enter, self.scheduler.waiting), None)
+
+    def settle(self, plan: Plan) -> tuple[Made, ...]:
+        """The plan has run: everybody whose last token was in it is given the next one, and leaves if that
+        was all. In the order of `engine.answers.Answers.commit`."""
+        takers = [answer for work in plan.work if work.last for answer in self._open_all(work.request)]
+        chosen = {answer.request: self.token(answer.request) for answer in takers}
+        self.scheduler.commit(plan, chosen)
+        made = [self._take(answer, chosen[answer.request]) for answer in takers]
+        for answer, new in zip(takers, made):
+            # Who ended with a first token beside the parent's has never come to the scheduler.
+            if new.finish_reason and answer.request.arrival is not None:
+                self.finish(answer.request)
+        return tuple(made)
+
+    def left(self, request: Request) -> int:
+        """How many more tokens a running request makes."""
+        return self._answer_of(request).length - request.made
+
+    def finish(self, request: Request) -> None:
+        """Take it out, and give its blocks back."""
+        self.refused = None
+        self._answers.pop(request, None)
+        self.scheduler.finish(request)
+
+    def _answer_of(self, request: Request) -> _Answer:
+        return self._answers.get(request) or _Answer(request, request.id)
+
+    def _open_all(self, request: Request) -> list[_Answer]:
+        """The answers whose next token is made from this request's: itself, or all n when their prompt was
+        just read."""
+        first = self._answer_of(request)
+        if request.made:
+            return [first]
+        others = [_beside(first, index) for index in range(1, len(first.lengths))]
+        return [first, *others]
+
+    def _take(self, answer: _Answer, token: int) -> Made:
+        """Its new token; who has its first one beside the parent's branches off."""
+        request = answer.request
+        is_new = answer.parent is not None and request not in self._answers
+        reason = answer.ending(1 if is_new else request.made)
+        if is_new and not reason:
+            self.scheduler.branch(answer.parent, request, answer.index, token)
+            self._answers[request] = answer
+        return Made(answer.name, token, reason, answer.index)
+
+
+def _beside(first: _Answer, index: int) -> _Answer:
+    """The answer number `index` to a prompt that the first one has read."""
+    parent = first.request
+    child = Request(
+        id=f"{first.name}#{index}",
+        tokens=parent.prompt,
+        max_tokens=parent.max_tokens,
+        priority=parent.priority,
+    )
+    return _Answer(child, first.name, first.lengths, index, parent)
 
 
 def _record(scheduler: Scheduler, plan: Plan, made: tuple[Made, ...], begin: float,
