@@ -152,15 +152,16 @@ def _priced(engine: VirtualEngine, order: tuple[Request, ...], steps: int) -> Le
     each = len(order)
     context = sum(request.computed for request in order) + each
     first = engine.cost.decode(each, context)
+    longer = 0.0
     while steps > 1:
         last = engine.cost.decode(each, context + (steps - 1) * each)
         longer = (last - first) / (steps - 1)
         half = steps // 2
         between = engine.cost.decode(each, context + half * each)
         if abs(first + half * longer - between) <= _STRAIGHT * between:
-            return Leap(engine.clock, order, steps, first, longer)
+            break
         steps = half
-    return Leap(engine.clock, order, 1, first, 0.0)
+    return Leap(begin_seconds=engine.clock, requests=order, steps=steps, first_seconds=first, longer=longer)
 
 
 def _fill_blocks(pool: BlockPool, leap: Leap) -> None:

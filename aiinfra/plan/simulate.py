@@ -13,7 +13,7 @@ running the real control plane on a virtual clock is Revati's (arXiv 2601.00397)
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import itemgetter
 
 from aiinfra.engine.record import Made, StepRecord
@@ -211,7 +211,7 @@ class VirtualEngine:
         if is_new and not reason:
             self.scheduler.branch(answer.parent, request, answer.index, token)
             self._answers[request] = answer
-        return Made(answer.name, token, reason, answer.index)
+        return Made(request_id=answer.name, token_id=token, finish_reason=reason, index=answer.index)
 
 
 def _beside(first: _Answer, index: int) -> _Answer:
@@ -223,7 +223,7 @@ def _beside(first: _Answer, index: int) -> _Answer:
         max_tokens=parent.max_tokens,
         priority=parent.priority,
     )
-    return _Answer(child, first.name, first.lengths, index, parent)
+    return replace(first, request=child, index=index, parent=parent)
 
 
 def _record(scheduler: Scheduler, plan: Plan, made: tuple[Made, ...], begin: float,

@@ -95,6 +95,14 @@ class ServingCost:
         """Seconds of the step."""
         return self.seconds(self.load(plan))
 
+    def decode(self, requests: int, context: int) -> float:
+        """Seconds of a step of decodes alone, which read `context` tokens together: see `plan.leap`. Where
+        attention sees a window, they are taken to be equally long."""
+        windowed = min(context, requests * self.model.window)
+        load = StepLoad(tokens=requests, answers=requests, context=context, decode_pairs=context,
+                        windowed=windowed)
+        return self.seconds(load)
+
     def explain(self, plan: Plan) -> list[TimePart]:
         """The same by part; they add up to it."""
         return self.parts(self.load(plan))
