@@ -35,7 +35,9 @@ STEPS = 3
 MICRO_BATCHES = 8            # a step
 TOKENS = 24                  # a micro-batch
 _CLIP = 0.5                  # shorter than the gradients are, so that clipping counts
-TOLERANCES = {"float64": 1e-10, "float32": 2e-5}
+# In float32 gradients differ by some 1e-6. Adam divides each by its own size: where one is nearly 0, its
+# parameter differs by ten times as much.
+TOLERANCES = {"float64": 1e-10, "float32": 1e-4}
 
 
 @dataclass(frozen=True)
