@@ -1,4 +1,4 @@
-"""The command line: `python -m aiinfra generate | chat | train | bench | fetch | plan | parallel |
+"""The command line: `python -m aiinfra generate | chat | serve | train | bench | fetch | plan | parallel |
 info`, each with --help.
 
 Here are the table of commands and the policy for errors; what a command takes and does says its package's
@@ -28,6 +28,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "generate": Command("serve", "complete a prompt"),
     "chat": Command("serve", "talk to the model; an empty line or Ctrl-D ends, Ctrl-C cuts an answer short"),
+    "serve": Command("serve", "answer over HTTP, as OpenAI's server does"),
     "train": Command("parallel", "train a language model on a text file; resume it exactly"),
     "bench": Command("bench", "measure, against others where there are any"),
     "fetch": Command("checkpoint", "download a known model into the cache folder, unless it is there"),

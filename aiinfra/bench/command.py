@@ -6,16 +6,13 @@
 """
 
 import argparse
-from ast import literal_eval
 from collections.abc import Iterator
 from datetime import date
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from aiinfra.engine.command import add_model_argument
-from aiinfra.engine.options import EngineOptions
-from aiinfra.errors import nearest
+from aiinfra.engine.command import add_engine_settings, add_model_argument
 from aiinfra.files import save_json
 
 Parser = argparse.ArgumentParser
@@ -55,7 +52,6 @@ BENCHMARKS = {
 }
 _TRACE = ('JSON lines such as {"prompt_tokens": 57, "output_tokens": 80, "arrival_seconds": 0.4}, '
           'or with the ids as "prompt" (None: random, seeded)')
-_SET = "a setting of the engine, such as mode=static or token_budget=128; may be given several times"
 _SAVE = "also write the rows and their settings as JSON"
 _TRAIN = "a step of training: ours against transformers' model in the same loop, with the same losses"
 _OVERLAP = "what of communication computation hides: gradients, batches; on a GPU copies, too"
@@ -182,21 +178,8 @@ def _add_options(parser: Parser, options: tuple[str, ...]) -> None:
             help="requests a second, on average, where the file has no times")
     if "seed" in options:
         add("--seed", type=int, default=0, help="of the trace")
-        add("--set", type=_engine_option, action="append", default=[], metavar="OPTION=VALUE", help=_SET)
+        add_engine_settings(parser)
 
 
 def _add_save(parser: Parser) -> None:
     parser.add_argument("--save", type=Path, metavar="FILE", help=_SAVE)
-
-
-def _engine_option(text: str) -> tuple[str, object]:
-    """`name=value` for the engine; the value is a number, True, False, or a word."""
-    name, equals, value = text.partition("=")
-    known = EngineOptions.names()
-    if not equals or name not in known:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not OPTION=VALUE.{nearest(name, known)} Known: {', '.join(known)}.")
-    try:
-        return name, literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name, value

@@ -14,6 +14,7 @@ from typing import Any
 import tokenizers
 
 from aiinfra.checkpoint import chat_template
+from aiinfra.checkpoint.token_bytes import bytes_of, is_byte_level
 from aiinfra.checkpoint.gguf_tokenizer import vocabulary_from_gguf
 from aiinfra.checkpoint.huggingface_tokenizer import vocabulary_from_folder
 from aiinfra.checkpoint.vocabulary import Vocabulary
@@ -32,6 +33,7 @@ class Tokenizer:
         self.special = special
         # Byte by byte, where a piece is missing (Llama 2): a run of bytes is read as a whole.
         self._bytes_apart = self.backend.decoder.decode(["<0x41>"]) == "A"
+        self._byte_level = is_byte_level(self.backend)
         self._added = self.backend.get_added_tokens_decoder()
 
     @classmethod
@@ -86,6 +88,15 @@ class Tokenizer:
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
         """The text of `ids`; bytes that form no character come out as U+FFFD."""
         return self.backend.decode(ids, skip_special_tokens=skip_special_tokens)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that one id stands for, which may be a part of a character; b"" for an unknown id."""
+        text = self.backend.id_to_token(token_id)
+        if text is None:
+            return b""
+        if token_id in self._added:
+            return text.encode()
+        return bytes_of(text, self._byte_level)
 
     def render_chat(self, messages: list[chat_template.Message], add_generation_prompt: bool = True) -> str:
         """The messages as the one text that the model was trained to continue."""

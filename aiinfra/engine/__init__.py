@@ -2,8 +2,8 @@
 
 The life of a request:
 
-1. `LLM.generate` (llm.py) turns text into token ids and gives them to the engine with `SamplingParams`
-   (sampling_params.py), whose values were checked when they were written down.
+1. `LLM.generate` (llm.py) has text turned into token ids (text_engine.py) and given to the engine with
+   `SamplingParams` (sampling_params.py), whose values were checked when they were written down.
 2. `Engine.add` (engine.py, set up by options.py) refuses what is longer than the context, and notes what was
    asked (answers.py); the scheduler refuses what the cache could never hold, and queues a `Request`
    (request.py), which is integers.
@@ -20,8 +20,8 @@ The life of a request:
    on.
 7. A `StepRecord` (record.py) says what was made and what it cost. Where a GPU works while Python goes on, the
    next step may have been asked for by then (ahead.py).
-8. Back in llm.py, a stream decoder (checkpoint/tokenizer.py) turns ids into text, which is cut at a stop
-   string, until every answer of the `RequestOutput` has a finish_reason.
+8. Back in text_engine.py, a stream decoder (checkpoint/tokenizer.py) turns ids into text, which is cut at a
+   stop string (output.py), until every answer of the `RequestOutput` has a finish_reason.
 
 Beside this path there are three loops without an engine, whose tokens everything here must equal: two in
 generate.py, and one in speculative.py that takes guesses. Importing this package runs nothing: the scheduler,
@@ -33,8 +33,8 @@ from typing import Any
 
 _HOMES = {
     "LLM": "llm",
-    "RequestOutput": "llm",
-    "CompletionOutput": "llm",
+    "RequestOutput": "output",
+    "CompletionOutput": "output",
     "SamplingParams": "sampling_params",
     "Engine": "engine",
     "EngineOptions": "options",

@@ -4,16 +4,21 @@ it."""
 import argparse
 import sys
 import time
+from ast import literal_eval
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING
 
+from aiinfra.engine.options import EngineOptions
+from aiinfra.errors import nearest
+
 if TYPE_CHECKING:
     from aiinfra.engine import LLM, CompletionOutput, RequestOutput, SamplingParams
 
 Parser = argparse.ArgumentParser
+_SET = "a setting of the engine, such as mode=static or token_budget=128; may be given several times"
 # How an LLM is made, of a command's arguments, for who uses it.
 WithLLM = Callable[[argparse.Namespace, Callable[["LLM"], None]], None]
 
@@ -21,7 +26,7 @@ WithLLM = Callable[[argparse.Namespace, Callable[["LLM"], None]], None]
 def add_generate(parser: Parser) -> None:
     """The arguments of `generate`."""
     add = parser.add_argument
-    _add_model_arguments(parser)
+    add_model_arguments(parser)
     add("--prompt", required=True, help="the text to continue; - reads it from standard input")
     _add_sampling_arguments(parser, max_tokens=64)
     add("--n", type=int, default=1, help="so many answers, one after another; needs a temperature")
@@ -30,7 +35,7 @@ def add_generate(parser: Parser) -> None:
 
 def add_chat(parser: Parser) -> None:
     """The arguments of `chat`."""
-    _add_model_arguments(parser)
+    add_model_arguments(parser)
     parser.add_argument("--system", help="a system message to begin with")
     _add_sampling_arguments(parser, max_tokens=512, temperature=0.7)
     parser.set_defaults(run=run_chat, n=1)
@@ -39,7 +44,7 @@ def add_chat(parser: Parser) -> None:
 def with_llm(args: argparse.Namespace, use: Callable[["LLM"], None]) -> None:
     """Make the LLM that the arguments name, in this process, and use it."""
     from aiinfra.engine import LLM
-    use(LLM(args.model, args.dtype, args.device, quantization=args.quantize))
+    use(LLM(args.model, args.dtype, args.device, quantization=args.quantize, **settings_of(args)))
 
 
 def run_generate(args: argparse.Namespace, with_llm: WithLLM = with_llm) -> None:
@@ -126,12 +131,37 @@ def add_model_argument(parser: Parser) -> None:
     parser.add_argument("--model", default="smollm2-135m", help=kinds)
 
 
-def _add_model_arguments(parser: Parser) -> None:
+def add_model_arguments(parser: Parser) -> None:
+    """--model and how to load it."""
     add = parser.add_argument
     add_model_argument(parser)
     add("--device", help="cpu or cuda (None: a GPU if there is one)")
     add("--dtype", help="float32, bfloat16 or float16 (None: bfloat16 on a GPU, else float32)")
     add("--quantize", choices=("int8", "int4"), help="weights of 8 or 4 bits (None: of the dtype)")
+
+
+def add_engine_settings(parser: Parser) -> None:
+    """--set, the same for every command that has an engine: `args.set` is a list of (name, value)."""
+    parser.add_argument("--set", type=_engine_setting, action="append", default=[], metavar="OPTION=VALUE",
+                        help=_SET)
+
+
+def settings_of(args: argparse.Namespace) -> dict[str, object]:
+    """Those of --set; none of a command that does not have it."""
+    return dict(getattr(args, "set", []))
+
+
+def _engine_setting(text: str) -> tuple[str, object]:
+    """`name=value` for the engine; the value is a number, True, False, or a word."""
+    name, equals, value = text.partition("=")
+    known = EngineOptions.names()
+    if not equals or name not in known:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not OPTION=VALUE.{nearest(name, known)} Known: {', '.join(known)}.")
+    try:
+        return name, literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
 
 
 def _add_sampling_arguments(parser: Parser, max_tokens: int, temperature: float = 0.0) -> None:

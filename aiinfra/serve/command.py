@@ -1,19 +1,24 @@
-"""`python -m aiinfra generate | chat`: the commands of the engine, on all ranks that torchrun has started.
+"""`python -m aiinfra generate | chat | serve`: what has an engine, on all ranks that torchrun has started.
 
-    torchrun --nproc-per-node 3 -m aiinfra generate --prompt "The sea is"
+    python -m aiinfra serve --model smollm2-135m --port 8000
+    torchrun --nproc-per-node 3 -m aiinfra serve               rank 0 reads, answers and prints
 
-Rank 0 reads, answers and prints; the others hold their share of the model. PyTorch is imported only to do it.
+The other ranks hold their share of the model. PyTorch and FastAPI are imported only to do it.
 """
 
 import argparse
+import signal
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aiinfra.engine import command as engine
 from aiinfra.environment import torchrun_place
 
 if TYPE_CHECKING:
+    import socket
+
     from aiinfra.engine import LLM
 
 
@@ -27,6 +32,62 @@ def add_chat(parser: argparse.ArgumentParser) -> None:
     """The arguments of `chat`."""
     engine.add_chat(parser)
     parser.set_defaults(run=partial(_run, engine.run_chat))
+
+
+def add_serve(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `serve`."""
+    add = parser.add_argument
+    engine.add_model_arguments(parser)
+    add("--host", default="127.0.0.1", help="address to listen at; one that others can reach needs --api-key")
+    add("--port", type=_port, default=8000, help="0: one that is free, which the first line names")
+    add("--api-key", metavar="KEY", help="clients must send Authorization: Bearer KEY (None: nobody need)")
+    add("--name", help="of the model, for clients (None: its name or folder)")
+    add("--max-queued-requests", type=_positive, default=256,
+        help="answers that may wait; who comes then gets 429 at once")
+    add("--max-queued-tokens", type=_positive, default=262_144, help="the same, of their prompts")
+    add("--request-seconds", type=float, default=600.0, help="an answer that takes longer is given up")
+    add("--max-body-bytes", type=_positive, default=4 << 20, help="of a request")
+    add("--drain-seconds", type=float, default=0.0,
+        help="after SIGTERM, go on refusing for at least so long, so that routers notice")
+    engine.add_engine_settings(parser)
+    parser.set_defaults(run=run_serve)
+
+
+def run_serve(args: argparse.Namespace) -> None:
+    """Serve until a signal. Raises ValueError and OSError, before the model is loaded, for what cannot be."""
+    from aiinfra.serve.server import bind, check_address
+    place = torchrun_place()
+    check_address(args.host, args.api_key)
+    if place is not None and place.rank > 0:
+        _end_with_rank_0()
+        with_llm_on_ranks(args, None)
+        return
+    with bind(args.host, args.port) as listener:
+        make = engine.with_llm if place is None else with_llm_on_ranks
+        make(args, partial(_serve, args, listener))
+
+
+def _serve(args: argparse.Namespace, listener: "socket.socket", llm: "LLM") -> None:
+    from aiinfra.engine import SamplingParams
+    from aiinfra.serve.admission import Admission
+    from aiinfra.serve.app import make_app
+    from aiinfra.serve.engine_thread import EngineThread
+    from aiinfra.serve.server import HttpServer, serve_until_signal
+    llm.generate([[0]], SamplingParams(temperature=0, max_tokens=2), use_tqdm=False)     # the first is slow
+    thread = EngineThread(llm)
+    name = args.name or Path(args.model).name
+    app = make_app(
+        thread,
+        name,
+        admission=Admission(args.max_queued_requests, args.max_queued_tokens),
+        api_key=args.api_key,
+        request_seconds=args.request_seconds,
+        max_body_bytes=args.max_body_bytes,
+    )
+    host, port = listener.getsockname()[:2]
+    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    ready = f"ready: {name} at {address}/v1"
+    serve_until_signal(HttpServer(app, thread, ready, args.drain_seconds), listener)
 
 
 def _run(command: Callable[..., None], args: argparse.Namespace) -> None:
@@ -52,4 +113,25 @@ def with_llm_on_ranks(args: argparse.Namespace, use: Callable[["LLM"], None] | N
     if args.device not in (None, device.type):
         raise ValueError(f"--device {args.device}: the ranks that torchrun has started compute on "
                          f"{device.type} here. Leave it out.")
-    run_on_ranks(use, args.model, dtype=args.dtype, quantization=args.quantize)
+    settings = engine.settings_of(args)
+    run_on_ranks(use, args.model, dtype=args.dtype, quantization=args.quantize, **settings)
+
+
+def _end_with_rank_0() -> None:
+    """A signal that goes to all ranks is rank 0's affair: it finishes its work first, with the others."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65_535:
+        raise argparse.ArgumentTypeError(f"{port} is no port: choose 1 to 65,535, or 0 for one that is free")
+    return port
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value}; it must be at least 1")
+    return value

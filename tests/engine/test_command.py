@@ -8,7 +8,7 @@ from argparse import ArgumentParser, Namespace
 import pytest
 
 from aiinfra.engine import command
-from aiinfra.engine.llm import CompletionOutput
+from aiinfra.engine.output import CompletionOutput
 
 
 class Speaker:

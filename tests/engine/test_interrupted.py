@@ -11,6 +11,7 @@ import pytest
 from tests.engine.small_model import alone, engine_with
 
 from aiinfra.engine import llm as llm_module
+from aiinfra.engine import output
 from aiinfra.engine.engine import Engine
 from aiinfra.engine.sampling_params import SamplingParams
 from aiinfra.engine.speculative import PromptLookup
@@ -88,7 +89,8 @@ def test_broken_off_in_settling_neither_ends_early_nor_goes_on_for_ever(small, m
     assert made["a", 0] == alone(small, list(range(9)), GREEDY)
 
 
-WATCHED = ("engine.py", "answers.py", "ahead.py", "scheduler.py", "blocks.py", "llm.py")
+WATCHED = ("engine.py", "answers.py", "ahead.py", "scheduler.py", "blocks.py", "llm.py",
+           "text_engine.py", "output.py")
 
 
 class AtLine:
@@ -124,7 +126,7 @@ class AtLine:
 def test_ctrl_c_at_any_line_of_generate(overlap: bool, small, monkeypatch) -> None:
     """Queueing, planning, handing out, letting go: whatever was being written, nothing is left and the next
     call is right."""
-    monkeypatch.setattr(llm_module, "StreamDecoder",
+    monkeypatch.setattr(output, "StreamDecoder",
                         lambda tokenizer: SimpleNamespace(push=lambda token: "x", flush=lambda: ""))
     prompts = [[1, 2, 3, 4, 5], [6, 7], [1, 2, 3, 4, 9]]
     params = [SamplingParams(temperature=0, max_tokens=4), SamplingParams(n=2, seed=3, max_tokens=3),
@@ -168,7 +170,7 @@ def test_a_foreign_request_survives_our_generate(llm) -> None:
     name = "0"
     llm.engine.add(name, [5, 6], SamplingParams(temperature=0, max_tokens=40, ignore_eos=True))
     try:
-        llm._request_numbers = iter(range(100, 10**9))
+        llm.texts._numbers = iter(range(100, 10**9))
         assert llm.generate([[7, 8]], SamplingParams(temperature=0, max_tokens=2))[0].finished
         assert llm.engine.unfinished == 1
     finally:
@@ -181,7 +183,7 @@ def test_tokens_of_a_step_reach_the_other_call_as_well(llm, monkeypatch) -> None
     stream = llm.stream([7, 8, 9], params)
     next(stream)
     with monkeypatch.context() as once:
-        once.setattr(llm, "_hand_out", Fragile(llm._hand_out, {1}, before=True))
+        once.setattr(llm.texts, "_hand_out", Fragile(llm.texts._hand_out, {1}, before=True))
         with pytest.raises(KeyboardInterrupt):
             llm.generate([[1, 2]], params)
     *_, last = stream

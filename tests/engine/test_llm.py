@@ -5,7 +5,7 @@ import torch
 
 from aiinfra import LLM, SamplingParams
 from aiinfra.engine.generate import generate_naive
-from aiinfra.engine.llm import cut_at_stop
+from aiinfra.engine.output import cut_at_stop
 
 GREEDY = SamplingParams(temperature=0, max_tokens=12)
 

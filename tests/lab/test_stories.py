@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from aiinfra.engine.llm import CompletionOutput
+from aiinfra.engine.output import CompletionOutput
 from aiinfra.lab.stories import write
 from aiinfra.lab.stories.__main__ import main
 from aiinfra.lab.stories.sieve import fault, sieve, tidy

@@ -18,7 +18,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from aiinfra.engine import LLM, SamplingParams
-from aiinfra.engine.llm import CompletionOutput
+from aiinfra.engine.output import CompletionOutput
 from aiinfra.files import write_text
 from aiinfra.lab.stories.words import Order, order
 

@@ -1,0 +1,101 @@
+"""The routes: OpenAI's, and what those who run a server ask of it.
+
+    POST /v1/chat/completions   ┐  gate ─> form ─> reception ─> ticket ─> reply
+    POST /v1/completions        ┘
+    GET  /v1/models                what is served
+    GET  /health                   may it live?    503: the engine has failed, start another
+    GET  /ready                    send it more?   503: it failed, or it shuts down and finishes its work
+    GET  /metrics                  Prometheus' text, under vLLM's names
+
+Notebook 15.
+"""
+
+import time
+from functools import partial
+from typing import Any
+from uuid import uuid4
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from aiinfra.serve.admission import Admission
+from aiinfra.serve.complaint import on_invalid
+from aiinfra.serve.engine_thread import EngineThread
+from aiinfra.serve.gate import Gate
+from aiinfra.serve.protocol import ChatRequest, CompletionRequest
+from aiinfra.serve.reception import Reception
+from aiinfra.serve.refusal import Refusal, on_crash, on_http_error, on_refusal
+from aiinfra.serve.reply import reply
+from aiinfra.serve.wire import ChatAnswer, CompletionAnswer
+
+MAX_BODY_BYTES = 4 << 20
+REQUEST_SECONDS = 600.0
+
+
+def make_app(engine_thread: EngineThread, name: str, *, admission: Admission | None = None,
+             api_key: str | None = None, request_seconds: float = REQUEST_SECONDS,
+             max_body_bytes: int = MAX_BODY_BYTES) -> FastAPI:
+    """The server of one engine thread, which must have been started; `name` is its model's on the wire.
+
+    admission: who may wait (None: the usual bounds). api_key: None lets everybody in. request_seconds: an
+    answer that takes longer is given up. max_body_bytes: of a request.
+    """
+    app = FastAPI(title="aiinfra", docs_url=None, redoc_url=None)
+    app.add_middleware(Gate, api_key=api_key, max_body_bytes=max_body_bytes)
+    app.add_exception_handler(Refusal, on_refusal)
+    app.add_exception_handler(RequestValidationError, on_invalid)
+    app.add_exception_handler(HTTPException, on_http_error)
+    app.add_exception_handler(Exception, on_crash)
+    reception = Reception(engine_thread, admission or Admission(), name)
+    _add_answers(app, reception, request_seconds)
+    _add_models(app, reception)
+    _add_probes(app, engine_thread)
+    return app
+
+
+def _add_answers(app: FastAPI, reception: Reception, seconds: float) -> None:
+    tokenizer = reception.tokenizer
+
+    @app.post("/v1/chat/completions")
+    async def chat(body: ChatRequest, request: Request) -> Response:
+        ticket = await reception.take_chat(body)
+        answer = ChatAnswer(f"chatcmpl-{uuid4().hex}", body, ticket, tokenizer)
+        return await reply(answer, request, seconds, body.streams)
+
+    @app.post("/v1/completions")
+    async def complete(body: CompletionRequest, request: Request) -> Response:
+        ticket = await reception.take(body)
+        answer = CompletionAnswer(f"cmpl-{uuid4().hex}", body, ticket, tokenizer)
+        return await reply(answer, request, seconds, body.streams)
+
+
+def _add_models(app: FastAPI, reception: Reception) -> None:
+    card = {
+        "id": reception.name,
+        "object": "model",
+        "created": int(time.time()),
+        "owned_by": "aiinfra",
+        "max_model_len": reception.thread.context,
+    }
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [card]}
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> dict[str, Any]:
+        reception.check_model(name)
+        return card
+
+
+def _add_probes(app: FastAPI, thread: EngineThread) -> None:
+    async def probe(well: tuple[str, ...]) -> Response:
+        if thread.state in well:
+            return JSONResponse({"status": thread.state})
+        said = thread.said or "requests in flight are finished, others refused."
+        return Refusal(503, f"{thread.state}: {said}", code=thread.state).response
+
+    app.add_api_route("/health", partial(probe, ("ready", "draining")), methods=["GET"])
+    app.add_api_route("/ready", partial(probe, ("ready",)), methods=["GET"])

@@ -1,0 +1,82 @@
+"""From what pydantic found wrong to what a client is told: which field, its value, the limit, the remedy.
+
+    [{"type": "greater_than_equal", "loc": ("body", "n"), "input": 0, …}]
+        ──> n=0; it must be an integer of at least 1 (1 is one answer).       param: "n"
+
+Sampling speaks in the words of `SamplingParams.RULES`, so that server, library and command line say the same.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from starlette.responses import Response
+
+from aiinfra.engine.sampling_params import RULES
+from aiinfra.errors import nearest
+from aiinfra.serve.protocol import ChatRequest, CompletionRequest
+from aiinfra.serve.refusal import Refusal, quote
+
+_FORMS = {
+    "prompt": "a string, a list of strings, a list of token ids or a list of such lists",
+    "messages": 'a list of messages such as {"role": "user", "content": "Hello"}',
+    "stop": RULES["stop"].limit,
+}
+_RULE_OF = {"max_completion_tokens": "max_tokens", "best_of": "n"}
+_KNOWN = {*ChatRequest.model_fields, *CompletionRequest.model_fields}
+_BODY = "the body must be a JSON object, sent with Content-Type: application/json"
+
+
+async def on_invalid(_: Request, error: RequestValidationError) -> Response:
+    """What FastAPI does with a body that is not of the form."""
+    return refusal_of(error.errors()).response
+
+
+def refusal_of(errors: Sequence[Any]) -> Refusal:
+    """The error that lies deepest, of the first field that has one: it says most."""
+    first = _path(errors[0])[:1]
+    of_first = [error for error in errors if _path(error)[:1] == first]
+    error = max(of_first, key=lambda error: len(_path(error)))
+    path = _path(error)
+    if not path or error["type"] == "json_invalid":
+        return Refusal(400, f"{_BODY}: {quote(error.get('msg', ''))}.")
+    param = _written(path)
+    return Refusal(400, f"{_said(error, path, param)}", param=param)
+
+
+def _said(error: Any, path: list[str | int], param: str) -> str:
+    name = str(path[-1])
+    value = quote(error["input"])
+    if error["type"] == "missing":
+        return f"{param} is missing: {_FORMS.get(name, 'it is needed')}."
+    if error["type"] == "extra_forbidden":
+        return f"{param} is not a field that this server knows.{nearest(name, _KNOWN)} Leave it out."
+    if error["type"] == "only":
+        return f"{param}={value}; {error['msg']}."
+    if len(path) == 1 and name in _FORMS:
+        return f"{param}={value}; it must be {_FORMS[name]}."
+    if rule := RULES.get(_RULE_OF.get(name, name)):
+        limit = rule.limit.format(max_tokens="max_tokens").replace("=max_tokens", "")
+        return f"{param}={value}; it must be {limit} ({rule.remedy})."
+    return f"{param}={value}: {error['msg'][:1].lower()}{error['msg'][1:]}."
+
+
+def _path(error: Any) -> list[str | int]:
+    """The fields on the way to what is wrong, without what pydantic adds for each kind that it tried."""
+    return [part for part in error["loc"][1:] if not _is_kind(part)]
+
+
+def _is_kind(part: str | int) -> bool:
+    return isinstance(part, str) and (part == "str" or "[" in part)
+
+
+def _written(path: Iterable[str | int]) -> str:
+    """`messages[0].role`."""
+    written = ""
+    for part in path:
+        if isinstance(part, int):
+            written += f"[{part}]"
+        else:
+            written += f".{part}" if written else part
+    return written

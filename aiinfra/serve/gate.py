@@ -1,0 +1,83 @@
+"""Before a route sees a request: its key, its id, the size of its body.
+
+Works on the bytes of the headers and counts the body as it comes in, so that nothing large is read, or
+parsed, for somebody who may not ask. A request id goes back in the answer's headers: only one that cannot
+break a line or a log is taken.
+"""
+
+import hmac
+import re
+from uuid import uuid4
+
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from aiinfra.serve.refusal import Refusal
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+_OPEN = ("/", "/health", "/ready", "/metrics")           # need no key: they say nothing of anybody's request
+
+
+class Gate:
+    """Middleware. api_key: None lets everybody in."""
+
+    def __init__(self, app: ASGIApp, api_key: str | None, max_body_bytes: int) -> None:
+        self.app = app
+        self.api_key = api_key
+        self.max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As ASGI wants it."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        request_id = headers.get(b"x-request-id", uuid4().hex.encode())
+        try:
+            self._check_id(request_id)
+            self._check_key(scope["path"], headers.get(b"authorization", b""))
+            self._check_size(headers.get(b"content-length", b"0"))
+        except Refusal as refusal:
+            await refusal.response(scope, receive, send)
+            return
+        await self.app(scope, self._counted(receive), _with_id(send, request_id))
+
+    def _check_id(self, request_id: bytes) -> None:
+        if not _REQUEST_ID.fullmatch(request_id):
+            raise Refusal(400, "X-Request-Id may have letters, digits and . _ : - only, and at most 128 of "
+                               "them. Leave it out, and one is chosen.", param="X-Request-Id")
+
+    def _check_key(self, path: str, given: bytes) -> None:
+        if self.api_key is None or path in _OPEN:
+            return
+        expected = f"Bearer {self.api_key}".encode()
+        if not hmac.compare_digest(given, expected):     # as long for any wrong letter
+            raise Refusal(401, "the API key is missing or wrong: send it as Authorization: Bearer KEY.",
+                          code="invalid_api_key")
+
+    def _check_size(self, length: bytes) -> None:
+        if length.isdigit() and int(length) > self.max_body_bytes:
+            raise Refusal(413, self._too_large(f"{int(length):,}"), code="body_too_large")
+
+    def _too_large(self, size: str) -> str:
+        return f"the body has {size} bytes; this server takes {self.max_body_bytes:,}. Shorten it."
+
+    def _counted(self, receive: Receive) -> Receive:
+        read = 0
+
+        async def counting() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > self.max_body_bytes:               # its length was not given, or not true
+                raise HTTPException(413, self._too_large("more than the limit of"))
+            return message
+        return counting
+
+
+def _with_id(send: Send, request_id: bytes) -> Send:
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
+        await send(message)
+    return sending
