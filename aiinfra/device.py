@@ -5,21 +5,28 @@ and a server can each choose their own, and nothing depends on who was imported 
 Taught in notebook 00.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from aiinfra.environment import cpu_name, process_peak_bytes
+from aiinfra.environment import build_tools_missing, cpu_name, process_peak_bytes
 from aiinfra.errors import plural
 
 _DTYPES = {"float32": torch.float32, "fp32": torch.float32, "bfloat16": torch.bfloat16,
            "bf16": torch.bfloat16, "float16": torch.float16, "fp16": torch.float16}
+# Below it there is no bfloat16 in the matrix units, and Triton uses none of them.
+LEAST_CAPABILITY = (8, 0)
+_DRIVER_FILE = Path("/proc/driver/nvidia/version")
+# The least driver of each CUDA (its release notes, "minor version compatibility").
+_LEAST_DRIVER = {"11": "450.80.02", "12": "525.60.13", "13": "580.65.06"}
 
 
 def default_device() -> torch.device:
-    """The first CUDA device if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The current CUDA device if there is one that can run our kernels, else the CPU."""
+    usable = torch.cuda.is_available() and not _too_old()
+    return torch.device("cuda" if usable else "cpu")
 
 
 def as_device(device: str | torch.device | None) -> torch.device:
@@ -29,16 +36,23 @@ def as_device(device: str | torch.device | None) -> torch.device:
     if str(device).split(":")[0] not in ("cpu", "cuda"):
         raise ValueError(f"device={str(device)!r} is not known. Use 'cpu', 'cuda' or 'cuda:0'.")
     device = torch.device(device)
-    if device.type == "cuda" and not torch.cuda.is_available():
+    if device.type == "cuda":
+        _check_gpu(device)
+    return device
+
+
+def _check_gpu(device: torch.device) -> None:
+    if not torch.cuda.is_available():
         raise ValueError(f"device={str(device)!r} was asked for. {gpu_report()} Use device='cpu'.")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    if (device.index or 0) >= torch.cuda.device_count():
         count = plural(torch.cuda.device_count(), "GPU")
         raise ValueError(f"device={str(device)!r}; this machine has {count}, counted from cuda:0.")
-    if device.type == "cuda" and device.index not in (None, torch.cuda.current_device()):
+    if _too_old(device):
+        raise ValueError(f"device={str(device)!r} was asked for. {_too_old(device)} Use device='cpu'.")
+    if device.index not in (None, torch.cuda.current_device()):
         raise ValueError(f"device={str(device)!r} is not the current GPU, where Triton starts its kernels. "
                          f"Call torch.cuda.set_device({device.index}) first, or start with "
                          f"CUDA_VISIBLE_DEVICES={device.index}.")
-    return device
 
 
 def has_onednn() -> bool:
@@ -91,23 +105,56 @@ def peak_bytes(device: torch.device | str) -> int | None:
 
 
 def gpu_report() -> str:
-    """One sentence: which GPU is used, or why none is and what to do about it."""
-    if torch.cuda.is_available():
-        free, total = torch.cuda.mem_get_info()
-        return f"GPU: {torch.cuda.get_device_name()}, {free / 1e9:.0f} of {total / 1e9:.0f} GB free."
-    return (f"No GPU: {_why_no_gpu()}. Everything runs on the CPU; what only a GPU can show is drawn from "
+    """One sentence: which GPU is used, or why none is and what to do about it; and what Triton misses."""
+    if not torch.cuda.is_available():
+        return _without_gpu(_why_no_gpu() + ".")
+    if _too_old():
+        return _without_gpu(_too_old())
+    free, total = torch.cuda.mem_get_info()
+    found = f"GPU: {torch.cuda.get_device_name()}, {free / 1e9:.0f} of {total / 1e9:.0f} GB free."
+    missing = build_tools_missing()
+    return f"{found} {missing}" if missing else found
+
+
+def _without_gpu(why: str) -> str:
+    return (f"No GPU: {why} Everything runs on the CPU; what only a GPU can show is drawn from "
             "recorded results.")
 
 
 def _why_no_gpu() -> str:
-    has_driver = Path("/proc/driver/nvidia/version").exists()
+    has_driver = _DRIVER_FILE.exists()
     if torch.version.cuda is None and has_driver:
         return "this PyTorch is a CPU build; install a CUDA build to use your NVIDIA GPU"
     if torch.version.cuda is None:
         return "this PyTorch is a CPU build"
     if has_driver:
-        return "NVIDIA's driver is installed but PyTorch cannot start it; run nvidia-smi to see why"
+        return _why_the_driver_does_not_start()
     return "no NVIDIA driver is installed on this machine; install one if it has a GPU"
+
+
+def _why_the_driver_does_not_start() -> str:
+    found = re.search(r"\d{3,}(\.\d+)+", _DRIVER_FILE.read_text())
+    driver = found[0] if found else "of an unknown version"
+    least = _LEAST_DRIVER.get(torch.version.cuda.split(".")[0])
+    if found and least and _numbers(driver) < _numbers(least):
+        return (f"NVIDIA's driver {driver} is too old: this PyTorch is built for CUDA {torch.version.cuda}, "
+                f"which needs {least} or later. Update the driver, or install a PyTorch for an older CUDA")
+    return (f"NVIDIA's driver {driver} is installed but PyTorch, built for CUDA {torch.version.cuda}, cannot "
+            "start it; run nvidia-smi to see why")
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in version.split(".")]
+
+
+def _too_old(device: torch.device | None = None) -> str:
+    """Why this GPU is not used, in a sentence; "" if it is new enough."""
+    capability = torch.cuda.get_device_capability(device)
+    if capability >= LEAST_CAPABILITY:
+        return ""
+    has, least = (".".join(map(str, numbers)) for numbers in (capability, LEAST_CAPABILITY))
+    return (f"{torch.cuda.get_device_name(device)} has compute capability {has}; the kernels here need "
+            f"{least} (an A100, an RTX 30, or newer).")
 
 
 def device_name(device: torch.device | str | None = None) -> str:

@@ -7,7 +7,9 @@ Everything else receives a path or a flag as an argument. Needs no torch.
 import ctypes
 import os
 import platform
+import shutil
 import sys
+import sysconfig
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,6 +67,22 @@ def _folder(ours: str, system: str, usual: Path) -> Path:
     except RuntimeError as error:
         raise OSError(f"this account has no home folder ({error}). "
                       f"Set {ours} to a folder that you can write.") from error
+
+
+def build_tools_missing() -> str:
+    """What Triton would miss to build its launcher, a small C file, and how to get it; "" if nothing."""
+    chosen = os.environ.get("CC")
+    compilers = [chosen] if chosen else ["gcc", "clang"]
+    header = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    missing = []
+    if not any(map(shutil.which, compilers)):
+        missing.append(f"a C compiler ({' or '.join(compilers)})")
+    if not header.exists():
+        missing.append(f"Python's headers ({header.name})")
+    if not missing:
+        return ""
+    return (f"Triton needs {' and '.join(missing)} to start a kernel: on Debian or Ubuntu, apt install gcc "
+            "python3-dev.")
 
 
 def child_environment(**changes: str | None) -> dict[str, str]:

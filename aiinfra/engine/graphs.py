@@ -22,6 +22,7 @@ from aiinfra.device import to_device
 from aiinfra.engine.runner import Newest, PagedCache, StepKV, padded_tables, slots_of
 from aiinfra.engine.scheduler import Work
 from aiinfra.gpu.graph import capture as capture_graph
+from aiinfra.gpu.graph import recording_stream
 from aiinfra.model import Transformer
 
 _Replay = Callable[[], None]
@@ -127,7 +128,7 @@ def _recorder(device: torch.device) -> Callable[[_Replay], _Replay]:
     """A `capture` that records CUDA graphs, all in one pool of memory and on one stream: they never run at
     the same time."""
     pool = torch.cuda.graph_pool_handle()
-    stream = torch.cuda.Stream(device)
+    stream = recording_stream(device)
 
     def capture(work: _Replay) -> _Replay:
         with torch.cuda.device(device):

@@ -17,12 +17,12 @@ SHARED_LIMIT = {75: 65_536, 80: 166_912, 86: 101_376, 89: 101_376,
 
 def arch_of(tensor: torch.Tensor) -> int:
     """Compute capability of the tensor's GPU, 90 for 9.0; 0 on a CPU, where kernels are interpreted."""
-    return _properties(tensor.device)[0] if tensor.is_cuda else 0
+    return _properties(tensor.device)[0]
 
 
 def multiprocessors_of(tensor: torch.Tensor) -> int:
     """Streaming multiprocessors of the tensor's GPU: how many programs run side by side, at least."""
-    return _properties(tensor.device)[1] if tensor.is_cuda else 2
+    return _properties(tensor.device)[1]
 
 
 def large_shared(arch: int) -> bool:
@@ -32,5 +32,8 @@ def large_shared(arch: int) -> bool:
 
 @lru_cache(maxsize=64)
 def _properties(device: torch.device) -> tuple[int, int]:
+    """Compute capability and multiprocessors; whoever has a GPU imitated puts a function in its place."""
+    if device.type != "cuda":
+        return 0, 2
     found = torch.cuda.get_device_properties(device)
     return 10 * found.major + found.minor, found.multi_processor_count

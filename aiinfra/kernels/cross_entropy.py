@@ -20,9 +20,11 @@ import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 from aiinfra.kernels.lang import pick_backend, tl, triton
+from aiinfra.kernels.operators import launch, operator
 from aiinfra.perf.cost import Cost
 
 _MIN_ROWS = 256              # fewer rows leave a GPU's matmul units idle
+_TILE_ROWS = 128
 _BLOCK_V = 4096
 
 
@@ -62,16 +64,16 @@ def _softmax_gradient_kernel(logits_ptr, targets_ptr, count_ptr, losses_ptr, str
     target = tl.load(targets_ptr + row).to(tl.int64)
     counted = target != ignore_index
     top, total = float("-inf"), 0.0                      # running maximum, and sum of exp(x - top)
+    picked = float("-inf")                               # the target's; one outside the vocabulary has none
     for start in range(0, vocabulary, BLOCK_V):
         col = start + tl.arange(0, BLOCK_V)
         x = tl.load(logits_ptr + col, col < vocabulary, other=float("-inf")).to(tl.float32)
         new_top = tl.maximum(top, tl.max(x, 0))
         total = total * tl.exp(top - new_top) + tl.sum(tl.exp(x - new_top), 0)
+        # Of the values at hand: a load of its own would race with the stores of the second loop.
+        picked = tl.maximum(picked, tl.max(tl.where(col == target, x, float("-inf")), 0))
         top = new_top
     log_sum = top + tl.log(total)
-    # A target outside the vocabulary reads nothing and gives an infinite loss, not another row's.
-    inside = (target >= 0) & (target < vocabulary)
-    picked = tl.load(logits_ptr + target, inside, other=float("-inf")).to(tl.float32)
     tl.store(losses_ptr + row, tl.where(counted, log_sum - picked, 0.0))
     if GRADIENT:
         scale = 1.0 / tl.load(count_ptr)
@@ -83,20 +85,26 @@ def _softmax_gradient_kernel(logits_ptr, targets_ptr, count_ptr, losses_ptr, str
             tl.store(logits_ptr + col, slope.to(logits_ptr.dtype.element_ty), col < vocabulary)
 
 
-def _softmax_gradient(logits, targets, count, ignore_index, gradient, backend) -> torch.Tensor:
-    if backend == "torch":
-        return softmax_gradient_reference(logits, targets, count, ignore_index, gradient)
+@operator("softmax_gradient", writes=("logits",))
+def _softmax_gradient_triton(logits: torch.Tensor, targets: torch.Tensor, count: torch.Tensor,
+                             ignore_index: int, gradient: bool) -> torch.Tensor:
+    """As `softmax_gradient_reference`."""
     losses = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
     block = min(_BLOCK_V, triton.next_power_of_2(logits.shape[1]))
-    _softmax_gradient_kernel[(len(logits),)](logits, targets, count, losses, logits.stride(0),
-                                             logits.shape[1], ignore_index, GRADIENT=gradient,
-                                             BLOCK_V=block, num_warps=8)
+    launch(_softmax_gradient_kernel, (len(logits),), logits, targets, count, losses, logits.stride(0),
+           logits.shape[1], ignore_index, GRADIENT=gradient, BLOCK_V=block, num_warps=8)
     return losses
 
 
+def _softmax_gradient(logits, targets, count, ignore_index, gradient, backend) -> torch.Tensor:
+    compute = softmax_gradient_reference if backend == "torch" else _softmax_gradient_triton
+    return compute(logits, targets, count, ignore_index, gradient)
+
+
 def chunk_rows(tokens: int, width: int, vocabulary: int) -> int:
-    """Rows of logits held at once: about as many values as hidden itself has, and at least 256."""
-    rows = max(_MIN_ROWS, tokens * width // vocabulary)
+    """Rows of logits held at once: about as many values as hidden itself has, at least 256, in whole tiles of
+    a GPU's matrix products."""
+    rows = max(_MIN_ROWS, tokens * width // vocabulary // _TILE_ROWS * _TILE_ROWS)
     return max(1, min(tokens, rows))
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from aiinfra.kernels.chip import arch_of, large_shared
 from aiinfra.kernels.flash_backward import attention_backward
 from aiinfra.kernels.lang import pick_backend, tl, triton
+from aiinfra.kernels.operators import launch, operator
 from aiinfra.kernels.tiles import head_sizes, load_tile, row_head_strides, row_limits, store_tile
 from aiinfra.perf.cost import Cost
 
@@ -154,6 +155,7 @@ def _tiling(head_size: int, value_bytes: int, arch: int) -> dict:
     return dict(zip(("BM", "BN", "num_warps", "num_stages"), sizes))
 
 
+@operator("flash_attention_forward")
 def attention_forward(q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor, max_q: int,
                       causal: bool, scale: float) -> tuple[Tensor, Tensor]:
     """Packed q [N, H, Dh], k and v [M, K, Dh], adjacent along Dh -> o, of q's shape, and float32 lse [H, N]
@@ -162,9 +164,9 @@ def attention_forward(q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tenso
     o = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     lse = torch.empty(heads, tokens, dtype=torch.float32, device=q.device)
     tiling = _tiling(size, q.element_size(), arch_of(q))
-    _forward_kernel[(triton.cdiv(max_q, tiling["BM"]), heads, batch)](
-        q, k, v, o, lse, cu_q, cu_k, *row_head_strides(q, k, v, o), tokens, scale * math.log2(math.e),
-        **head_sizes(q, k, causal), **tiling)
+    launch(_forward_kernel, (triton.cdiv(max_q, tiling["BM"]), heads, batch),
+           q, k, v, o, lse, cu_q, cu_k, *row_head_strides(q, k, v, o), tokens, scale * math.log2(math.e),
+           **head_sizes(q, k, causal), **tiling)
     return o, lse
 
 
@@ -180,6 +182,7 @@ class _FlashAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx, do):
         q, k, v, o, lse, cu_q, cu_k = ctx.saved_tensors
+        do = do if do.stride(-1) == 1 else do.contiguous()
         return *attention_backward(q, k, v, o, lse, do, cu_q, cu_k, *ctx.rest), *[None] * 6
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from aiinfra.kernels.chip import arch_of, large_shared
 from aiinfra.kernels.lang import tl, triton
+from aiinfra.kernels.operators import launch, operator
 from aiinfra.kernels.tiles import head_sizes, load_tile, row_head_strides, row_limits, store_tile
 
 
@@ -141,26 +142,26 @@ def _tiling(head_size: int, value_bytes: int, arch: int) -> dict[str, dict]:
     return {"column": dict(zip(names, column)), "row": dict(zip(names, row))}
 
 
+@operator("flash_attention_backward")
 def attention_backward(q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, do: Tensor,
                        cu_q: Tensor, cu_k: Tensor, max_q: int, max_k: int,
                        causal: bool, scale: float) -> tuple[Tensor, Tensor, Tensor]:
-    """dq, dk, dv for packed q, o, do [N, H, Dh] and k, v [M, K, Dh]; lse [H, N] in base 2, from the
-    forward."""
-    do = do if do.stride(-1) == 1 else do.contiguous()
+    """dq, dk, dv for packed q, o, do [N, H, Dh] and k, v [M, K, Dh], all adjacent along Dh; lse [H, N] in
+    base 2, from the forward."""
     (tokens, heads, size), batch = q.shape, cu_q.numel() - 1
     sizes, tiling = head_sizes(q, k, causal), _tiling(size, q.element_size(), arch_of(q))
     column, row, delta_rows = tiling["column"], tiling["row"], 16 if arch_of(q) == 0 else 32
     dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
     delta = torch.empty_like(lse)
-    _delta_kernel[(triton.cdiv(tokens, delta_rows), heads)](
-        o, do, delta, *row_head_strides(o, do), tokens, DH=size, DP=sizes["DP"], BM=delta_rows)
+    launch(_delta_kernel, (triton.cdiv(tokens, delta_rows), heads),
+           o, do, delta, *row_head_strides(o, do), tokens, DH=size, DP=sizes["DP"], BM=delta_rows)
     rest = (tokens, scale * math.log2(math.e), scale)
-    _dk_dv_kernel[(triton.cdiv(max_k, column["BN"]), k.shape[1], batch)](
-        q, k, v, do, lse, delta, dk, dv, cu_q, cu_k, *row_head_strides(q, k, v, do, dk), *rest,
-        **sizes, **column)
-    _dq_kernel[(triton.cdiv(max_q, row["BM"]), heads, batch)](
-        q, k, v, do, lse, delta, dq, cu_q, cu_k, *row_head_strides(q, k, v, do, dq), *rest,
-        **sizes, **row)
+    launch(_dk_dv_kernel, (triton.cdiv(max_k, column["BN"]), k.shape[1], batch),
+           q, k, v, do, lse, delta, dk, dv, cu_q, cu_k, *row_head_strides(q, k, v, do, dk), *rest,
+           **sizes, **column)
+    launch(_dq_kernel, (triton.cdiv(max_q, row["BM"]), heads, batch),
+           q, k, v, do, lse, delta, dq, cu_q, cu_k, *row_head_strides(q, k, v, do, dq), *rest,
+           **sizes, **row)
     return dq, dk, dv
 
 

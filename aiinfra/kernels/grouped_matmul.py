@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 from aiinfra.kernels.lang import pick_backend, tl, triton
+from aiinfra.kernels.operators import launch, operator
 from aiinfra.kernels.tiles import padded
 from aiinfra.perf.cost import Cost
 
@@ -101,6 +102,7 @@ def _tiling(rows: int, experts: int) -> dict:
     return {"BLOCK_N": min(each, 64), "BLOCK_F": 64, "BLOCK_D": 32, "num_warps": 4}
 
 
+@operator("grouped_matmul")
 def _multiply(x: torch.Tensor, weight: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
     """x [N, D], weight [E, F, D] with any strides -> [N, F]."""
     (experts, outputs, inputs), rows = weight.shape, len(x)
@@ -109,18 +111,19 @@ def _multiply(x: torch.Tensor, weight: torch.Tensor, offsets: torch.Tensor) -> t
     tiles = rows // tiling["BLOCK_N"] + min(experts, rows)          # one broken tile for each expert, at most
     if tiles:
         grid = (triton.cdiv(outputs, tiling["BLOCK_F"]), tiles)
-        _rows_kernel[grid](x, weight, offsets, y, x.stride(0), *weight.stride(), experts, outputs, inputs,
-                           BLOCK_E=padded(experts), **tiling)
+        launch(_rows_kernel, grid, x, weight, offsets, y, x.stride(0), *weight.stride(), experts, outputs,
+               inputs, BLOCK_E=padded(experts), **tiling)
     return y
 
 
+@operator("grouped_matmul_weight_gradient")
 def _weight_gradient(dy: torch.Tensor, x: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
     """dy [N, F], x [N, D] -> [E, F, D] in x's dtype."""
     experts, outputs, inputs = len(offsets) - 1, dy.shape[1], x.shape[1]
     dweight = torch.empty(experts, outputs, inputs, dtype=x.dtype, device=x.device)
     grid = (triton.cdiv(outputs, 64), triton.cdiv(inputs, 64), experts)
-    _weight_kernel[grid](dy, x, offsets, dweight, dy.stride(0), x.stride(0), outputs, inputs,
-                         BLOCK_N=32, BLOCK_F=64, BLOCK_D=64, num_warps=4)
+    launch(_weight_kernel, grid, dy, x, offsets, dweight, dy.stride(0), x.stride(0), outputs, inputs,
+           BLOCK_N=32, BLOCK_F=64, BLOCK_D=64, num_warps=4)
     return dweight
 
 

@@ -24,6 +24,7 @@ from aiinfra.kernels.hstu_backward import compile_types, hstu_backward
 from aiinfra.kernels.hstu_bias import (
     BUCKETS, bias_tile, hstu_sizes, load_times, relative_bias, table_arguments, time_buckets)
 from aiinfra.kernels.lang import pick_backend, tl, triton
+from aiinfra.kernels.operators import launch, operator
 from aiinfra.kernels.tiles import load_tile, row_head_strides, store_tile
 from aiinfra.perf.cost import Cost
 
@@ -142,20 +143,28 @@ def _tiling(size: int, value_bytes: int, arch: int) -> dict:
     return dict(zip(("BM", "BN", "num_warps", "num_stages"), sizes))
 
 
+@operator("hstu_attention_forward")
+def _forward(q: Tensor, k: Tensor, v: Tensor, position_table: Tensor | None, time_table: Tensor | None,
+             seq_offsets: Tensor, timestamps: Tensor, max_len: int, alpha: float) -> Tensor:
+    """As `hstu_attention`, for tensors adjacent along Dh."""
+    heads, y = q.shape[1], torch.empty(v.shape, dtype=v.dtype, device=v.device)
+    tables = table_arguments(position_table, time_table, q)
+    sizes = hstu_sizes(q, v, position_table, time_table)
+    tiling = _tiling(max(sizes["DP"], sizes["VP"]), q.element_size(), arch_of(q))
+    launch(_forward_kernel, (triton.cdiv(max_len, tiling["BM"]), heads, len(seq_offsets) - 1),
+           q, k, v, y, seq_offsets, timestamps, *tables[:2], *row_head_strides(q, k, v, y), *tables[2:],
+           alpha, 1.0 / max_len, **sizes, **tiling)
+    return y
+
+
 class _HSTUAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, position_table, time_table, seq_offsets, timestamps, max_len, alpha):
         q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
-        heads, y = q.shape[1], torch.empty(v.shape, dtype=v.dtype, device=v.device)
-        tables = table_arguments(position_table, time_table, q)
-        sizes = hstu_sizes(q, v, position_table, time_table)
-        tiling = _tiling(max(sizes["DP"], sizes["VP"]), q.element_size(), arch_of(q))
-        _forward_kernel[(triton.cdiv(max_len, tiling["BM"]), heads, len(seq_offsets) - 1)](
-            q, k, v, y, seq_offsets, timestamps, *tables[:2], *row_head_strides(q, k, v, y), *tables[2:],
-            alpha, 1.0 / max_len, **sizes, **tiling)
-        ctx.save_for_backward(q, k, v, position_table, time_table, seq_offsets, timestamps)
+        inputs = (q, k, v, position_table, time_table, seq_offsets, timestamps)
+        ctx.save_for_backward(*inputs)
         ctx.max_len, ctx.alpha = max_len, alpha
-        return y
+        return _forward(*inputs, max_len, alpha)
 
     @staticmethod
     def backward(ctx, dy):

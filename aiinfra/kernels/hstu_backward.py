@@ -25,6 +25,7 @@ from aiinfra.kernels.chip import arch_of, large_shared
 from aiinfra.kernels.hstu_bias import (
     BUCKETS, bias_tile, bucket_tile, hstu_sizes, load_times, table_arguments)
 from aiinfra.kernels.lang import tl, triton
+from aiinfra.kernels.operators import launch, operator
 from aiinfra.kernels.tiles import load_tile, row_head_strides, store_tile
 
 
@@ -201,32 +202,60 @@ def _tiling(size: int, value_bytes: int, arch: int) -> dict[str, dict]:
             "bias": dict(zip(("B", "num_warps", "num_stages"), (*bias, one_stage)))}
 
 
+@operator("hstu_attention_backward")
+def _backward(dy: Tensor, q: Tensor, k: Tensor, v: Tensor, position_table: Tensor | None,
+              time_table: Tensor | None, seq_offsets: Tensor, timestamps: Tensor, max_len: int,
+              alpha: float) -> tuple[Tensor, Tensor, Tensor]:
+    """dq, dk and dv."""
+    heads, requests = q.shape[1], len(seq_offsets) - 1
+    tiling, sizes, shared, strides, scales = _arguments(dy, q, k, v, position_table, time_table, seq_offsets,
+                                                        timestamps, max_len, alpha)
+    dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+    launch(_column_kernel, (triton.cdiv(max_len, tiling["column"]["BN"]), heads, requests),
+           q, k, v, dy, dk, dv, *shared, *strides, *row_head_strides(dk, dv), *scales, **sizes,
+           **tiling["column"])
+    launch(_row_kernel, (triton.cdiv(max_len, tiling["row"]["BM"]), heads, requests),
+           q, k, v, dy, dq, *shared, *strides, *row_head_strides(dq), *scales, **sizes, **tiling["row"])
+    return dq, dk, dv
+
+
+@operator("hstu_attention_bias_backward")
+def _bias_backward(dy: Tensor, q: Tensor, k: Tensor, v: Tensor, position_table: Tensor | None,
+                   time_table: Tensor | None, seq_offsets: Tensor, timestamps: Tensor, max_len: int,
+                   alpha: float) -> tuple[Tensor, Tensor]:
+    """Parts of the tables' gradients: [requests, H, bands, 2B] and [requests, H, bands, 256]."""
+    heads, requests = q.shape[1], len(seq_offsets) - 1
+    tiling, sizes, shared, strides, scales = _arguments(dy, q, k, v, position_table, time_table, seq_offsets,
+                                                        timestamps, max_len, alpha)
+    B, bands = tiling["bias"]["B"], triton.cdiv(max_len, tiling["bias"]["B"])
+    position_part = torch.zeros(requests, heads, bands, 2 * B, dtype=torch.float32, device=q.device)
+    time_part = torch.zeros(requests, heads, bands, 256, dtype=torch.float32, device=q.device)
+    launch(_bias_kernel, (bands, heads, requests),
+           q, k, v, dy, position_part, time_part, *shared, *strides, *scales, **sizes, **tiling["bias"],
+           BUCKETS_P=256)
+    return position_part, time_part
+
+
+def _arguments(dy, q, k, v, position_table, time_table, seq_offsets, timestamps, max_len, alpha) -> tuple:
+    """What the three kernels have in common: tilings, sizes, and three pieces of their argument lists."""
+    tables = table_arguments(position_table, time_table, q)
+    sizes = hstu_sizes(q, v, position_table, time_table)
+    tiling = _tiling(max(sizes["DP"], sizes["VP"]), q.element_size(), arch_of(q))
+    shared, scales = (seq_offsets, timestamps, *tables[:2]), (*tables[2:], alpha, 1.0 / max_len)
+    return tiling, sizes, shared, row_head_strides(q, k, v, dy), scales
+
+
 def hstu_backward(dy: Tensor, q: Tensor, k: Tensor, v: Tensor, position_table: Tensor | None,
                   time_table: Tensor | None, seq_offsets: Tensor, timestamps: Tensor, max_len: int,
                   alpha: float,
                   wanted: tuple[bool, bool]) -> tuple[Tensor | None, ...]:
     """dq, dk, dv, d_position_table and d_time_table; `wanted` says which of the tables' are needed."""
     dy = dy if dy.stride(-1) == 1 else dy.contiguous()
-    heads, requests = q.shape[1], len(seq_offsets) - 1
-    tables = table_arguments(position_table, time_table, q)
-    sizes = hstu_sizes(q, v, position_table, time_table)
-    tiling = _tiling(max(sizes["DP"], sizes["VP"]), q.element_size(), arch_of(q))
-    dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
-    shared, scales = (seq_offsets, timestamps, *tables[:2]), (*tables[2:], alpha, 1.0 / max_len)
-    strides = row_head_strides(q, k, v, dy)
-    _column_kernel[(triton.cdiv(max_len, tiling["column"]["BN"]), heads, requests)](
-        q, k, v, dy, dk, dv, *shared, *strides, *row_head_strides(dk, dv), *scales, **sizes,
-        **tiling["column"])
-    _row_kernel[(triton.cdiv(max_len, tiling["row"]["BM"]), heads, requests)](
-        q, k, v, dy, dq, *shared, *strides, *row_head_strides(dq), *scales, **sizes, **tiling["row"])
+    inputs = (dy, q, k, v, position_table, time_table, seq_offsets, timestamps, max_len, alpha)
+    dq, dk, dv = _backward(*inputs)
     if not any(wanted):
         return dq, dk, dv, None, None
-    B, bands = tiling["bias"]["B"], triton.cdiv(max_len, tiling["bias"]["B"])
-    position_part = torch.zeros(requests, heads, bands, 2 * B, dtype=torch.float32, device=q.device)
-    time_part = torch.zeros(requests, heads, bands, 256, dtype=torch.float32, device=q.device)
-    _bias_kernel[(bands, heads, requests)](
-        q, k, v, dy, position_part, time_part, *shared, *strides, *scales, **sizes, **tiling["bias"],
-        BUCKETS_P=256)
+    position_part, time_part = _bias_backward(*inputs)
     return (dq, dk, dv, _position_gradient(position_part, position_table, max_len) if wanted[0] else None,
             _time_gradient(time_part, time_table) if wanted[1] else None)
 

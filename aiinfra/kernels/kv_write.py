@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from aiinfra.kernels.lang import pick_backend, tl, triton
+from aiinfra.kernels.operators import launch, operator
 from aiinfra.perf.cost import Cost
 
 _MAX_ROW = 65536          # K * Dh values must fit in one program's registers
@@ -95,9 +96,20 @@ def _write(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tensor
                          f"{_MAX_ROW:,}. "
                          "Use backend='torch'.")
     k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (k, v))
+    if values:
+        _kv_write(k, v, k_cache, v_cache, slots.contiguous())
+    else:
+        _kv_write(k, None, k_cache, None, slots.contiguous())
+
+
+@operator("kv_write", writes=("k_cache", "v_cache"))
+def _kv_write(k: Tensor, v: Tensor | None, k_cache: Tensor, v_cache: Tensor | None, slots: Tensor) -> None:
+    values, (heads, size) = v is not None, k.shape[1:]
+    if not values:
+        v, v_cache = k, k_cache
     if len(k):
-        _kernel[(len(k),)](k, v, k_cache, v_cache, slots.contiguous(), *k.stride()[:2], *v.stride()[:2],
-                           K=heads, DH=size, VALUES=values, **_tiling(heads * size))
+        launch(_kernel, (len(k),), k, v, k_cache, v_cache, slots, *k.stride()[:2], *v.stride()[:2],
+               K=heads, DH=size, VALUES=values, **_tiling(heads * size))
 
 
 def cost(tokens: int, kv_heads: int, head_size: int, bytes_per_value: float = 2, tensors: int = 2) -> Cost:

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from aiinfra.kernels.chip import arch_of, large_shared, multiprocessors_of
 from aiinfra.kernels.lang import pick_backend, tl, triton
+from aiinfra.kernels.operators import launch, operator, same_memory
 from aiinfra.kernels.paged_gather import attend_fetched, plan_fetches
 from aiinfra.perf.cost import Cost
 
@@ -245,10 +246,19 @@ def paged_attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, block_tables: T
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     if backend == "torch":
         return paged_attention_reference(q, k_cache, v_cache, block_tables, context_lens, cu_seqlens_q, scale)
+    q = q if q.stride(-1) == 1 else q.contiguous()
+    return _attention(q, k_cache, v_cache, block_tables, context_lens, cu_seqlens_q, max_context, scale,
+                      splits)
+
+
+@operator("paged_attention")
+def _attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, block_tables: Tensor, context_lens: Tensor,
+               cu_seqlens_q: Tensor | None, max_context: int | None, scale: float,
+               splits: int | None) -> Tensor:
+    """As `paged_attention`, for q adjacent along Dh."""
     (rows, heads, size), requests, decode = q.shape, len(context_lens), cu_seqlens_q is None
     P, kv_heads, value_size = *k_cache.shape[1:3], v_cache.shape[-1]
     rest = size - value_size
-    q = q if q.stride(-1) == 1 else q.contiguous()
     make = torch.empty if decode else torch.zeros
     out = make(rows, heads, value_size, dtype=q.dtype, device=q.device)
     if not out.numel():
@@ -271,15 +281,16 @@ def paged_attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, block_tables: T
     tokens = 1 if decode else tiling["BM"] // group
     grid = (programs, splits, requests) if decode else (programs, rows // tokens + requests)
     padded = max(16, triton.next_power_of_2(value_size))
-    _attention_kernel[grid](
+    launch(
+        _attention_kernel, grid,
         q, k_cache, v_cache, part, lse, block_tables, context_lens, context_lens if decode else cu_seqlens_q,
         requests, *q.stride()[:2], *part.stride()[:2], kv_heads * size, 0 if rest else size,
         block_tables.stride(0), splits, scale * math.log2(math.e), GROUP=group, TOKENS=tokens, DECODE=decode,
         SPLIT=splits > 1, P=P, DH=value_size, DP=padded, REST=rest,
         RP=max(16, triton.next_power_of_2(rest)), **tiling)
     if splits > 1:
-        _merge_kernel[(rows, heads)](part, lse, out, *out.stride()[:2], splits, H=heads,
-                                     SP=triton.next_power_of_2(splits), DH=value_size, DP=padded)
+        launch(_merge_kernel, (rows, heads), part, lse, out, *out.stride()[:2], splits, H=heads,
+               SP=triton.next_power_of_2(splits), DH=value_size, DP=padded)
     return out
 
 
@@ -315,7 +326,7 @@ def _check(q, k_cache, v_cache, block_tables, context_lens, cu_seqlens_q, backen
 def _is_latent(k_cache: Tensor, v_cache: Tensor) -> bool:
     """True if the values are the first part of each key, of which there is one a token."""
     narrower = v_cache.shape[-1] < k_cache.shape[-1] and v_cache.shape[:-1] == k_cache.shape[:-1]
-    same = v_cache.data_ptr() == k_cache.data_ptr() and v_cache.stride() == k_cache.stride()
+    same = same_memory(k_cache, v_cache) and v_cache.stride() == k_cache.stride()
     return narrower and same and k_cache.shape[2] == 1
 
 

@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 
 from aiinfra.kernels.lang import pick_backend, tl, triton
+from aiinfra.kernels.operators import launch, operator
 from aiinfra.perf.cost import Cost
 
 BLOCK = 32                    # values in a block, as in GGUF
@@ -181,7 +182,8 @@ def _vector_kernel(x_ptr, words_ptr, scale_ptr, minimum_ptr, y_ptr, outputs, blo
     tl.store(y_ptr + row, tl.sum(acc, 1).to(y_ptr.dtype.element_ty), row < outputs)
 
 
-@triton.jit
+# How many tokens there are changes from step to step: it must not be compiled in.
+@triton.jit(do_not_specialize=["tokens"])
 def _matrix_kernel(x_ptr, words_ptr, scale_ptr, minimum_ptr, y_ptr, x_stride, tokens, outputs,
                    blocks, groups, BITS: tl.constexpr, GROUP_BLOCKS: tl.constexpr,
                    BLOCK_N: tl.constexpr, BLOCK_F: tl.constexpr, BLOCK_B: tl.constexpr):
@@ -224,20 +226,23 @@ def _matrix_tiling(tokens: int) -> dict:
     return {"BLOCK_N": 64 if tokens <= 64 else 128, "BLOCK_F": 64, "BLOCK_B": 2, "num_warps": 4}
 
 
-def _launch(x: torch.Tensor, weight: PackedWeight) -> torch.Tensor:
-    (outputs, inputs), tokens = weight.shape, len(x)
+@operator("quant_matmul")
+def _quant_matmul(x: torch.Tensor, words: torch.Tensor, scale: torch.Tensor, minimum: torch.Tensor,
+                  bits: int) -> torch.Tensor:
+    """x [N, D] times a PackedWeight's parts -> [N, F]."""
+    (tokens, inputs), outputs = x.shape, len(words)
     y = torch.empty(tokens, outputs, dtype=x.dtype, device=x.device)
-    blocks, groups = inputs // BLOCK, weight.scale.shape[1]
-    parts = (weight.words, weight.scale, weight.minimum)
-    shared = {"BITS": weight.bits, "GROUP_BLOCKS": weight.group_size // BLOCK}
+    blocks, groups = inputs // BLOCK, scale.shape[1]
+    shared = {"BITS": bits, "GROUP_BLOCKS": blocks // groups}
     if tokens == 1:
-        tiling = _vector_tiling(blocks, weight.bits)
-        _vector_kernel[(triton.cdiv(outputs, tiling["BLOCK_F"]),)](
-            x, *parts, y, outputs, blocks, groups, _ONE, **shared, **tiling)
+        tiling = _vector_tiling(blocks, bits)
+        launch(_vector_kernel, (triton.cdiv(outputs, tiling["BLOCK_F"]),),
+               x, words, scale, minimum, y, outputs, blocks, groups, _ONE, **shared, **tiling)
     else:
         tiling = _matrix_tiling(tokens)
         grid = (triton.cdiv(outputs, tiling["BLOCK_F"]), triton.cdiv(tokens, tiling["BLOCK_N"]))
-        _matrix_kernel[grid](x, *parts, y, x.stride(0), tokens, outputs, blocks, groups, **shared, **tiling)
+        launch(_matrix_kernel, grid, x, words, scale, minimum, y, x.stride(0), tokens, outputs, blocks,
+               groups, **shared, **tiling)
     return y
 
 
@@ -256,7 +261,8 @@ def quant_matmul(x: torch.Tensor, weight: PackedWeight, *, backend: str | None =
         return quant_matmul_reference(x, weight)
     flat = x.reshape(-1, inputs)
     flat = flat if flat.stride(-1) == 1 else flat.contiguous()
-    return _launch(flat, weight).view(*x.shape[:-1], outputs)
+    y = _quant_matmul(flat, weight.words, weight.scale, weight.minimum, weight.bits)
+    return y.view(*x.shape[:-1], outputs)
 
 
 def cost(tokens: int, inputs: int, outputs: int, bits: int = 4, group_size: int = BLOCK,

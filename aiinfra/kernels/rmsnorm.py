@@ -18,6 +18,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from aiinfra.kernels.lang import pick_backend, tl, triton
+from aiinfra.kernels.operators import launch, operator
 from aiinfra.perf.cost import Cost
 
 _TILE_VALUES = 4096          # one tile: several short rows, or one long row
@@ -34,7 +35,8 @@ def rms_norm_reference(x: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6,
     return y if residual is None else (y, x)
 
 
-@triton.jit
+# How many rows there are changes from step to step: it must not be compiled in.
+@triton.jit(do_not_specialize=["rows"])
 def _forward_kernel(x_ptr, residual_ptr, weight_ptr, y_ptr, total_ptr, rstd_ptr,
                     x_stride, residual_stride, rows, width, eps,
                     HAS_RESIDUAL: tl.constexpr, ROWS: tl.constexpr, BLOCK_D: tl.constexpr):
@@ -42,6 +44,7 @@ def _forward_kernel(x_ptr, residual_ptr, weight_ptr, y_ptr, total_ptr, rstd_ptr,
     col = tl.arange(0, BLOCK_D)
     mask = (row < rows)[:, None] & (col < width)[None, :]
     out = row[:, None] * width + col[None, :]
+    weight = tl.load(weight_ptr + col, col < width, other=0.0).to(tl.float32)          # on its way meanwhile
     total = tl.load(x_ptr + row[:, None] * x_stride + col[None, :], mask, other=0.0)  # [ROWS, D]
     if HAS_RESIDUAL:
         add = tl.load(residual_ptr + row[:, None] * residual_stride + col[None, :], mask, other=0.0)
@@ -49,13 +52,12 @@ def _forward_kernel(x_ptr, residual_ptr, weight_ptr, y_ptr, total_ptr, rstd_ptr,
         tl.store(total_ptr + out, total, mask)
     wide = total.to(tl.float32)               # normalise what was stored: fused = add, then norm
     rstd = 1.0 / tl.sqrt(tl.sum(wide * wide, 1) / width + eps)                        # [ROWS]
-    weight = tl.load(weight_ptr + col, col < width, other=0.0).to(tl.float32)
     y = wide * rstd[:, None] * weight[None, :]
     tl.store(y_ptr + out, y.to(y_ptr.dtype.element_ty), mask)
     tl.store(rstd_ptr + row, rstd, row < rows)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _backward_kernel(dy_ptr, dtotal_ptr, total_ptr, weight_ptr, rstd_ptr, dx_ptr, dweight_ptr,
                      total_stride, rows, width,
                      HAS_RESIDUAL: tl.constexpr, ROWS: tl.constexpr, BLOCK_D: tl.constexpr):
@@ -94,35 +96,50 @@ def _rows(x: torch.Tensor) -> torch.Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
+@operator("rmsnorm_forward")
+def _forward(x: torch.Tensor, residual: torch.Tensor | None, weight: torch.Tensor,
+             eps: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """y [N, D], the sum (empty without a residual) and 1 / rms [N], of x and residual [N, D]."""
+    (n, width), fused = x.shape, residual is not None
+    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    total = torch.empty(x.shape if fused else (0, width), dtype=x.dtype, device=x.device)
+    rstd = torch.empty(n, dtype=torch.float32, device=x.device)
+    add, tiling = residual if fused else x, _tiling(width)
+    launch(_forward_kernel, (triton.cdiv(n, tiling["ROWS"]),), x, add, weight, y, total if fused else y, rstd,
+           x.stride(0), add.stride(0), n, width, eps, HAS_RESIDUAL=fused, **tiling)
+    return y, total, rstd
+
+
+@operator("rmsnorm_backward")
+def _backward(dy: torch.Tensor, dtotal: torch.Tensor | None, total: torch.Tensor, weight: torch.Tensor,
+              rstd: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """dx [N, D] and, for each program, its part of the weight's gradient [programs, D]."""
+    (n, width), fused = total.shape, dtotal is not None
+    tiling = _tiling(width)
+    programs = max(1, min(_BACKWARD_PROGRAMS, triton.cdiv(n, tiling["ROWS"])))
+    dx = torch.empty(dy.shape, dtype=dy.dtype, device=dy.device)
+    partial = torch.empty(programs, width, dtype=torch.float32, device=dy.device)
+    launch(_backward_kernel, (programs,), dy, dtotal if fused else dy, total, weight, rstd, dx, partial,
+           total.stride(0), n, width, HAS_RESIDUAL=fused, **tiling)
+    return dx, partial
+
+
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, residual, weight, eps):
         flat, weight = _rows(x), weight.contiguous()
-        (n, width), fused = flat.shape, residual is not None
-        y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-        total, add = (torch.empty_like(y), _rows(residual)) if fused else (flat, flat)
-        rstd = torch.empty(n, dtype=torch.float32, device=x.device)
-        tiling = _tiling(width)
-        _forward_kernel[(triton.cdiv(n, tiling["ROWS"]),)](
-            flat, add, weight, y, total, rstd, flat.stride(0), add.stride(0), n, width, eps,
-            HAS_RESIDUAL=fused, **tiling)
-        ctx.save_for_backward(total, weight, rstd)
-        ctx.fused = fused
-        return (y, total) if fused else y
+        y, total, rstd = _forward(flat, None if residual is None else _rows(residual), weight, eps)
+        ctx.fused = residual is not None
+        ctx.save_for_backward(total if ctx.fused else flat, weight, rstd)
+        return (y.view(x.shape), total.view(x.shape)) if ctx.fused else y.view(x.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy, dtotal=None):
         total, weight, rstd = ctx.saved_tensors
-        flat, dy = _rows(total), dy.contiguous()
-        dtotal = dtotal.contiguous() if ctx.fused else dy
-        n, width = flat.shape
-        tiling = _tiling(width)
-        programs = max(1, min(_BACKWARD_PROGRAMS, triton.cdiv(n, tiling["ROWS"])))
-        dx = torch.empty_like(dy)
-        partial = torch.empty(programs, width, dtype=torch.float32, device=dy.device)
-        _backward_kernel[(programs,)](dy, dtotal, flat, weight, rstd, dx, partial, flat.stride(0),
-                                      n, width, HAS_RESIDUAL=ctx.fused, **tiling)
+        dtotal = _rows(dtotal.contiguous()) if ctx.fused else None
+        dx, partial = _backward(_rows(dy.contiguous()), dtotal, total, weight, rstd)
+        dx = dx.view(dy.shape)
         return dx, dx if ctx.fused else None, partial.sum(0).to(weight.dtype), None
 
 

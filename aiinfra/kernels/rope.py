@@ -17,6 +17,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from aiinfra.kernels.lang import pick_backend, tl, triton
+from aiinfra.kernels.operators import launch, operator
 from aiinfra.perf.cost import Cost
 
 
@@ -75,27 +76,33 @@ def _tiling(heads: int, kv_heads: int, size: int, sign: int) -> dict:
             "num_warps": 4 if block_h * half <= 4096 else 8}
 
 
-def _launch(q, k, positions, cos, sin, sign: int) -> tuple[torch.Tensor, torch.Tensor]:
-    q, k = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k))
+@operator("rope")
+def _rope(q: torch.Tensor, k: torch.Tensor, positions: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor,
+          sign: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """q [N, H, Dh] and k [N, K, Dh], turned forward or, with sign -1, back."""
     (n, heads, size), kv_heads = q.shape, k.shape[1]
     out = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k)]
     tiling = _tiling(heads, kv_heads, size, sign)
-    _rope_kernel[(n,)](q, k, positions, cos, sin, *out, *q.stride()[:2], *k.stride()[:2],
-                       cos.stride(0), heads, kv_heads, size // 2, **tiling["constexprs"],
-                       num_warps=tiling["num_warps"])
+    launch(_rope_kernel, (n,), q, k, positions, cos, sin, *out, *q.stride()[:2], *k.stride()[:2],
+           cos.stride(0), heads, kv_heads, size // 2, **tiling["constexprs"], num_warps=tiling["num_warps"])
     return out[0], out[1]
+
+
+def _turn(q, k, positions, cos, sin, sign: int) -> tuple[torch.Tensor, torch.Tensor]:
+    q, k = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k))
+    return _rope(q, k, positions, cos, sin, sign)
 
 
 class _Rope(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, positions, cos, sin):
         ctx.save_for_backward(positions, cos, sin)
-        return _launch(q, k, positions, cos, sin, sign=1)
+        return _turn(q, k, positions, cos, sin, sign=1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dq, dk):
-        return *_launch(dq, dk, *ctx.saved_tensors, sign=-1), None, None, None
+        return *_turn(dq, dk, *ctx.saved_tensors, sign=-1), None, None, None
 
 
 def rope(q: torch.Tensor, k: torch.Tensor, positions: torch.Tensor, cos: torch.Tensor,

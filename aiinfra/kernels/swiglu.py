@@ -16,6 +16,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from aiinfra.kernels.lang import pick_backend, tl, triton
+from aiinfra.kernels.operators import launch, operator
 from aiinfra.perf.cost import Cost
 
 _BLOCK_F = 1024
@@ -53,6 +54,26 @@ def _backward_kernel(dout_ptr, x_ptr, dx_ptr, x_stride, features, BLOCK_F: tl.co
     tl.store(dx_ptr + row * features * 2 + features + col, (dout * gate * open_).to(dtype), live)
 
 
+@operator("swiglu_forward")
+def _forward(x: torch.Tensor) -> torch.Tensor:
+    """x [N, 2F] -> [N, F]."""
+    n, features = x.shape[0], x.shape[1] // 2
+    out = torch.empty(n, features, dtype=x.dtype, device=x.device)
+    launch(_forward_kernel, (n, triton.cdiv(features, _BLOCK_F)), x, out, x.stride(0), features,
+           BLOCK_F=_BLOCK_F)
+    return out
+
+
+@operator("swiglu_backward")
+def _backward(dout: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """dout [N, F], x [N, 2F] -> dx [N, 2F]."""
+    n, features = dout.shape
+    dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    launch(_backward_kernel, (n, triton.cdiv(features, _BLOCK_F)), dout, x, dx, x.stride(0), features,
+           BLOCK_F=_BLOCK_F)
+    return dx
+
+
 class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
@@ -60,21 +81,14 @@ class _SwiGLU(torch.autograd.Function):
         flat = flat if flat.stride(-1) == 1 else flat.contiguous()
         ctx.save_for_backward(flat)
         ctx.shape = x.shape
-        n, features = flat.shape[0], x.shape[-1] // 2
-        out = torch.empty(*x.shape[:-1], features, dtype=x.dtype, device=x.device)
-        _forward_kernel[(n, triton.cdiv(features, _BLOCK_F))](
-            flat, out, flat.stride(0), features, BLOCK_F=_BLOCK_F)
-        return out
+        return _forward(flat).view(*x.shape[:-1], x.shape[-1] // 2)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dout):
-        (flat,), dout = ctx.saved_tensors, dout.contiguous()
-        n, features = flat.shape[0], flat.shape[-1] // 2
-        dx = torch.empty(ctx.shape, dtype=flat.dtype, device=flat.device)
-        _backward_kernel[(n, triton.cdiv(features, _BLOCK_F))](
-            dout, flat, dx, flat.stride(0), features, BLOCK_F=_BLOCK_F)
-        return dx
+        (flat,) = ctx.saved_tensors
+        dout = dout.contiguous().view(len(flat), flat.shape[1] // 2)
+        return _backward(dout, flat).view(ctx.shape)
 
 
 def swiglu(x: torch.Tensor, *, backend: str | None = None) -> torch.Tensor:
