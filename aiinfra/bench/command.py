@@ -7,13 +7,18 @@
 
 import argparse
 from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import date
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from aiinfra.bench.arrivals import ARRIVALS, Lengths, lengths
 from aiinfra.engine.command import add_engine_settings, add_model_argument
 from aiinfra.files import save_json
+
+if TYPE_CHECKING:
+    from aiinfra.bench.serve import Load
 
 Parser = argparse.ArgumentParser
 
@@ -53,8 +58,10 @@ BENCHMARKS = {
 _TRACE = ('JSON lines such as {"prompt_tokens": 57, "output_tokens": 80, "arrival_seconds": 0.4}, '
           'or with the ids as "prompt" (None: random, seeded)')
 _SAVE = "also write the rows and their settings as JSON"
+_LENGTHS = "128, 16:256 (drawn evenly), or lognormal:MEDIAN:SIGMA:MOST"
 _TRAIN = "a step of training: ours against transformers' model in the same loop, with the same losses"
 _OVERLAP = "what of communication computation hides: gradients, batches; on a GPU copies, too"
+_SERVE = "load on a server of OpenAI's wire, ours or another: what users wait for, and where the knee is"
 _KERNELS = "every Triton kernel: against PyTorch on a GPU; correctness and GPU code without one"
 
 
@@ -79,6 +86,7 @@ def add_bench(parser: Parser) -> None:
     overlap.add_argument("--ranks", type=int, default=2, help="processes")
     overlap.add_argument("--steps", type=int, default=8, help="that count, of each way")
     _add_save(overlap)
+    _add_serve(_add(what, "serve", _SERVE))
     kernels = _add(what, "kernels", _KERNELS)
     kernels.set_defaults(run=run_bench_kernels)
     kernels.add_argument("--only", nargs="+", metavar="NAME", help="some of them (None: all)")
@@ -112,6 +120,66 @@ def run_bench_overlap(args: argparse.Namespace) -> None:
     options = {"ranks": args.ranks, "steps": args.steps}
     settings = {"command": "bench overlap", "model": "small models of random weights"}
     _print_rows(bench_overlap(**options), settings, options, args.save)
+
+
+def run_bench_serve(args: argparse.Namespace) -> None:
+    """As `run_bench`, on the server at `args.url`, or one of our own for as long as it takes. Draws what was
+    measured, too, if asked to."""
+    from aiinfra.bench.http import Endpoint
+    from aiinfra.bench.own_server import own_server
+    from aiinfra.bench.serve import LoadTest
+    from aiinfra.checkpoint import DEFAULT_MODEL
+    load = _load(args)
+    serving = own_server(args.model or DEFAULT_MODEL, _own(args.set), args.api_key)
+    with nullcontext(args.url) if args.url else serving as url:
+        model = args.model if args.url else None          # ours has one, and knows its name
+        endpoint = Endpoint(url, model, args.api_key, chat=args.chat, plain=args.plain)
+        test = LoadTest(endpoint, load)
+        sweeping = args.sweep is not None
+        measured = test.sweep(args.sweep) if sweeping else test.rows()
+        settings = {"command": "bench serve", "model": args.model or "the server's first"}
+        try:
+            _print_rows(measured, settings, _said_of(args), args.save)
+        finally:
+            if args.plot and any(run.answered for run in test.runs):
+                from aiinfra.bench.serve_plot import plot
+                plot(test.runs, args.plot)
+
+
+def _load(args: argparse.Namespace) -> "Load":
+    from aiinfra.bench.serve import Load
+    from aiinfra.bench.waits import Target
+    rate = args.rate
+    if rate is None and args.arrivals != "trace":
+        rate = 1.0
+    return Load(
+        rate=rate,
+        users=args.users,
+        requests=args.requests,
+        arrivals=args.arrivals,
+        trace=args.trace,
+        prompt_tokens=args.input,
+        output_tokens=args.output,
+        prefixes=args.prefixes,
+        vocab_size=args.vocab_size,
+        hang_up=args.hang_up,
+        target=Target(args.ttft_target, args.tpot_target),
+        seed=args.seed,
+    )
+
+
+_NOT_SAID = ("run", "debug", "api_key", "save", "plot", "set", "model")     # a key is nobody's business
+
+
+def _said_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of `bench serve`, as a file of rows keeps them."""
+    said = {name: value for name, value in vars(args).items() if name not in _NOT_SAID}
+    return said | {"input": args.input.said, "output": args.output.said, **dict(args.set)}
+
+
+def _own(settings: list[tuple[str, object]]) -> list[str]:
+    """The engine's settings, as our server takes them."""
+    return [word for name, value in settings for word in ("--set", f"{name}={value}")]
 
 
 def _print_rows(measured: Iterator[Any], settings: dict[str, Any], options: dict[str, Any],
@@ -179,6 +247,58 @@ def _add_options(parser: Parser, options: tuple[str, ...]) -> None:
     if "seed" in options:
         add("--seed", type=int, default=0, help="of the trace")
         add_engine_settings(parser)
+
+
+def _add_serve(parser: Parser) -> None:
+    parser.set_defaults(run=run_bench_serve)
+    add = parser.add_argument
+    add("--url", help="http://HOST:PORT of the server (None: one of ours, for as long as it takes)")
+    add("--model", help="its name there (None: the first that it lists); of ours, a folder or file, too")
+    add("--api-key", metavar="KEY")
+    add("--chat", action="store_true", help="ask /v1/chat/completions, in words; else /v1/completions, with "
+        "token ids")
+    add("--plain", action="store_true", help="send OpenAI's own fields alone, so answers may end early")
+    add_engine_settings(parser)
+    add("--arrivals", choices=ARRIVALS, default="poisson", help="how requests come")
+    add("--rate", type=_positive, help="requests a second, or inf for all at once (None: 1; a trace keeps "
+        "its own times)")
+    add("--users", type=int, help="in place of a rate: so many, who wait for an answer before they ask again")
+    add("--sweep", type=_positive, nargs="*", metavar="RATE", help="one run at each rate, and the knee; "
+        "without rates, those that find it")
+    add("--requests", type=int, help="without a file: how many (None: 100; of a sweep, 20 seconds' worth)")
+    add("--trace", type=Path, metavar="FILE", help=_TRACE)
+    add("--input", type=_lengths, default="16:256", metavar="LENGTHS", help=f"tokens of a prompt: {_LENGTHS}")
+    add("--output", type=_lengths, default="16:128", metavar="LENGTHS", help="tokens of an answer")
+    add("--prefixes", type=_prefixes, metavar="COUNT:TOKENS", help="each prompt begins with one of so many")
+    add("--vocab-size", type=int, default=32_000, help="prompts are ids below it")
+    add("--hang-up", type=float, default=0.0, metavar="SHARE", help="of the requests: their sender leaves")
+    add("--ttft-target", type=_positive, default=2.0, metavar="SECONDS", help="in time: to the first token")
+    add("--tpot-target", type=_positive, default=0.1, metavar="SECONDS",
+        help="in time: a token, on average over an answer")
+    add("--seed", type=int, default=0, help="of requests and arrivals")
+    add("--plot", type=Path, metavar="FILE", help="draw it, as .png, .svg or .pdf")
+    _add_save(parser)
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not value > 0:                                # NaN is not, either
+        raise argparse.ArgumentTypeError(f"{text} must be above 0.")
+    return value
+
+
+def _lengths(text: str) -> Lengths:
+    try:
+        return lengths(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _prefixes(text: str) -> tuple[int, int]:
+    count, colon, tokens = text.partition(":")
+    if not (colon and count.isdecimal() and tokens.isdecimal() and int(count) and int(tokens)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not COUNT:TOKENS, for instance 4:128.")
+    return int(count), int(tokens)
 
 
 def _add_save(parser: Parser) -> None:

@@ -10,14 +10,13 @@ One user's prompt must not stop the others' streams. Notebooks 12 and 13.
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from aiinfra.bench.load import (
     WARM_STEPS,
     EngineServer,
-    Served,
     Server,
     decoding,
     random_ids,
@@ -28,6 +27,7 @@ from aiinfra.bench.peers.llama_cpp import llama_servers
 from aiinfra.bench.peers.transformers import static_servers
 from aiinfra.bench.row import Row
 from aiinfra.bench.trace import TraceRequest, poisson_arrivals, trace_for
+from aiinfra.bench.waits import wait_rows
 from aiinfra.checkpoint import load
 from aiinfra.checkpoint.hub import resolve
 from aiinfra.engine.engine import Engine
@@ -37,25 +37,6 @@ from aiinfra.perf import percentile
 BATCH_SIZES = (16,)                                    # of transformers' static batches
 LONG_PROMPT, BYSTANDERS = 2_000, 8
 _BRIEF = 32                                            # tokens of a bystander's prompt
-
-
-def _first_tokens(served: list[Served]) -> list[float]:
-    return [answer.first_token_seconds for answer in served]
-
-
-def _next_tokens(served: list[Served]) -> list[float]:
-    return [gap for answer in served for gap in answer.gaps_seconds]
-
-
-def _whole_answers(served: list[Served]) -> list[float]:
-    return [answer.total_seconds for answer in served]
-
-
-WAITS: dict[str, Callable[[list[Served]], list[float]]] = {
-    "first token": _first_tokens,
-    "next token": _next_tokens,
-    "whole answer": _whole_answers,
-}
 
 
 def bench_latency(model_name: str, trace: Path | None = None, requests: int = 64, seed: int = 0,
@@ -71,9 +52,9 @@ def bench_latency(model_name: str, trace: Path | None = None, requests: int = 64
     ours = replay(EngineServer(Engine(model, **engine_options)), todo)
     rivals = _rivals(path, model, todo)
     if not rivals:
-        yield from _wait_rows(ours)
+        yield from wait_rows(ours)
     for rival in rivals:
-        yield from _wait_rows(ours, rival, replay(rival, todo))
+        yield from wait_rows(ours, rival.name, replay(rival, todo))
     yield from bench_long_prompt(model, seed, **engine_options)
 
 
@@ -83,15 +64,6 @@ def _rivals(path: Path, model: Transformer, todo: list[TraceRequest]) -> list[Se
         *llama_servers(path, model.device, todo, (False,)),
     ]
     return [make() for make in makers]
-
-
-def _wait_rows(ours: list[Served], rival: Server | None = None, theirs: list[Served] = ()) -> Iterator[Row]:
-    for name, waits in WAITS.items():
-        for q in (50, 90, 99):
-            against = {}
-            if rival:
-                against = {"peer": percentile(waits(theirs), q), "peer_name": rival.name}
-            yield Row(f"{name}, P{q}", percentile(waits(ours), q), "s", **against)
 
 
 def bench_long_prompt(model: Transformer, seed: int = 0, **engine_options: Any) -> Iterator[Row]:

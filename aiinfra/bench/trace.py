@@ -45,6 +45,13 @@ def random_trace(requests: int, vocab_size: int, seed: int = 0, prompt_tokens: t
     return trace
 
 
+def prompts(rng: random.Random, lengths: Sequence[int], vocab_size: int) -> list[list[int]]:
+    """A prompt of random ids for each of `lengths`; no two begin with the same token. Raises ValueError for
+    more prompts than the vocabulary has tokens."""
+    firsts = _firsts(rng, len(lengths), vocab_size)
+    return [_draw(rng, first, length, vocab_size) for first, length in zip(firsts, lengths)]
+
+
 def read_trace(path: Path, vocab_size: int, context: int, seed: int = 0) -> list[TraceRequest]:
     """The requests of a trace file, in its order; the prompts that it does not give begin with different
     tokens. Raises ValueError, before anything is drawn, naming a file that cannot be read or a line that is
@@ -104,10 +111,7 @@ def _draw_prompts(lines: list[dict[str, Any]], rng: random.Random, vocab_size: i
     for number, line in enumerate(lines):
         stream = line.setdefault("conversation", f"line {number}")
         longest[stream] = max(longest.get(stream, 0), line["prompt_tokens"])
-    firsts = _firsts(rng, len(longest), vocab_size)
-    ids = {}
-    for (stream, length), first in zip(longest.items(), firsts):
-        ids[stream] = _draw(rng, first, length, vocab_size)
+    ids = dict(zip(longest, prompts(rng, list(longest.values()), vocab_size)))
     for line in lines:
         line["prompt"] = ids[line["conversation"]][:line["prompt_tokens"]]
 
