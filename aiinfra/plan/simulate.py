@@ -152,15 +152,21 @@ class VirtualEngine:
         return bool(dropped)
 
     def step(self) -> SimulatedStep:
-        """One step over whoever is there; the clock goes on by its cost."""
+        """One step over whoever is there, with its record."""
+        begin = self.clock
+        plan, made, seconds = self.run()
+        return _record(self.scheduler, plan, made, begin, seconds)
+
+    def run(self) -> tuple[Plan, tuple[Made, ...], float]:
+        """One step over whoever is there; the clock goes on by its cost. Returns what it ran, the new tokens,
+        and the seconds."""
         plan = self.scheduler.plan()
         seconds = self.cost(plan)
         nothing_read = all(work.count == 1 and work.last for work in plan.work)
         made = self.settle(plan)
         self.refused = self._who_was_refused(plan, made) if nothing_read else None
-        record = _record(self.scheduler, plan, made, self.clock, seconds)
         self.clock += seconds
-        return record
+        return plan, made, seconds
 
     def _who_was_refused(self, plan: Plan, made: tuple[Made, ...]) -> Request | None:
         moved = plan.admitted or plan.preempted or any(new.finish_reason for new in made)

@@ -1,0 +1,150 @@
+"""What a fleet's run comes to: was it in time, what did it cost, and what held it back?
+
+    visits ──► TTFT, TPOT, ITL percentiles ──► share in time ──► tokens in time ──► dollars a million of them
+    queues ──► who waited for what ──────────► which limit binds
+
+`machines_for` turns it round: the fewest replicas that keep a target. Notebook 18.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+
+from aiinfra.plan.fleet import FleetPlan, FleetRun, serve_fleet
+from aiinfra.plan.latency import QUANTILES, Classes, LatencyTarget
+from aiinfra.plan.leap import DecodeCost
+from aiinfra.plan.replica import Visit
+from aiinfra.plan.traffic import Turn
+from aiinfra.perf.timing import percentile
+
+_MOST_REPLICAS = 4096
+_HELD = {
+    "places": "max_running: all places of a replica are taken, and requests wait for one",
+    "cache": "the KV cache: there are places, but no blocks for another prompt",
+    "token budget": "token_budget: prompts wait for their turn to be read",
+    "no replica": "start-up: no replica was ready",
+}
+
+
+@dataclass(frozen=True)
+class FleetReport:
+    """All figures of a run; percentiles by QUANTILES, seconds."""
+
+    requests: int
+    failed: int                          # whose replica died while they were answered
+    in_time: float                       # the share of all requests that met the target
+    seconds: float
+    output_tokens_per_second: float
+    goodput_per_second: float            # requests in time
+    ttft_seconds: dict[int, float]
+    tpot_seconds: dict[int, float]
+    itl_seconds: dict[int, float]
+    cached_share: float                  # of prompt tokens
+    most_replicas: int
+    gpu_hours: float
+    dollars: float
+    dollars_per_million: float           # output tokens, of all answers
+    score: float                         # dollars a million output tokens in time: see `score`
+    binds: str
+
+    def as_json(self) -> dict:
+        """All of it in plain values."""
+        return asdict(self)
+
+
+def report(run: FleetRun, target: LatencyTarget, dollars_per_gpu_hour: float) -> FleetReport:
+    """The figures of a run. Raises ValueError for a price below 0."""
+    if not dollars_per_gpu_hour >= 0:
+        raise ValueError(f"dollars_per_gpu_hour={dollars_per_gpu_hour!r}; it must be at least 0.")
+    answered = [visit for visit in run.visits if not visit.failed]
+    good = in_time(run, target)
+    tokens = sum(visit.output_tokens for visit in answered)
+    hours = run.gpu_seconds / 3600
+    dollars = hours * dollars_per_gpu_hour
+    return FleetReport(
+        requests=len(run.visits),
+        failed=len(run.visits) - len(answered),
+        in_time=len(good) / len(run.visits),
+        seconds=run.seconds,
+        output_tokens_per_second=tokens / run.seconds,
+        goodput_per_second=len(good) / run.seconds,
+        ttft_seconds=_percentiles([visit.ttft_seconds for visit in answered]),
+        tpot_seconds=_percentiles([visit.tpot_seconds for visit in answered if visit.output_tokens > 1]),
+        itl_seconds=_gaps(run),
+        cached_share=sum(v.cached_tokens for v in answered) / sum(v.prompt_tokens for v in answered),
+        most_replicas=run.most_replicas,
+        gpu_hours=hours,
+        dollars=dollars,
+        dollars_per_million=1e6 * dollars / tokens,
+        score=score(run, target, dollars_per_gpu_hour),
+        binds=what_binds(run, target),
+    )
+
+
+def in_time(run: FleetRun, target: LatencyTarget) -> list[Visit]:
+    """The visits whose answer was whole, and met the target."""
+    return [
+        visit for visit in run.visits
+        if not visit.failed and target.met(visit.ttft_seconds, visit.tpot_seconds)
+    ]
+
+
+def score(run: FleetRun, target: LatencyTarget, dollars_per_gpu_hour: float) -> float:
+    """Dollars for a million output tokens that came in time: less is better. Infinite if fewer requests than
+    the target's share were in time: a fleet that breaks its promise is no bargain."""
+    good = in_time(run, target)
+    if len(good) < target.share * len(run.visits):
+        return float("inf")
+    tokens = sum(visit.output_tokens for visit in good)
+    return 1e6 * run.gpu_seconds / 3600 * dollars_per_gpu_hour / tokens
+
+
+def what_binds(run: FleetRun, target: LatencyTarget) -> str:
+    """Which limit keeps requests from being in time, in words."""
+    answered = [visit for visit in run.visits if not visit.failed]
+    late = [visit.ttft_seconds for visit in answered if visit.ttft_seconds > target.ttft_seconds]
+    slow = sum(visit.tpot_seconds > target.tpot_seconds for visit in answered)
+    if not late and not slow:
+        return "nothing: every answer was in time"
+    if slow > len(late):
+        return "the time of a step: tokens come too slowly, with however many run beside them"
+    queued = sum((replica.queued for replica in run.replicas), Counter({"no replica": run.homeless_seconds}))
+    kept, seconds = queued.most_common(1)[0]
+    if seconds < sum(late) / 2:
+        return "reading prompts: most of the wait for a first token is the prompt's own steps"
+    return _HELD[kept]
+
+
+def machines_for(turns: Sequence[Turn], plan: FleetPlan, cost: DecodeCost, target: LatencyTarget,
+                 progress: Callable[[int], object] | None = None) -> FleetRun:
+    """The run with the fewest replicas, all there from the start, that keeps the target: twice as many until
+    it is kept, then by halves. Raises ValueError if none does."""
+    def keeps(replicas: int) -> FleetRun | None:
+        run = serve_fleet(turns, replace(plan, replicas=replicas, autoscale=None), cost, progress)
+        kept = len(in_time(run, target)) >= target.share * len(run.visits)
+        return run if kept else None
+
+    low, high = 0, plan.replicas                       # low: too few
+    while (found := keeps(high)) is None:
+        low, high = high, 2 * high
+        if high > _MOST_REPLICAS:
+            raise ValueError(f"not even {low:,} replicas keep the target: a request alone is too slow. Take "
+                             "a faster machine, more GPUs a replica, or a target that it can keep.")
+    while high - low > 1:
+        middle = (low + high) // 2
+        run = keeps(middle)
+        if run is None:
+            low = middle
+        else:
+            found, high = run, middle
+    return found
+
+
+def _percentiles(values: list[float]) -> dict[int, float]:
+    return {q: percentile(values, q) for q in QUANTILES} if values else {}
+
+
+def _gaps(run: FleetRun) -> dict[int, float]:
+    together = Classes()
+    together.update(replica.gaps for replica in run.replicas)
+    return {q: together.percentile(q) for q in QUANTILES} if together.counts else {}

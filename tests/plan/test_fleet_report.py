@@ -1,0 +1,66 @@
+"""Figures of a fleet's run, and the fewest machines that keep a target."""
+
+import math
+from dataclasses import replace
+
+import pytest
+from tests.plan.test_fleet import COST, turns
+
+from aiinfra.plan.fleet import Failure, FleetPlan, serve_fleet
+from aiinfra.plan.fleet_report import in_time, machines_for, report, score, what_binds
+from aiinfra.plan.latency import LatencyTarget
+from aiinfra.plan.linear import LinearCost
+from aiinfra.plan.traffic import Turn
+
+TARGET = LatencyTarget(ttft_seconds=1.0, tpot_seconds=0.05, share=0.95)
+PLAN = FleetPlan(replicas=1, blocks=2000)
+
+
+def test_money_and_tokens_add_up() -> None:
+    """Two requests whose times can be told by hand: 8 steps of a second each, on two GPUs."""
+    cost = LinearCost(step_seconds=1.0)
+    pair = [
+        Turn(arrival_seconds=0.0, conversation=i, prompt_tokens=3, output_tokens=made)
+        for i, made in enumerate((8, 4))
+    ]
+    run = serve_fleet(pair, FleetPlan(replicas=1, blocks=10, gpus_each=2), cost)
+    got = report(run, LatencyTarget(ttft_seconds=2.0, tpot_seconds=1.5), dollars_per_gpu_hour=3.6)
+    assert got.seconds == 8.0 and got.gpu_hours == pytest.approx(16 / 3600)
+    assert got.dollars == pytest.approx(0.016)
+    assert got.dollars_per_million == pytest.approx(0.016 / 12e-6)
+    assert got.output_tokens_per_second == pytest.approx(12 / 8)
+    assert got.ttft_seconds[50] == 1.0 and got.tpot_seconds[99] == 1.0 and got.in_time == 1.0
+    assert got.score == got.dollars_per_million and got.binds.startswith("nothing")
+    assert report(run, TARGET, 1.0).score == math.inf, "a second a token is too slow"
+
+
+def test_the_fewest_replicas_that_keep_the_target() -> None:
+    todo = turns(20.0, seconds=20)
+    run = machines_for(todo, PLAN, COST, TARGET)
+    assert len(in_time(run, TARGET)) >= TARGET.share * len(todo)
+    fewer = serve_fleet(todo, replace(PLAN, replicas=run.plan.replicas - 1), COST)
+    assert run.plan.replicas > 1 and len(in_time(fewer, TARGET)) < TARGET.share * len(todo)
+    assert score(fewer, TARGET, 2.0) == math.inf > score(run, TARGET, 2.0)
+
+
+def test_a_target_that_no_number_of_machines_keeps_is_refused() -> None:
+    with pytest.raises(ValueError, match="a request alone is too slow"):
+        machines_for(turns(2.0, seconds=5), PLAN, COST, replace(TARGET, tpot_seconds=0.001))
+
+
+@pytest.mark.parametrize("plan, binds", [
+    (replace(PLAN, max_running=2), "max_running"),
+    (replace(PLAN, blocks=520), "the KV cache"),
+    (replace(PLAN, blocks=9000, token_budget=256, chunk_tokens=16), "token_budget"),
+])
+def test_what_binds_is_named(plan: FleetPlan, binds: str) -> None:
+    run = serve_fleet(turns(12.0, seconds=30), plan, COST)
+    assert what_binds(run, TARGET).startswith(binds)
+
+
+def test_steps_that_are_too_slow_bind_and_a_start_does() -> None:
+    run = serve_fleet(turns(1.0), replace(PLAN, blocks=9000), COST)
+    impatient = LatencyTarget(ttft_seconds=9.0, tpot_seconds=0.01)
+    assert what_binds(run, impatient).startswith("the time of a step")
+    plan = replace(PLAN, blocks=9000, failures=(Failure(1.0),), start_seconds=60.0)
+    assert what_binds(serve_fleet(turns(1.0), plan, COST), TARGET).startswith("start-up")
