@@ -5,6 +5,8 @@
     GET  /v1/models                what is served
     GET  /health                   may it live?    503: the engine has failed, start another
     GET  /ready                    send it more?   503: it failed, or it shuts down and finishes its work
+    GET  /                         a page to chat with
+    GET  /state                    the engine's blocks and requests, which the page shows
     GET  /metrics                  Prometheus' text, under vLLM's names
 
 Notebook 15.
@@ -21,6 +23,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from aiinfra.serve.admission import Admission
+from aiinfra.serve.chat_page import StateView, chat_page
 from aiinfra.serve.complaint import on_invalid
 from aiinfra.serve.engine_thread import EngineThread
 from aiinfra.serve.gate import Gate
@@ -52,6 +55,7 @@ def make_app(engine_thread: EngineThread, name: str, *, admission: Admission | N
     _add_answers(app, reception, request_seconds)
     _add_models(app, reception)
     _add_probes(app, engine_thread)
+    _add_page(app, engine_thread)
     return app
 
 
@@ -99,3 +103,16 @@ def _add_probes(app: FastAPI, thread: EngineThread) -> None:
 
     app.add_api_route("/health", partial(probe, ("ready", "draining")), methods=["GET"])
     app.add_api_route("/ready", partial(probe, ("ready",)), methods=["GET"])
+
+
+def _add_page(app: FastAPI, thread: EngineThread) -> None:
+    view = StateView(thread)
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        html, headers = chat_page()
+        return Response(html, headers=headers, media_type="text/html")
+
+    @app.get("/state")
+    async def state() -> dict[str, Any]:
+        return await view.read()
