@@ -6,13 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from aiinfra.lab.boxes import boxes, judge_users
 from aiinfra.lab.exercise import Wrong, close, exercise, require
 from aiinfra.lab.judging import Largest, about, answered, drawn, explain, is_finite, pair, same
 from aiinfra.lab.rank_programs import agree, run_ranks
 from aiinfra.parallel.communicator import Communicator
-
-
-# 1
 
 
 @exercise("17.choose", hints=(
@@ -43,10 +41,9 @@ def _judge_choice(answer, logits: Tensor, bias: Tensor, k: int) -> None:
     for name, part in (("experts", experts), ("weights", weights)):
         require(isinstance(part, Tensor) and part.shape == shape,
                 f"{name}: a tensor of shape {list(shape)} is wanted.")
-    require(experts.dtype == torch.int64, f"experts must be int64, as topk(…).indices are; they are "
-                                          f"{experts.dtype}.")
-    in_range = experts.min() >= 0 and experts.max() < len(bias)
-    require(in_range, f"experts are numbered from 0 to {len(bias) - 1}.")
+    require(experts.dtype == torch.int64,
+            f"experts must be int64, as topk(…).indices are; they are {experts.dtype}.")
+    require(0 <= experts.min() <= experts.max() < len(bias), f"experts are numbered 0 to {len(bias) - 1}.")
     mine = torch.zeros_like(logits).scatter(1, experts, weights.to(logits.dtype))
     scores = logits.sigmoid()
     biased = scores + bias
@@ -81,9 +78,6 @@ def _weighed(by: Tensor, scores: Tensor, k: int, whole: bool = False, sums: bool
     elif sums:
         weights = weights / weights.sum(-1, keepdim=True)
     return torch.zeros_like(scores).scatter(1, experts, weights)
-
-
-# 2
 
 
 @exercise("17.capacity", hints=(
@@ -125,8 +119,7 @@ def _judge_capacity(answer, experts: Tensor, count: int, most: int) -> None:
         (_kept(experts, most - 1),
          "one choice too few is kept: `capacity` of them fit."),
         (by_column,
-         "all first choices came before all second ones. Token 0's second choice comes before token "
-         "1's first."),
+         "all first choices came before all second ones. Token 0's second comes before token 1's first."),
         (backwards,
          "you keep those of the last tokens; the first ones are kept."),
         (whole_tokens,
@@ -161,9 +154,6 @@ def _kept(experts: Tensor, most: int) -> Tensor:
 def _kept_of_all(experts: Tensor, most: int) -> Tensor:
     places = torch.arange(experts.numel())
     return (places < most).view(experts.shape)
-
-
-# 3
 
 
 @exercise("17.own_experts", hints=(
@@ -241,8 +231,7 @@ def _own_mistakes(mixture: _Mixture, parts: Sequence[Tensor], want: Tensor) -> l
         (mixture.of(parts[0]),
          "that is rank 0's part of the sum: the parts must be added up."),
         (sum(mixture.of(part) for part in parts),
-         "every rank has taken its matrices for experts 0, 1, …: expert "
-         "number i of a rank is expert rank · len(matrices) + i."),
+         "every rank has taken experts 0, 1, …: expert number i of a rank is rank · len(matrices) + i."),
         (sum(overwritten),
          "a token with two experts on one rank has lost the first one: add, do not overwrite."),
         (even.of(matrices),
@@ -252,9 +241,6 @@ def _own_mistakes(mixture: _Mixture, parts: Sequence[Tensor], want: Tensor) -> l
         (want / len(parts),
          "a sum over ranks is wanted, not a mean."),
     ]
-
-
-# 4
 
 
 @exercise("17.place", hints=(
@@ -299,11 +285,9 @@ def _judge_place(got, loads: list[int], ranks: int) -> None:
         (_placed(loads, ranks, places, sign=-1),
          f"{got}: that begins with the lightest."),
         (by_number,
-         f"{got}: that is by number, whatever the load; the "
-         f"ranks get {mine}."),
+         f"{got}: that is by number, whatever the load; the ranks get {mine}."),
         (like_cards,
-         f"{got}: that deals them out like cards, whatever the load; the "
-         f"ranks get {mine}."),
+         f"{got}: that deals them out like cards, whatever the load; the ranks get {mine}."),
         (_by_weight(want, loads),
          f"{got} is in the order of weight; the order of `loads` is wanted."),
         (_fewest_first(loads, ranks),
@@ -344,9 +328,6 @@ def _fewest_first(loads: list[int], ranks: int) -> list[int]:
     for turn, i in enumerate(order):
         where[i] = turn % ranks
     return where
-
-
-# 5
 
 
 @exercise("17.latent_scores", hints=(
@@ -392,3 +373,18 @@ def _judge_scores(answer, q: Tensor, to_key: Tensor, c: Tensor) -> None:
     allowed = max(H * T, to_key.numel(), c.numel())
     require(largest.values <= allowed, f"right, but a tensor of shape {largest.shape} was made: that is "
                                        "every head's key of every token. Move to_key to the query's side.")
+
+
+@exercise("17.users", hints=(
+    "Two limits, each with its own largest number of users. The answer is the smaller one. Which is it?",
+    "By memory: room // each, a whole number. By time: count up while step_seconds(users + 1) <= limit, and "
+    "no further than memory allows.",
+    "fit = int(room // each); users = 0; while users < fit and step_seconds(users + 1) <= limit: users += 1; "
+    "return users, 'memory' if users == fit else 'time'",
+))
+def users(answer):
+    for box in boxes():
+        with about(box.said):
+            judge_users(answer, box)
+    return ("With 8 GB of each card for the cache, memory ends DeepSeek-R1 at 13 users of 8,192 tokens, "
+            "though 22 would be in time; with 25 GB, time ends Qwen3-235B at 22, though 63 would find room.")

@@ -49,3 +49,13 @@ def latent_scores(q, to_key, c):                  # -> [H, T]
     return torch.einsum("hd,hdr->hr", q, to_key) @ c.T
 
 check("17.latent_scores", latent_scores)
+
+# %% 17.users
+def most_users(room, each, step_seconds, limit):  # -> (users, "memory" or "time")
+    fit = int(room // each)
+    users = 0
+    while users < fit and step_seconds(users + 1) <= limit:
+        users += 1
+    return users, "memory" if users == fit else "time"
+
+check("17.users", most_users)

@@ -32,7 +32,7 @@ LONGER = {
     "11_kv_cache": {"def regime"},
     "12_batching": {"def step_seconds_with", "def schedule", "def serve", "def traffic", "def tune"},
     "13_paged_cache": {"def serve", "class Landlord", "def arrival"},
-    "17_experts_and_giants": {"def train", "def expert_parallel"},
+    "17_experts_and_giants": {"def train", "def expert_parallel", "def token_time"},
     "14_launch_overhead": {"def twin", "def step_ms", "def step()", "class Tape", "def loop"},
 }
 
