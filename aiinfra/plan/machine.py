@@ -48,7 +48,8 @@ class Efficiency:
     tile_rows: int = 64                  # rows that tensor cores take at once
     depth_seconds: float = 0.93e-9       # for each byte along the inputs of a product
     launch_seconds: float = 3.0e-6       # to begin and end a kernel, replayed from a recorded graph
-    host_seconds: float = 1.0e-3         # of a step, that the GPU waits for the CPU
+    host_seconds: float = 1.0e-3         # of a step, that the GPU waits for the CPU,
+    answer_seconds: float = 15e-6        # and for each token that is chosen, sent and planned for
     overlap: float = 0.35                # of the shorter of the two, hidden where transfers overlap products
 
 
@@ -78,6 +79,11 @@ class Machine:
         """As its sheet is called."""
         return self.sheet.name
 
+    @property
+    def memory_bytes(self) -> float:
+        """Of a GPU, as its driver says: makers write GB where they mean nearly as many GiB."""
+        return _DRIVER_MIB.get(self.name, 0) * 2**20 or self.sheet.memory_bytes
+
     def link(self, ranks: int) -> Link:
         """What joins so many ranks that stand side by side."""
         return self.nvlink if ranks <= self.gpus_per_node else self.network
@@ -97,6 +103,8 @@ class Machine:
 # 8 ranks that sends little takes about 10 µs. Networks: one card of 400 Gbit/s for each GPU; A100: 200.
 _NVLINK = {"H20": 450e9, "H800 SXM": 200e9, "H100 SXM": 450e9, "H200 SXM": 450e9, "A100 SXM 80GB": 300e9,
            "B200 SXM": 900e9}
+_DRIVER_MIB = {"H20": 97871, "H800 SXM": 81559, "H100 SXM": 81559, "H200 SXM": 143771,
+               "A100 SXM 80GB": 81920, "B200 SXM": 183359}           # nvidia-smi
 _NVLINK_LATENCY = 0.7e-6
 _NETWORK = Link(latency_seconds=5e-6, bytes_per_second=50e9)
 _SLOW_NETWORK = Link(latency_seconds=5e-6, bytes_per_second=25e9)

@@ -274,4 +274,4 @@ def holding_of(model: ServedModel, machine: Machine, split: ServingSplit, precis
     return Holding(
         weight_bytes=weights,
         kv_bytes=kv_bytes_per_token(model, split.tp, kv_bits_of(kv)),
-        usable_bytes=machine.sheet.memory_bytes * utilization - workspace_bytes)
+        usable_bytes=machine.memory_bytes * utilization - workspace_bytes)

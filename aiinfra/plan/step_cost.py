@@ -27,18 +27,19 @@ from aiinfra.plan.split import (RankMatrix, ServingSplit, experts_of, kv_bits_of
                                 matrices_of, precision_of)
 
 _FEW = 16                   # new tokens of a request that still count as decoding: guesses, not a prompt
+_FEW_ROWS = 1024            # of a group in a step, up to which transfers are built for latency
 _ROW_PASSES = 10            # how often a layer reads or writes a row of the model's width outside products
 _EXPERT_PASSES = 4          # and a row that goes to an expert
 
 
 class StepLoad(NamedTuple):
-    """What a plan asks of a model, in integers that add up."""
+    """What a plan asks of a model, in numbers that add up."""
 
     tokens: int = 0
     answers: int = 0                # rows that go to the vocabulary
-    context: int = 0                # tokens of cache that decodes read
-    decode_pairs: int = 0           # a new token and one that it sees
-    prompt_pairs: float = 0.0
+    context: float = 0              # tokens of cache that decodes read
+    decode_pairs: float = 0         # a new token and one that it sees
+    prompt_pairs: float = 0
     windowed: int = 0               # `context` where attention sees a window only
 
 
@@ -76,8 +77,11 @@ class ServingCost:
     """Seconds of a plan on one replica: call it, or ask `explain` for the parts."""
 
     def __init__(self, model: ServedModel | ModelConfig, machine: Machine, split: ServingSplit | None = None,
-                 efficiency: Efficiency | None = None, precision: str = "bf16", kv: str = "bf16") -> None:
-        """Raises ValueError for what does not go together: see `ServingSplit.check`."""
+                 efficiency: Efficiency | None = None, precision: str = "bf16", kv: str = "bf16",
+                 drafts: int = 0, context_scale: float = 1.0) -> None:
+        """drafts: guesses that run with each decode, beside those of the plan. context_scale: by so much the
+        context of decodes is longer than the plan says. Raises ValueError for what does not go together: see
+        `ServingSplit.check`."""
         if isinstance(model, ModelConfig):
             model = ServedModel("this model", model, source="given")
         self.model, self.machine = model, machine
@@ -86,7 +90,8 @@ class ServingCost:
         self.efficiency = efficiency or machine.efficiency
         self.precision = precision_of(precision)
         self._shape = model.config
-        self._kv_bytes = kv_bits_of(kv) / 8
+        self._kv_bits = kv_bits_of(kv)
+        self._rows, self._scale = 1 + drafts, context_scale
         self._products = [self._product(one) for one in matrices_of(model, self.split, self.precision)]
         self._experts = experts_of(model, self.split, self.precision)
         self._launches = self._launch_count()
@@ -109,7 +114,7 @@ class ServingCost:
 
     def load(self, plan: Plan) -> StepLoad:
         """What the plan asks."""
-        tokens = answers = context = decode_pairs = windowed = 0
+        tokens = answers = context = decode_pairs = windowed = decodes = 0
         prompt_pairs = 0.0
         window = self.model.window
         for work in plan.work:
@@ -120,11 +125,24 @@ class ServingCost:
                 decode_pairs += count * end
                 windowed += min(end, window)
                 answers += count
+                decodes += count
             else:
                 prompt_pairs += count * (work.start + (count + 1) / 2)
                 answers += work.last
-        return StepLoad(tokens=tokens, answers=answers, context=context, decode_pairs=decode_pairs,
+        load = StepLoad(tokens=tokens, answers=answers, context=context, decode_pairs=decode_pairs,
                         prompt_pairs=prompt_pairs, windowed=windowed)
+        return self._with_drafts(load, decodes)
+
+    def _with_drafts(self, load: StepLoad, decodes: int) -> StepLoad:
+        """What is added that the plan does not know."""
+        more = (self._rows - 1) * decodes
+        if not more and self._scale == 1:
+            return load
+        return load._replace(
+            tokens=load.tokens + more,
+            answers=load.answers + more,
+            context=load.context * self._scale,
+            decode_pairs=load.decode_pairs * self._scale * self._rows)
 
     def seconds(self, load: StepLoad) -> float:
         """Of a step that asks for so much."""
@@ -133,14 +151,14 @@ class ServingCost:
     def parts(self, load: StepLoad) -> list[TimePart]:
         """Of a step that asks for so much."""
         if not load.tokens:
-            return [TimePart("host", "host", self.efficiency.host_seconds)]
+            return [self._host(load)]
         found = [*self._matrices(load), *self._routed(load), *self._attention(load)]
         found.append(self._rowwise(load))
         launches = self._launches * self.efficiency.launch_seconds
         found.append(TimePart("launches", "launches", launches))
         busy = sum(part.seconds for part in found)
         found += self._transfers(load, busy)
-        found.append(TimePart("host", "host", self.efficiency.host_seconds))
+        found.append(self._host(load))
         return found
 
     # How each part is priced.
@@ -179,10 +197,9 @@ class ServingCost:
         moe, split, reached = self._shape.moe, self.split, self.efficiency
         tokens = load.tokens * split.groups
         hit = experts_hit(moe.num_experts, moe.num_experts_per_tok, tokens)
-        rows = tokens * moe.num_experts_per_tok / hit
-        here = min(experts.slots, hit / split.ep)
-        if split.ep > 1:
-            here *= split.imbalance
+        busiest = split.imbalance if split.ep > 1 else 1.0
+        here = min(experts.slots, busiest * hit / split.ep)
+        rows = busiest * tokens * moe.num_experts_per_tok / split.ep / here
         padded = max(rows + reached.tile_rows / 2, reached.tile_rows)   # half of the last tile is empty
         flops = self.machine.peak(experts.compute_bits) * reached.grouped_compute
         bandwidth = self.machine.sheet.bandwidth * reached.grouped_memory
@@ -205,10 +222,10 @@ class ServingCost:
     def _decode_attention(self, load: StepLoad) -> tuple[str, float]:
         shape, reached, tp = self._shape, self.efficiency, self.split.tp
         bandwidth = self.machine.sheet.bandwidth * reached.decode_memory
-        read = load.context * kv_bytes_per_token(self.model, tp, 8 * self._kv_bytes)
+        read = load.context * kv_bytes_per_token(self.model, tp, self._kv_bits)
         if self.model.windowed_layers:
             heads = max(1, shape.num_key_value_heads / tp)
-            each = 2 * heads * shape.head_dim * self._kv_bytes
+            each = 2 * heads * shape.head_dim * self._kv_bits / 8
             read += self.model.windowed_layers * load.windowed * each
         memory = read / bandwidth
         if shape.mla is None:
@@ -216,7 +233,7 @@ class ServingCost:
         # All heads ask of the same vector: a tile of heads, even where a rank has fewer.
         heads = max(shape.num_attention_heads // tp, reached.tile_rows)
         pair = 2 * heads * (shape.mla.kept_size + shape.mla.kv_lora_rank)
-        flops = self.machine.peak(16) * reached.latent_compute
+        flops = self.machine.peak(min(16, self._kv_bits)) * reached.latent_compute
         compute = shape.num_hidden_layers * load.decode_pairs * pair / flops
         if compute > memory:
             return "compute", compute
@@ -240,6 +257,11 @@ class ServingCost:
         rows = passes * load.tokens
         bandwidth = self.machine.sheet.bandwidth * self.efficiency.rowwise_memory
         return TimePart("rows", "memory", rows * shape.hidden_size * 2 / bandwidth)
+
+    def _host(self, load: StepLoad) -> TimePart:
+        """What the CPU does while the GPU waits, of which a part is for each answer."""
+        reached = self.efficiency
+        return TimePart("host", "host", reached.host_seconds + load.answers * reached.answer_seconds)
 
     def _transfers(self, load: StepLoad, busy: float) -> list[TimePart]:
         found = []
@@ -269,11 +291,14 @@ class ServingCost:
         moe, split = self._shape.moe, self.split
         machine = self.machine
         link = self._reached(machine.link(split.gpus))
-        copies = moe.num_experts_per_tok * (1 - 1 / split.ep)
-        nodes = split.gpus / machine.gpus_per_node
-        if nodes > 1 and tokens > 1024:
-            most = min(moe.num_experts_per_tok, moe.topk_group if moe.n_group > 1 else nodes, nodes)
-            copies = most * (1 - 1 / nodes)
+        copies = moe.num_experts_per_tok
+        nodes = max(1, split.gpus / machine.gpus_per_node)
+        if nodes > 1 and tokens > _FEW_ROWS:
+            copies = min(copies, nodes)
+            if moe.n_group > 1:
+                copies = min(copies, moe.topk_group)
+        # What stays within the node, or the GPU, takes no time of the link.
+        copies *= 1 - max(1 / nodes if nodes > 1 else 0, 1 / split.ep)
         value_bytes = self._experts.compute_bits / 8 + 2
         nbytes = tokens / split.tp * copies * self._shape.hidden_size * value_bytes
         once = link.seconds(Volume(calls=2, sent_bytes=nbytes, messages=4))
