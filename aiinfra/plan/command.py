@@ -1,6 +1,7 @@
 """`python -m aiinfra plan …`: questions that are answered before anything runs, a line of the table each.
 
     plan memory --model config.json --batch 8 --sequence 4096 --memory H100 --fsdp 8
+    plan serve --model deepseek-r1 --gpu H200 --gpus 8 --tp 8 --precision fp8 --concurrency 64
 """
 
 import argparse
@@ -112,6 +113,61 @@ def _ranks(sharding: Any) -> str:
     return words
 
 
+def add_serve(parser: Parser) -> None:
+    """The arguments of `plan serve`."""
+    add = parser.add_argument
+    add("--model", default="llama-3.1-8b",
+        help="a name such as deepseek-r1 or qwen3-235b-a22b, or a folder with a config.json")
+    add("--gpu", default="H100", help='H20, H800, H100, H200, A100, B200, or "this machine", measured')
+    add("--gpus", type=int, help="all of them: replicas of tp · dp (None: one replica)")
+    add("--tp", type=int, default=1, help="ranks that share each matrix")
+    add("--dp", type=int, default=1,
+        help="groups with requests of their own, which share experts with --ep above 1, else nothing")
+    add("--ep", type=int, default=1, help="ranks that experts are spread over")
+    add("--redundant-experts", type=int, default=0, help="copies of the busiest experts")
+    add("--imbalance", type=float, default=1.15, help="with --ep: what the busiest rank has, over the mean")
+    add("--two-batches", action="store_true", help="transfers of one half overlap products of the other")
+    add("--precision", default="bf16", help="of weights: bf16, fp8, int4, mxfp4 (experts alone) or fp32")
+    add("--kv", default="bf16", help="of the cache: bf16, fp8 or fp32")
+    add("--utilization", type=float, default=0.9, help="share of a GPU's memory that may be used")
+    add("--token-budget", type=int, default=8192, help="tokens in a step of a group")
+    add("--max-running", type=int, default=1024, help="requests that a group answers at a time")
+    add("--drafts", type=int, default=0, help="guesses behind each token")
+    add("--accepted", type=float, default=0.0,
+        help="of which so many come true on average: stated by you, not predicted")
+    add("--input", type=int, default=1024, help="tokens of a prompt")
+    add("--shared-prefix", type=int, default=0, help="of them, the same in all prompts and cached")
+    add("--output", type=int, default=1024, help="tokens of an answer")
+    add("--concurrency", type=int, default=1, help="requests under way at any time, on all GPUs")
+    add("--rate", type=float, help="or requests a second: finds how many are under way then")
+    add("--sweep", action="store_true", help="for 1, 2, 4, … requests under way, up to the knee and beyond")
+    add("--price", type=float, help="dollars for a GPU and hour: what a million tokens cost")
+    add("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=run_serve)
+
+
+def run_serve(args: argparse.Namespace) -> None:
+    """Print the answer. Raises ValueError for what cannot be together."""
+    from aiinfra.plan.serving_report import print_serve
+    print_serve(args)
+
+
+def add_check(parser: Parser) -> None:
+    """The arguments of `plan check`."""
+    parser.add_argument("--family", help="only families whose name has this in it, for instance H20")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=run_check)
+
+
+def run_check(args: argparse.Namespace) -> None:
+    """Print every row with its signed error. Raises ValueError for an unknown family."""
+    from aiinfra.plan.serving_report import print_check
+    print_check(args)
+
+
 QUESTIONS = {
     "memory": Question("does this training run fit, and what is the largest batch that does?", add_memory),
+    "serve": Question("what happens when this model is served so: does it fit, how fast, what binds?",
+                      add_serve),
+    "check": Question("how far are our predictions from what others have published?", add_check),
 }

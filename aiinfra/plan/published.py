@@ -11,7 +11,7 @@ measured efficiency. Families without such a row are predicted with no serving f
 
 import csv
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from statistics import median
 
@@ -24,6 +24,7 @@ from aiinfra.plan.split import ServingSplit
 TABLE = Path(__file__).parents[2] / "data" / "published_serving.csv"
 _LAUNCHES = (1e-6, 5e-6)                # between which a calibration looks, and not far beyond
 _LEAST, _MOST = 0.5e-6, 12e-6
+_NUMBERS = ("tp", "dp", "ep", "redundant", "input", "output", "load", "cached", "drafts")
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,10 @@ class CheckedRow:
         """Signed, as a share of what was measured."""
         return self.predicted / self.row.measured - 1
 
+    def as_json(self) -> dict:
+        """Plain values."""
+        return asdict(self.row) | {"predicted": self.predicted, "error": self.error}
+
 
 def read_rows(path: Path = TABLE) -> list[PublishedRow]:
     """All rows. Raises LoadError for a table that has other columns."""
@@ -91,8 +96,7 @@ def read_rows(path: Path = TABLE) -> list[PublishedRow]:
 
 
 def _row(raw: dict[str, str]) -> PublishedRow:
-    numbers = {name: int(raw[name] or 0) for name in ("tp", "dp", "ep", "redundant", "input", "output", "load",
-                                                      "cached", "drafts")}
+    numbers = {name: int(raw[name] or 0) for name in _NUMBERS}
     imbalance = float(raw["imbalance"]) if raw["imbalance"] else None
     known = raw | numbers | {
         "two_batches": raw["two_batches"] == "1",
@@ -103,7 +107,8 @@ def _row(raw: dict[str, str]) -> PublishedRow:
     return PublishedRow(**known)
 
 
-def check(rows: Iterable[PublishedRow], progress: Callable[[Iterable], Iterable] = iter) -> Iterator[CheckedRow]:
+def check(rows: Iterable[PublishedRow],
+          progress: Callable[[Iterable], Iterable] = iter) -> Iterator[CheckedRow]:
     """Calibrate each family on its row, if it has one, and predict the others; in their order."""
     rows = list(rows)
     launches = {row.family: calibrated(row) for row in rows if row.role == "calibrate"}

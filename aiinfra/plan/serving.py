@@ -14,7 +14,7 @@ from aiinfra.config import config
 from aiinfra.plan.machine import Efficiency, Machine
 from aiinfra.plan.models import ServedModel
 from aiinfra.plan.split import PRECISIONS, Holding, ServingSplit, holding_of
-from aiinfra.plan.steady import ClosedLoop, SteadyState, settle
+from aiinfra.plan.steady import BLOCK_SIZE, ClosedLoop, SteadyState, settle
 from aiinfra.plan.step_cost import ServingCost, StepLoad
 
 GRID = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -69,6 +69,10 @@ class Deployment:
         """Of one rank."""
         return holding_of(self.model, self.machine, self.split, precision=self.precision, kv=self.kv,
                           utilization=self.utilization)
+
+    def has_room(self, load: "ServingLoad") -> bool:
+        """True if a request finds room beside the weights."""
+        return self.holding.kv_tokens >= load.tokens + BLOCK_SIZE
 
     def cost(self, context_scale: float = 1.0) -> ServingCost:
         """Seconds of a step of one group."""
@@ -195,7 +199,7 @@ class ServingAnswer:
 def size(deployment: Deployment, load: ServingLoad) -> ServingAnswer:
     """What this deployment does under this load; `fits` is False if there is no room for a single request."""
     holding = deployment.holding
-    if holding.kv_tokens < load.tokens + 16:
+    if not deployment.has_room(load):
         return ServingAnswer(deployment, load, state=None)
     steps = max(1, round(load.output_tokens / (1 + deployment.accepted)))
     # Where guesses come true, the simulated request takes fewer steps, and is shorter than the real one.
@@ -209,6 +213,31 @@ def size(deployment: Deployment, load: ServingLoad) -> ServingAnswer:
         token_budget=deployment.token_budget,
         max_running=deployment.max_running)
     return ServingAnswer(deployment, load, state=settle(loop, deployment.cost(longer)))
+
+
+def size_at_rate(deployment: Deployment, load: ServingLoad, requests_per_s: float) -> ServingAnswer:
+    """The same when so many requests a second come: the fewest under way with which as many are answered.
+    Raises ValueError for a rate that no number of them reaches: the queue would grow for ever."""
+    if requests_per_s <= 0:
+        raise ValueError(f"rate={requests_per_s:g}; it must be above 0: requests a second.")
+    low, high = 0, 1
+    while (answer := size(deployment, replace(load, concurrency=high))).fits:
+        reached = answer.state.requests_per_second * deployment.groups
+        if reached >= requests_per_s:
+            break
+        if answer.queued:
+            most = f"at most {reached:.3g} requests a second are answered"
+            raise ValueError(f"rate={requests_per_s:g}; {most}, the queue would grow for ever. Give it more "
+                             "GPUs, or a lower rate.")
+        low, high = high, 2 * high
+    while answer.fits and high - low > max(1, high // 50):
+        middle = (low + high) // 2
+        tried = size(deployment, replace(load, concurrency=middle))
+        if tried.state.requests_per_second * deployment.groups >= requests_per_s:
+            high, answer = middle, tried
+        else:
+            low = middle
+    return answer
 
 
 def sweep(deployment: Deployment, load: ServingLoad, grid: Iterable[int] = GRID) -> list[ServingAnswer]:
@@ -241,17 +270,14 @@ def shortage(deployment: Deployment, load: ServingLoad) -> str:
     """By how much it does not fit, and what would."""
     holding = deployment.holding
     missing = holding.kv_bytes * load.tokens - holding.free_bytes
-    would = [name for name, other in _others(deployment) if _has_room(other, load)]
+    would = [name for name, other in _others(deployment) if other.has_room(load)]
     remedy = "No other split or precision that was tried does"
     if would:
         remedy = "What would: " + ", ".join(would)
-    return (f"{missing / 1e9:,.1f} GB a GPU are missing: weights take {holding.weight_bytes / 1e9:,.1f} GB and "
-            f"a request {holding.kv_bytes * load.tokens / 1e9:,.1f} GB of {holding.usable_bytes / 1e9:,.1f} GB "
-            f"that may be used. {remedy}.")
-
-
-def _has_room(deployment: Deployment, load: ServingLoad) -> bool:
-    return deployment.holding.kv_tokens >= load.tokens + 16
+    weights, request = holding.weight_bytes / 1e9, holding.kv_bytes * load.tokens / 1e9
+    usable = holding.usable_bytes / 1e9
+    return (f"{missing / 1e9:,.1f} GB a GPU are missing: weights take {weights:,.1f} GB and a request "
+            f"{request:,.1f} GB of {usable:,.1f} GB that may be used. {remedy}.")
 
 
 def _others(deployment: Deployment) -> Iterable[tuple[str, Deployment]]:

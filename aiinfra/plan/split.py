@@ -166,7 +166,8 @@ class RankExperts:
 
 
 def matrices_of(model: ServedModel, split: ServingSplit, precision: Precision) -> list[RankMatrix]:
-    """All matrices of a rank but the routed experts; the last one is over the vocabulary, in 16 bits."""
+    """All matrices of a rank but the routed experts; the last one is over the vocabulary, in 16 bits, and all
+    ranks of a replica share it, whichever group a row comes from."""
     shape = model.config
     sparse = sum(shape.is_sparse(layer) for layer in range(shape.num_hidden_layers))
     dense = shape.num_hidden_layers - sparse
@@ -194,7 +195,7 @@ def matrices_of(model: ServedModel, split: ServingSplit, precision: Precision) -
         if shared:
             add("shared expert and router", width, 2 * shared, sparse)
             add("shared expert and router", shared, width, sparse)
-    add("vocabulary", width, -(-shape.vocab_size // split.tp), 1, bits=16)
+    add("vocabulary", width, -(-shape.vocab_size // split.gpus), 1, bits=16)
     return found
 
 
@@ -270,7 +271,7 @@ def holding_of(model: ServedModel, machine: Machine, split: ServingSplit, precis
         weights += experts.slots * experts.nbytes * experts.layers
     shape = model.config
     if not shape.tie_word_embeddings:
-        weights += 2 * shape.hidden_size * shape.vocab_size / split.tp
+        weights += 2 * shape.hidden_size * shape.vocab_size / split.gpus
     return Holding(
         weight_bytes=weights,
         kv_bytes=kv_bytes_per_token(model, split.tp, kv_bits_of(kv)),

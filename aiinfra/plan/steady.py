@@ -19,7 +19,8 @@ from aiinfra.engine.scheduler import Plan, Scheduler
 from aiinfra.plan.simulate import SimulatedStep, simulate
 from aiinfra.plan.step_cost import ServingCost
 
-_GOLDEN = 0.6180339887498949            # multiples of it, without their whole parts, are evenly spread
+BLOCK_SIZE = 16                         # tokens in a block of the cache
+_GOLDEN = 0.6180339887498949            # multiples of it, without their whole parts, are in no order
 _PROMPTS = 12                           # that a window sees, if there are so many clients,
 _STEPS = 64                             # and so many steps
 
@@ -35,7 +36,6 @@ class ClosedLoop:
     shared_prefix: int = 0              # tokens at the beginning of all prompts that are the same
     token_budget: int = 8192
     max_running: int = 1024
-    block_size: int = 16
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def settle(loop: ClosedLoop, cost: ServingCost) -> SteadyState:
     """Run until it has settled, then watch. Raises ValueError if not even one request has room."""
     watched = _Watched(loop, cost)
     watched.warm_up()
-    return _means(watched.watch())
+    return _means(watched.watch(), loop)
 
 
 class _Watched:
@@ -97,6 +97,7 @@ class _Watched:
         self.loop, self.cost = loop, cost
         self.window = _Window()
         self.requests: dict[str, Request] = {}
+        self.asked = 0
         self.scheduler = self._scheduler()
         begun = self._first_clients()
         self.simulated = simulate(self.scheduler, begun, cost=self._price)
@@ -131,31 +132,27 @@ class _Watched:
     def _scheduler(self) -> Scheduler:
         loop = self.loop
         longest = loop.input_tokens + loop.steps
-        needed = loop.clients * (longest + loop.block_size)
-        blocks = min(loop.kv_tokens, needed) // loop.block_size
-        pool = BlockPool(max(1, blocks), loop.block_size, prefix_caching=loop.shared_prefix > 0)
+        needed = loop.clients * (longest + BLOCK_SIZE)
+        blocks = min(loop.kv_tokens, needed) // BLOCK_SIZE
+        pool = BlockPool(max(1, blocks), BLOCK_SIZE, prefix_caching=loop.shared_prefix > 0)
         return Scheduler(pool, token_budget=loop.token_budget,
                          max_running=min(loop.max_running, loop.token_budget))
 
     def _first_clients(self) -> list[Request]:
-        """At evenly spread places of their answers; who will have to wait, at the beginning."""
+        """At evenly spread places of their answers, in no order; who will have to wait, at the beginning."""
         loop = self.loop
         mean = loop.input_tokens + loop.steps / 2
-        room = min(loop.max_running, int(self.scheduler.pool.total * loop.block_size / mean))
-        begun = []
-        for number in range(loop.clients):
-            made = 0
-            if number < room:
-                made = int((number * _GOLDEN) % 1 * self.loop.steps)
-            begun.append(self._request(made))
-        return begun
+        room = min(loop.clients, loop.max_running, int(self.scheduler.pool.total * BLOCK_SIZE / mean))
+        places = sorted(range(room), key=lambda client: client * _GOLDEN % 1)
+        begun = [self._request(place * loop.steps // room) for place in places]
+        return begun + [self._request() for _ in range(loop.clients - room)]
 
     def _request(self, made: int = 0) -> Request:
-        """One that has `made` so many tokens already, and gives them in as a part of its prompt."""
-        number = len(self.requests)
+        """The next one; it has `made` so many tokens already, and gives them in as a part of its prompt."""
+        self.asked += 1
         own = self.loop.input_tokens - self.loop.shared_prefix + made
-        tokens = [0] * self.loop.shared_prefix + [1 + number] * own
-        request = Request(str(number), tokens, self.loop.steps - made)
+        tokens = [0] * self.loop.shared_prefix + [self.asked] * own
+        request = Request(str(self.asked), tokens, self.loop.steps - made)
         self.requests[request.id] = request
         return request
 
@@ -173,15 +170,8 @@ class _Watched:
             for made in step.made:
                 if made.finish_reason is not None:
                     del self.requests[made.request_id]
-                    self.scheduler.add(self._renewed(made.request_id))
+                    self.scheduler.add(self._request())
             yield step
-
-    def _renewed(self, name: str) -> Request:
-        number = int(name)
-        own = self.loop.input_tokens - self.loop.shared_prefix
-        request = Request(name, [0] * self.loop.shared_prefix + [1 + number] * own, self.loop.steps)
-        self.requests[name] = request
-        return request
 
     def _count(self, step: SimulatedStep) -> None:
         window, scheduler = self.window, self.scheduler
@@ -203,16 +193,16 @@ class _Watched:
             window.cached_tokens += request.cached_tokens
 
 
-def _means(window: _Window) -> SteadyState:
-    rate = window.first_tokens / window.seconds
-    queued = window.queued / max(1, window.first_tokens)
-    reading = window.reading / max(1, window.first_tokens)
+def _means(window: _Window, loop: ClosedLoop) -> SteadyState:
+    """By Little's law. Answers are counted by their tokens: of these there are most."""
+    requests = (window.first_tokens + window.tokens) / loop.steps
+    queued, reading = window.queued / requests, window.reading / requests
     steps = {part: seconds / window.steps for part, seconds in window.parts.items()}
     return SteadyState(
         ttft_seconds=queued + reading,
         queue_seconds=queued,
         tpot_seconds=window.answering / max(1, window.tokens),
-        requests_per_second=rate,
+        requests_per_second=requests / window.seconds,
         running=(window.answering + window.reading) / window.seconds,
         waiting=window.queued / window.seconds,
         cached_share=window.cached_tokens / max(1, window.prompt_tokens),

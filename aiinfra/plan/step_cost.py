@@ -106,7 +106,7 @@ class ServingCost:
         windowed = min(context, requests * self.model.window)
         load = StepLoad(tokens=requests, answers=requests, context=context, decode_pairs=context,
                         windowed=windowed)
-        return self.seconds(load)
+        return self.seconds(self._with_drafts(load, requests))
 
     def explain(self, plan: Plan) -> list[TimePart]:
         """The same by part; they add up to it."""
@@ -180,7 +180,9 @@ class ServingCost:
     def _matrices(self, load: StepLoad) -> list[TimePart]:
         found = []
         for product in self._products:
-            rows = load.answers if product.part == "vocabulary" else load.tokens
+            rows = load.tokens
+            if product.part == "vocabulary":
+                rows = load.answers * self.split.groups
             if rows:
                 bound, seconds = product.bound(self._tiles(rows), rows)
                 found.append(TimePart(product.part, bound, product.layers * seconds))

@@ -80,7 +80,8 @@ def test_an_uneven_router_costs_what_its_busiest_rank_has() -> None:
     even = cost_of("deepseek-r1", "H800", "fp8", dp=32, ep=32, imbalance=1)
     uneven = cost_of("deepseek-r1", "H800", "fp8", dp=32, ep=32, imbalance=1.3)
     load = StepLoad(tokens=8192, answers=2, prompt_pairs=2 * 4096 * 4097 / 2)
-    assert seconds_of(uneven, "experts", load) == pytest.approx(1.3 * seconds_of(even, "experts", load))
+    more = seconds_of(uneven, "experts", load) / seconds_of(even, "experts", load)
+    assert more == pytest.approx(1.3, rel=0.01)
 
 
 def test_data_parallel_attention_reads_an_eighth_of_the_latent_cache() -> None:
