@@ -19,6 +19,7 @@ from uuid import uuid4
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
@@ -27,6 +28,7 @@ from aiinfra.serve.chat_page import StateView, chat_page
 from aiinfra.serve.complaint import on_invalid
 from aiinfra.serve.engine_thread import EngineThread
 from aiinfra.serve.gate import Gate
+from aiinfra.serve.metrics import Metrics
 from aiinfra.serve.protocol import ChatRequest, CompletionRequest
 from aiinfra.serve.reception import Reception
 from aiinfra.serve.refusal import Refusal, on_crash, on_http_error, on_refusal
@@ -56,6 +58,7 @@ def make_app(engine_thread: EngineThread, name: str, *, admission: Admission | N
     _add_models(app, reception)
     _add_probes(app, engine_thread)
     _add_page(app, engine_thread)
+    _add_metrics(app, Metrics(engine_thread, name))
     return app
 
 
@@ -66,13 +69,13 @@ def _add_answers(app: FastAPI, reception: Reception, seconds: float) -> None:
     async def chat(body: ChatRequest, request: Request) -> Response:
         ticket = await reception.take_chat(body)
         answer = ChatAnswer(f"chatcmpl-{uuid4().hex}", body, ticket, tokenizer)
-        return await reply(answer, request, seconds, body.streams)
+        return await reply(answer, request, seconds)
 
     @app.post("/v1/completions")
     async def complete(body: CompletionRequest, request: Request) -> Response:
         ticket = await reception.take(body)
         answer = CompletionAnswer(f"cmpl-{uuid4().hex}", body, ticket, tokenizer)
-        return await reply(answer, request, seconds, body.streams)
+        return await reply(answer, request, seconds)
 
 
 def _add_models(app: FastAPI, reception: Reception) -> None:
@@ -116,3 +119,9 @@ def _add_page(app: FastAPI, thread: EngineThread) -> None:
     @app.get("/state")
     async def state() -> dict[str, Any]:
         return await view.read()
+
+
+def _add_metrics(app: FastAPI, metrics: Metrics) -> None:
+    @app.get("/metrics")
+    async def read() -> Response:
+        return Response(metrics.text, media_type=CONTENT_TYPE_PLAIN_0_0_4)

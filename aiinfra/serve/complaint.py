@@ -23,6 +23,7 @@ _FORMS = {
     "messages": 'a list of messages such as {"role": "user", "content": "Hello"}',
     "stop": RULES["stop"].limit,
 }
+_ANY_OF = ("prompt", "stop")
 _RULE_OF = {"max_completion_tokens": "max_tokens", "best_of": "n"}
 _KNOWN = {*ChatRequest.model_fields, *CompletionRequest.model_fields}
 _BODY = "the body must be a JSON object, sent with Content-Type: application/json"
@@ -38,6 +39,8 @@ def refusal_of(errors: Sequence[Any]) -> Refusal:
     first = _path(errors[0])[:1]
     of_first = [error for error in errors if _path(error)[:1] == first]
     error = max(of_first, key=lambda error: len(_path(error)))
+    if first and first[0] in _ANY_OF:            # none of its forms fits: the value as a whole is wrong
+        error = of_first[0]
     path = _path(error)
     if not path or error["type"] == "json_invalid":
         return Refusal(400, f"{_BODY}: {quote(error.get('msg', ''))}.")
@@ -64,7 +67,8 @@ def _said(error: Any, path: list[str | int], param: str) -> str:
 
 def _path(error: Any) -> list[str | int]:
     """The fields on the way to what is wrong, without what pydantic adds for each kind that it tried."""
-    return [part for part in error["loc"][1:] if not _is_kind(part)]
+    path = [part for part in error["loc"][1:] if not _is_kind(part)]
+    return path[:1] if path and path[0] in _ANY_OF else path
 
 
 def _is_kind(part: str | int) -> bool:

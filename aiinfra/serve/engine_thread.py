@@ -13,6 +13,7 @@ block after the next step has begun. Notebook 15.
 import asyncio
 import threading
 import traceback
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -47,6 +48,11 @@ class _News(NamedTuple):
 
     begun: list[int]                               # its requests that the engine has begun with
     grown: dict[int, Growth]
+
+    @classmethod
+    def none(cls) -> "_News":
+        """So far."""
+        return cls(begun=[], grown={})
 
 
 class EngineThread:
@@ -99,13 +105,13 @@ class EngineThread:
             raise Refusal(503, "this server is shutting down: ask another, or again when it is back.",
                           code="draining", retry_after=_AGAIN_SECONDS)
 
-    def submit(self, requests: list[RequestOutput], params: SamplingParams,
-               places: Sequence[Place] = ()) -> Ticket:
+    def submit(self, requests: list[RequestOutput], params: SamplingParams, places: Sequence[Place] = (),
+               streams: bool = True) -> Ticket:
         """Have `requests`, which `llm.texts.request` has made, answered. Call it on an event loop. places:
-        of each in the queue, which they leave when the engine begins with them. Raises Refusal if no requests
-        are taken."""
+        of each in the queue, which they leave when the engine begins with them. streams: hear of every step,
+        and not only of complete answers. Raises Refusal if no requests are taken."""
         self.check_open()
-        ticket = Ticket(requests, params, places, self._drop)
+        ticket = Ticket(requests, params, places, streams=streams, drop=self._drop)
         self.open.add(ticket)
         for listener in self.on_submit:
             listener(ticket)
@@ -189,20 +195,25 @@ class EngineThread:
         """Tell everybody whose answers have grown, with one call for each event loop."""
         for listener in self.on_step:
             listener(record)
-        news: dict[Ticket, _News] = {}
-        for name in record.admitted:
-            if seat := self._seats.get(name):
-                news.setdefault(seat.ticket, _News([], {})).begun.append(seat.number)
-        for made in record.made:
-            if seat := self._seats.get(made.request_id):
-                growth = _growth_of(seat, made.index)
-                news.setdefault(seat.ticket, _News([], {})).grown[growth.index] = growth
+        news = self._news_of(record)
         for ticket in news:
             if all(request.finished for request in ticket.requests):
                 self._let_go(ticket)
         for loop in {ticket.loop for ticket in news}:
             mine = {ticket: brought for ticket, brought in news.items() if ticket.loop is loop}
             _call(loop, partial(self._deliver, mine))
+
+    def _news_of(self, record: StepRecord) -> dict[Ticket, _News]:
+        news: dict[Ticket, _News] = defaultdict(_News.none)
+        for name in record.admitted:
+            if seat := self._seats.get(name):
+                news[seat.ticket].begun.append(seat.number)
+        for made in record.made:
+            if seat := self._seats.get(made.request_id):
+                growth = _growth_of(seat, made.index)
+                if seat.ticket.streams or growth.finish_reason:
+                    news[seat.ticket].grown[growth.index] = growth
+        return news
 
     def _let_go(self, ticket: Ticket, error: Refusal | None = None) -> None:
         """Take what is left of a ticket out of the engine: it is complete, nobody waits, or it has failed."""

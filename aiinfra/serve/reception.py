@@ -60,18 +60,18 @@ class Reception:
     def _checked(self, body: Body) -> SamplingParams:
         self.check_model(body.model)
         self.thread.check_open()
-        _ = body.streams
         return body.params
 
     async def _enter(self, body: Body, params: SamplingParams, reads: list[Read],
                      guesses: list[int]) -> Ticket:
+        streams = body.streams
         places = self.admission.enter(params.n, guesses)
         try:
             requests = await _read_all(reads, sum(guesses))
             for place, request in zip(places, requests):
                 self._check_room(len(request.prompt_token_ids), body.asked_tokens)
                 place.weigh(len(request.prompt_token_ids))
-            return self.thread.submit(requests, params, places)
+            return self.thread.submit(requests, params, places, streams)
         except BaseException:
             for place in places:
                 place.leave()

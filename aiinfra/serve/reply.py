@@ -51,12 +51,12 @@ class Watch:
         self.ticket.drop()
 
 
-async def reply(answer: HttpAnswer, request: Request, seconds: float, streams: bool) -> Response:
+async def reply(answer: HttpAnswer, request: Request, seconds: float) -> Response:
     """The answer to a request. Raises Refusal if the engine will not have it, or fails."""
     watch = Watch(answer.ticket, request.receive, seconds)
     try:
         await answer.ticket.until_accepted()
-        if streams:
+        if answer.ticket.streams:
             return EventStream(answer, watch)
         found = await _whole(answer)
     except Dropped:

@@ -36,12 +36,14 @@ class Dropped(Exception):
 class Ticket:
     """For one or several prompts with the same settings. Iterate over it; `drop` it when nobody waits."""
 
-    def __init__(self, requests: list[RequestOutput], params: SamplingParams, places: Sequence[Place],
-                 drop: Callable[["Ticket"], None]) -> None:
-        """places: in the queue, one a request; none where nobody counts. drop: tells the engine thread."""
+    def __init__(self, requests: list[RequestOutput], params: SamplingParams, places: Sequence[Place] = (), *,
+                 streams: bool, drop: Callable[["Ticket"], None]) -> None:
+        """places: in the queue, one a request; none where nobody counts. streams: False hears only of answers
+        that are complete. drop: tells the engine thread."""
         self.requests = requests
         self.places = places
         self.params = params
+        self.streams = streams
         self.arrived = time.perf_counter()
         self.loop = asyncio.get_running_loop()
         self.accepted = False                         # the engine has it

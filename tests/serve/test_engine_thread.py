@@ -1,0 +1,204 @@
+"""One thread steps: who hangs up frees his places, who reads slowly stops nobody, and a fault is told."""
+
+import asyncio
+import threading
+
+import pytest
+from tests.serve.parrot import Client, chat, completion, error_of, events, parrot, until
+
+from aiinfra.serve.admission import Admission
+
+pytestmark = pytest.mark.program
+SAID = "one two three four five six seven eight nine ten " * 4
+
+
+def free(served) -> tuple[int, int, int]:
+    """What a request takes: places that are counted, requests of the engine, blocks that are owned."""
+    places = served.admission.requests + served.admission.tokens
+    return places, served.engine.unfinished, served.engine.pool.used
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("when", ["waiting", "reading its prompt", "decoding"])
+def test_who_hangs_up_is_gone_within_a_step(when: str, n: int, stream: bool) -> None:
+    async def run():
+        options = {"max_running": 4, "token_budget": 8, "prefix_caching": False}
+        if when == "waiting":
+            options["mode"] = "one"
+        async with parrot(SAID, options=options) as served:
+            served.runner.seconds = 0.01
+            before = free(served)
+            steps = []
+            served.thread.on_step.append(steps.append)
+            other = Client(served.app, "completions", completion(max_tokens=400, ignore_eos=True)).start()
+            if when == "waiting":
+                await until(lambda: steps)
+            prompt = "word " * 200 if when == "reading its prompt" else "hi"
+            more = {"temperature": 1, "n": n} if n > 1 else {}
+            body = completion(prompt=prompt, stream=stream, **more)
+            client = Client(served.app, "completions", body).start()
+            running = served.engine.scheduler.running
+            if when == "waiting":
+                await until(lambda: served.engine.scheduler.waiting)
+            elif when == "decoding":
+                await until(lambda: sum(request.made > 1 for request in running) == n + 1)
+            else:
+                await until(lambda: any(10 < request.computed < 150 for request in running))
+            seen = len(steps)
+            client.gone.set()
+            await until(lambda: served.engine.unfinished == 1)
+            assert len(steps) - seen <= 2           # the one that ran, and one that had perhaps just begun
+            await asyncio.wait_for(client.task, 5)
+            other.gone.set()
+            await until(lambda: free(served) == before)
+            assert not served.thread.open and served.engine.idle
+            served.engine.pool.check()
+    asyncio.run(run())
+
+
+def test_a_slow_reader_stops_nobody_and_loses_nothing() -> None:
+    async def run():
+        async with parrot(SAID) as served:
+            slow = Client(served.app, "completions", completion(stream=True)).start()
+            slow.may_read.clear()
+            quick = await served.client.post("completions", json=completion())
+            assert quick.status_code == 200
+            await until(lambda: not served.thread.open)             # computed to its end, and still unread
+            slow.may_read.set()
+            await asyncio.wait_for(slow.task, 5)
+            pieces = [line for line in slow.text.split("\n\n") if line]
+            assert pieces[-1] == "data: [DONE]" and len(pieces) < 10    # the steps it missed came together
+            assert quick.json()["choices"][0]["text"].split()[-1] in slow.text
+    asyncio.run(run())
+
+
+def test_a_step_that_raises_fails_who_waits_and_flips_health() -> None:
+    async def run():
+        async with parrot(SAID) as served:
+            served.runner.seconds = 0.005
+            assert (await served.client.get("/../health")).status_code == 200
+            stream = Client(served.app, "chat/completions", chat(stream=True)).start()
+            whole = Client(served.app, "completions", completion()).start()
+            await until(lambda: len(stream.messages) > 4 and len(served.thread.open) == 2)
+            served.runner.fault = RuntimeError("the GPU fell off the bus")
+            await asyncio.wait_for(asyncio.gather(stream.task, whole.task), 10)
+            assert stream.status == 200 and '"error"' in stream.text.split("data: ")[-1]
+            assert "fell off the bus" in stream.text and "[DONE]" not in stream.text
+            assert whole.status == 500 and "fell off the bus" in whole.text
+            assert free(served) == (0, 0, 0)
+            for path in ("/../health", "/../ready"):
+                response = await served.client.get(path)
+                assert response.status_code == 503 and "fell off" in error_of(response)["message"]
+            later = await served.client.post("completions", json=completion())
+            assert later.status_code == 503 and error_of(later)["code"] == "engine_failed"
+    asyncio.run(run())
+
+
+def test_an_answer_that_takes_too_long_is_given_up() -> None:
+    async def run():
+        async with parrot(SAID, request_seconds=0.3) as served:
+            served.runner.seconds = 0.05
+            late = await served.client.post("completions", json=completion())
+            assert late.status_code == 504 and error_of(late)["code"] == "deadline_exceeded"
+            found = events(await served.client.post("completions", json=completion(stream=True)))
+            assert found[-1]["error"]["code"] == "deadline_exceeded" and len(found) > 2
+            await until(lambda: free(served) == (0, 0, 0))
+            served.runner.seconds = 0.0
+            assert (await served.client.post("completions", json=completion())).status_code == 200
+    asyncio.run(run())
+
+
+def test_draining_finishes_what_was_taken_and_refuses_the_rest() -> None:
+    async def run():
+        async with parrot(SAID, options={"max_running": 1}) as served:
+            served.runner.seconds = 0.002
+            taken = [Client(served.app, "completions", completion()).start() for _ in range(3)]
+            await until(lambda: len(served.thread.open) == 3)
+            served.thread.drain()
+            ready = await served.client.get("/../ready")
+            assert ready.status_code == 503 and error_of(ready)["code"] == "draining"
+            assert (await served.client.get("/../health")).status_code == 200
+            refused = await served.client.post("completions", json=completion())
+            assert refused.status_code == 503 and int(refused.headers["retry-after"]) > 0
+            await asyncio.wait_for(served.thread.until_drained(), 20)
+            await asyncio.gather(*[client.task for client in taken])
+            assert all(client.status == 200 and '"finish_reason"' in client.text for client in taken)
+    asyncio.run(run())
+
+
+def test_stopped_in_the_middle_everybody_is_told() -> None:
+    async def run():
+        async with parrot(SAID) as served:
+            served.runner.gate = threading.Event()
+            client = Client(served.app, "completions", completion()).start()
+            await until(lambda: served.engine.unfinished)
+            served.thread.state = "stopped"
+            served.runner.gate.set()
+            await asyncio.wait_for(client.task, 5)
+            assert client.status == 503
+    asyncio.run(run())
+
+
+def test_a_question_between_steps_is_answered_and_its_fault_is_the_askers() -> None:
+    async def run():
+        async with parrot(SAID) as served:
+            assert await served.thread.between_steps(lambda: served.engine.pool.total) == 256
+            with pytest.raises(ZeroDivisionError):
+                await served.thread.between_steps(lambda: 1 / 0)
+            assert served.thread.state == "ready"
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("admission, body, said", [
+    (Admission(max_requests=2), completion(), "2 of 2 requests wait"),
+    (Admission(max_requests=3), completion(n=2, temperature=1), "2 of 3 requests wait"),
+    (Admission(max_tokens=100), completion(prompt="a b c " * 30), "tokens wait"),
+])
+def test_a_full_queue_refuses_at_once_and_is_open_again_after(admission, body: dict, said: str) -> None:
+    async def run():
+        async with parrot("ok", admission=admission, options={"max_running": 1}) as served:
+            served.runner.gate = threading.Event()
+            first = Client(served.app, "completions", completion()).start()
+            await until(lambda: served.engine.unfinished and admission.requests == 1)
+            waiting = Client(served.app, "completions", completion(prompt="x y z " * 5)).start()
+            await until(lambda: admission.requests == 2)
+            begun = asyncio.get_running_loop().time()
+            full = await served.client.post("completions", json=body)
+            assert asyncio.get_running_loop().time() - begun < 0.5
+            assert full.status_code == 429 and full.headers["retry-after"] == "1"
+            assert error_of(full)["code"] == "queue_full" and said in error_of(full)["message"]
+            assert error_of(full)["type"] == "rate_limit_error"
+            assert (await served.client.get("/../health")).status_code == 200
+            served.runner.gate.set()
+            await asyncio.gather(first.task, waiting.task)
+            assert (admission.requests, admission.tokens) == (0, 0)
+            assert (await served.client.post("completions", json=body)).status_code == 200
+    asyncio.run(run())
+
+
+def test_two_who_come_together_do_not_both_take_the_last_place() -> None:
+    async def run():
+        async with parrot("ok", admission=Admission(max_requests=4), options={"max_running": 1}) as served:
+            served.runner.gate = threading.Event()
+            clients = [Client(served.app, "completions", completion()).start() for _ in range(12)]
+            await until(lambda: sum(client.status == 429 for client in clients) == 8)
+            served.runner.gate.set()
+            await asyncio.gather(*[client.task for client in clients])
+            assert sorted(client.status for client in clients) == [200] * 4 + [429] * 8
+            assert served.admission.requests == 0
+    asyncio.run(run())
+
+
+def test_what_can_never_wait_is_told_so_and_not_to_try_again() -> None:
+    async def run():
+        admission = Admission(max_requests=3, max_tokens=50)
+        async with parrot("ok", admission=admission) as served:
+            many = await served.client.post("completions", json=completion(n=4, temperature=1))
+            long = await served.client.post("completions", json=completion(prompt=[1] * 60))
+            assert many.status_code == long.status_code == 400
+            assert error_of(many)["param"] == "n" and error_of(long)["param"] == "prompt"
+            assert "retry-after" not in many.headers and admission.requests == 0
+    asyncio.run(run())
+    with pytest.raises(ValueError, match="max_tokens=0"):
+        Admission(max_tokens=0)
