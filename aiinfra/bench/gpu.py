@@ -104,9 +104,15 @@ def bench_gpu(model_name: str, seed: int = 0, device: torch.device | None = None
 
 
 def random_model(config: ModelConfig, device: torch.device, dtype: torch.dtype | None = None) -> Transformer:
-    """A model of this shape with random weights, in the device's usual dtype."""
-    with torch.device(device):
-        model = Transformer(config).to(as_dtype(dtype, device))
+    """A model of this shape with random weights, in the device's usual dtype: made in it, because float32
+    would take twice the memory first."""
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(as_dtype(dtype, device))
+    try:
+        with torch.device(device):
+            model = Transformer(config)
+    finally:
+        torch.set_default_dtype(usual)
     model.rotary = RotaryEmbedding(config).to(device)                    # its frequencies stay float32
     return model.eval().requires_grad_(False)
 

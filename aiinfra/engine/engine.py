@@ -69,7 +69,8 @@ class Engine:
         if not self.options.cuda_graphs:
             return None
         longest = min(self.pool.total, -(-self.max_model_len // cache.block_size))
-        return decode_graphs(self.model, cache, self.scheduler.max_running, longest)
+        scheduler = self.scheduler
+        return decode_graphs(self.model, cache, scheduler.max_running, longest, scheduler.token_budget)
 
     @property
     def max_model_len(self) -> int:

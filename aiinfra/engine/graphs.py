@@ -142,8 +142,31 @@ def run_again(work: _Replay) -> _Replay:
     return work
 
 
-def decode_graphs(model: Transformer, cache: PagedCache, max_batch: int, max_blocks: int) -> DecodeGraphs:
-    """What an engine uses: CUDA graphs on a GPU; on a CPU the same padded steps without a recording."""
+def decode_graphs(model: Transformer, cache: PagedCache, max_batch: int, max_blocks: int,
+                  most_tokens: int) -> DecodeGraphs:
+    """What an engine uses: CUDA graphs on a GPU, where all that steps of up to `most_tokens` need is compiled
+    first; on a CPU the same padded steps without a recording."""
     on_gpu = model.device.type == "cuda"
+    if on_gpu:
+        run_prompts_once(model, cache, most_tokens)
     capture = _recorder(model.device) if on_gpu else run_again
     return DecodeGraphs(model, cache, max_batch, max_blocks, capture)
+
+
+@torch.inference_mode()
+def run_prompts_once(model: Transformer, cache: PagedCache, most_tokens: int) -> None:
+    """Read prompts of 2, 4, 8 … tokens that are written nowhere. Kernels have tiles for few and for many
+    tokens; each kind is a second of compiling, which the first request of that size would wait for."""
+    device = model.device
+    for tokens in (1 << n for n in range(1, most_tokens.bit_length())):
+        numbers = torch.zeros(tokens, dtype=torch.int64, device=device)
+        starts = torch.arange(2, dtype=torch.int32, device=device) * tokens
+        none = torch.zeros(1, 1, dtype=torch.int32, device=device)
+        kv = StepKV(
+            cache=cache,
+            slots=numbers - 1,
+            block_tables=none,
+            context_lens=none[0],
+            cu_seqlens=starts,
+        )
+        model.hidden(numbers, numbers, kv)

@@ -1,0 +1,58 @@
+"""The engine takes the GPU's way in every mode: no step waits, mixes devices, or compiles anything new."""
+
+import pytest
+import torch
+from tests.engine.fake_traffic import CONFIGS, ENGINES, engine_on, model_on, serve_everything
+
+from aiinfra.engine.graphs import DecodeGraphs
+from aiinfra.gpu.fake import fake_gpu
+
+pytest.importorskip("triton")
+KINDS = [(kind, None, "as it comes") for kind in CONFIGS]
+KINDS += [("plain", "int4", "as it comes"), ("plain", "int8", "as it comes")]
+KINDS += [("plain", None, way) for way in ENGINES if way != "as it comes"]
+
+
+@pytest.mark.compile                   # it compiles nothing, but a minute of Python is not for `make quick`
+@pytest.mark.parametrize("kind, bits, way", KINDS)
+def test_every_way_to_serve(kind: str, bits: str | None, way: str) -> None:
+    """No step waits. What is compiled is compiled before the first request; without graphs, for the first."""
+    with fake_gpu() as gpu:
+        engine = engine_on(model_on(gpu, kind, bits), **ENGINES[way])
+        known = gpu.variants() | {one.variant for graph in gpu.recordings for one in graph.kernels}
+        assert bool(gpu.recordings) == engine.options.cuda_graphs
+        before = len(gpu.started)
+        serve_everything(engine, seed=0)                     # fills the table that draws are made from, too
+        if engine.options.cuda_graphs:
+            assert gpu.variants(before) <= known, "compiled for the first requests"
+        known |= gpu.variants()
+        before = len(gpu.started)
+        gpu.complaints.clear()
+        assert serve_everything(engine, seed=1) > 5 and serve_everything(engine, seed=2, multiple=16) > 5
+        assert gpu.complaints == [] and engine.idle
+        assert gpu.variants(before) <= known, "compiled while serving"
+
+
+@pytest.mark.parametrize("fault, complaint", [
+    (lambda x: x + x.sum().cpu().to(x.device), "to the CPU"),
+    (lambda x: x + torch.tensor([1.0, 2.0], device=x.device).sum(), "from the CPU"),
+])
+def test_a_model_that_waits_is_found_out(fault, complaint: str, monkeypatch) -> None:
+    hidden = DecodeGraphs._forward
+
+    def waiting(self, bucket: int) -> None:
+        hidden(self, bucket)
+        fault(self.logits)
+    monkeypatch.setattr(DecodeGraphs, "_forward", waiting)
+    with fake_gpu() as gpu:
+        engine_on(model_on(gpu, "plain"))
+        assert any(complaint in said and said.startswith("in a recording") for said in gpu.complaints)
+
+
+def test_a_model_on_two_devices_is_found_out() -> None:
+    with fake_gpu() as gpu:
+        model = model_on(gpu, "plain")
+        model.norm.weight = torch.nn.Parameter(torch.ones(128, dtype=torch.bfloat16), requires_grad=False)
+        with pytest.raises(Exception, match="device"):
+            engine_on(model, cuda_graphs=False)
+            serve_everything(engine_on(model, cuda_graphs=False), seed=0)
