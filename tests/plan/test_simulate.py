@@ -3,11 +3,15 @@
 import random
 import subprocess
 import sys
+from collections import defaultdict, deque
+from dataclasses import dataclass
 
 import pytest
 from tests.engine.small_model import MODES, engine_with, random_model
 
 from aiinfra.engine.blocks import BlockPool
+from aiinfra.engine.engine import Engine
+from aiinfra.engine.record import StepRecord
 from aiinfra.engine.request import Request
 from aiinfra.engine.sampling_params import SamplingParams
 from aiinfra.engine.scheduler import Plan, Scheduler
@@ -43,30 +47,102 @@ def names(step: SimulatedStep) -> list[str]:
     return [name for name, _, _ in step.ran]
 
 
+@dataclass
+class Asking:
+    """A request of random traffic: when it comes, what it asks, and when its user hangs up."""
+
+    name: str
+    arrival: int
+    prompt: list[int]
+    params: SamplingParams
+    priority: int
+    leaves: int | None
+
+
+def askings(seed: int, count: int) -> list[Asking]:
+    """Prompts often begin alike; some stop early, have several answers, are urgent, or are aborted."""
+    draw = random.Random(seed)
+    todo, arrival = [], 0
+    for name, prompt, wanted in traffic(seed, count):
+        arrival += draw.choice((0, 0, 0, 1, 9))
+        params = SamplingParams(
+            n=draw.choice((1, 1, 1, 3)),
+            max_tokens=3 * wanted,
+            seed=draw.randrange(99),
+            stop_token_ids=draw.sample(range(53), draw.choice((0, 0, 4))),
+        )
+        leaves = draw.choice((None, None, None, arrival + draw.randint(0, 12)))
+        todo.append(Asking(name, arrival, prompt, params, priority=draw.choice((0, 0, -1, 1)), leaves=leaves))
+    return todo
+
+
+def served_by_the_engine(engine: Engine, todo: list[Asking]) -> list[StepRecord]:
+    """Each comes and goes before the step with its number; where nobody is there, steps are left out."""
+    records, clock = [], 0
+    coming = deque(todo)
+    leaving = deque(sorted((one for one in todo if one.leaves is not None), key=lambda one: one.leaves))
+    while coming or engine.unfinished:
+        while coming and coming[0].arrival <= clock:
+            one = coming.popleft()
+            engine.add(one.name, one.prompt, one.params, priority=one.priority)
+        while leaving and leaving[0].leaves <= clock:
+            engine.abort(leaving.popleft().name)
+        if engine.unfinished:
+            records.append(engine.step())
+            clock += 1
+        elif coming:
+            clock = coming[0].arrival
+    return records
+
+
+def served_by_price(scheduler: Scheduler, todo: list[Asking],
+                    records: list[StepRecord]) -> list[SimulatedStep]:
+    """The same, with the tokens and the ends that the engine's records have."""
+    answers: dict[str, list[int]] = defaultdict(list)
+    ends: dict[tuple[str, int], int] = {}
+    for made in (made for record in records for made in record.made):
+        own_name = f"{made.request_id}#{made.index}" if made.index else made.request_id
+        answers[own_name].append(made.token_id)
+        if made.finish_reason == "stop":
+            ends[made.request_id, made.index] = len(answers[own_name])
+    requests = [Request(o.name, o.prompt, o.params.max_tokens, o.priority) for o in todo]
+    steps = simulate(
+        scheduler,
+        requests,
+        [one.arrival for one in todo],
+        token=lambda request: answers[request.id][request.made],
+        lengths={o.name: tuple(ends.get((o.name, i)) for i in range(o.params.n)) for o in todo},
+        aborts={one.name: one.leaves for one in todo if one.leaves is not None},
+    )
+    return list(steps)
+
+
 @pytest.mark.parametrize("settings", MODES.values(), ids=MODES)
 def test_the_schedule_is_the_engines_step_by_step(settings: dict) -> None:
-    """Both are given the same requests, a few at the start and one more before each step; and the same
-    tokens."""
-    settings = {"blocks": 60, **settings}
-    engine = engine_with(random_model(), overlap=False, **settings)
-    todo = traffic(3)
-    answers: dict[str, list[int]] = {name: [] for name, _, _ in todo}
-    theirs = []
-    while todo or engine.unfinished:
-        for name, prompt, wanted in [todo.pop(0) for _ in range(min(len(todo), 1 if theirs else 4))]:
-            engine.add(name, prompt, SamplingParams(temperature=0, max_tokens=wanted, ignore_eos=True))
-        theirs.append(engine.step())
-        for made in theirs[-1].made:
-            answers[made.request_id].append(made.token_id)
-
-    mine = engine_with(random_model(), overlap=False, **settings).scheduler          # as the engine makes it
-    requests = [Request(*one) for one in traffic(3)]
-    arrivals = [max(0, i - 3) for i in range(len(requests))]
-    ours = list(simulate(mine, requests, arrivals, token=lambda request: answers[request.id][request.made]))
+    """With early ends, several answers, priorities and aborts; and the blocks are the same ones."""
+    engine, alike = (engine_with(random_model(), overlap=False, **{"blocks": 60, **settings}) for _ in "ab")
+    todo = askings(1, 20)
+    theirs = served_by_the_engine(engine, todo)
+    ours = served_by_price(alike.scheduler, todo, theirs)
     assert len(ours) == len(theirs)
     for step, record in zip(ours, theirs):
         for field in SEEN_FROM_OUTSIDE:
             assert getattr(step, field) == getattr(record, field), field
+    for pool in ("_free", "_cached", "_by_digest"):
+        assert getattr(alike.pool, pool) == getattr(engine.pool, pool)
+
+
+def test_such_traffic_has_everything_in_it() -> None:
+    """Preemptions, prefixes found, stops, several answers and aborts: else the test above says little."""
+    engine = engine_with(random_model(), overlap=False, **{"blocks": 60, **MODES["preempted"]})
+    todo = askings(1, 20)
+    records = served_by_the_engine(engine, todo)
+    made = [made for record in records for made in record.made]
+    assert sum(len(record.preempted) for record in records) > 5
+    assert sum(first > 0 and name in record.admitted for record in records for name, first, _ in record.ran) > 5
+    assert sum(one.finish_reason == "stop" for one in made) > 3 and any(one.index == 2 for one in made)
+    ended = {one.request_id for one in made if one.finish_reason}
+    assert sum(one.name not in ended for one in todo) >= 2, "they were aborted"
 
 
 def test_nobody_is_served_before_they_arrive() -> None:
