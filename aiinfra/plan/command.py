@@ -165,9 +165,27 @@ def run_check(args: argparse.Namespace) -> None:
     print_check(args)
 
 
+def add_fidelity(parser: Parser) -> None:
+    """The arguments of `plan fidelity`."""
+    add = parser.add_argument
+    add("--model", default="smollm2-135m", help="a known name, a Hugging Face folder or a .gguf file")
+    add("--requests", type=int, default=32, help="of each of the two loads")
+    add("--turns", type=int, default=3, help="of the measurement that the cost is made from")
+    add("--seed", type=int, default=0, help="of the loads")
+    add("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=run_fidelity)
+
+
+def run_fidelity(args: argparse.Namespace) -> None:
+    """Print engine and simulator side by side. Raises ValueError for a number below 1."""
+    from aiinfra.plan.fidelity_report import print_fidelity
+    print_fidelity(args.model, args.requests, args.turns, args.seed, args.json)
+
+
 QUESTIONS = {
     "memory": Question("does this training run fit, and what is the largest batch that does?", add_memory),
     "serve": Question("what happens when this model is served so: does it fit, how fast, what binds?",
                       add_serve),
+    "fidelity": Question("how far is the simulator from the engine on this machine?", add_fidelity),
     "check": Question("how far are our predictions from what others have published?", add_check),
 }

@@ -1,4 +1,4 @@
-"""Does the simulator tell the truth? The same requests through the real engine and through its scheduler alone.
+"""Does the simulator tell the truth? The same requests through the engine, and through its scheduler alone.
 
     requests ─┬─► Engine on this machine, by the wall clock ──► when each token came ─┐
               └─► its scheduler, MeasuredCost, no model ──────► when each would come ─┴─► signed errors
@@ -11,7 +11,7 @@ time: nobody can predict a machine more closely than it repeats itself. Notebook
 import random
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from aiinfra.engine.engine import Engine
@@ -33,7 +33,7 @@ Times = dict[str, list[float]]             # when each token of a request was th
 
 
 @dataclass(frozen=True)
-class Load:
+class TimedLoad:
     """Requests, and when they come."""
 
     name: str
@@ -57,7 +57,7 @@ class FidelityRow:
 
     @property
     def error(self) -> float:
-        """Of the simulator, relative: above 0 where it says more than the engine's two runs did on average."""
+        """Of the simulator, relative: above 0 where it says more than `measured`."""
         return self.simulated / self.measured - 1
 
     @property
@@ -96,7 +96,7 @@ def fidelity(model: Transformer, cost: DecodeCost, requests: int = 32, seed: int
                 load=load.name, figure=name, engine=first[name], simulated=value, again=again[name])
 
 
-def loads(model: Transformer, cost: DecodeCost, requests: int, seed: int) -> list[Load]:
+def loads(model: Transformer, cost: DecodeCost, requests: int, seed: int) -> list[TimedLoad]:
     """Everybody at once; and the next requests of the same kind in bursts, at a rate below the knee."""
     saturated = _load("saturated", model, _turns(requests, seed, burst=1.0), factor=0.0)
     seconds = _last(run_simulator(Engine(model, overlap=False), saturated, cost))
@@ -105,7 +105,7 @@ def loads(model: Transformer, cost: DecodeCost, requests: int, seed: int) -> lis
     return [saturated, _load("bursty", model, turns, factor)]
 
 
-def run_engine(engine: Engine, load: Load, progress: Callable[[int], object] | None = None) -> Times:
+def run_engine(engine: Engine, load: TimedLoad, progress: Callable[[int], object] | None = None) -> Times:
     """Serve a load by the wall clock. Who comes during a step is let in after it."""
     coming = deque(zip(load.arrivals, load.fresh()))
     times: Times = defaultdict(list)
@@ -126,7 +126,7 @@ def run_engine(engine: Engine, load: Load, progress: Callable[[int], object] | N
     return times
 
 
-def run_simulator(engine: Engine, load: Load, cost: DecodeCost) -> Times:
+def run_simulator(engine: Engine, load: TimedLoad, cost: DecodeCost) -> Times:
     """Serve it by the engine's scheduler alone."""
     times: Times = defaultdict(list)
     for step in simulate(engine.scheduler, load.fresh(), load.arrivals, cost):
@@ -134,7 +134,7 @@ def run_simulator(engine: Engine, load: Load, cost: DecodeCost) -> Times:
     return times
 
 
-def figures(load: Load, times: Times) -> dict[str, float]:
+def figures(load: TimedLoad, times: Times) -> dict[str, float]:
     """Throughput, and percentiles of what users wait for."""
     arrivals = dict(zip((request.id for request in load.requests), load.arrivals))
     firsts = [at[0] - arrivals[name] for name, at in times.items()]
@@ -156,7 +156,7 @@ def _turns(requests: int, seed: int, burst: float) -> list[Turn]:
     return draw(shape, seed)[:requests]
 
 
-def _load(name: str, model: Transformer, turns: Sequence[Turn], factor: float) -> Load:
+def _load(name: str, model: Transformer, turns: Sequence[Turn], factor: float) -> TimedLoad:
     rng = random.Random(len(turns))
     vocab, context = model.config.vocab_size, model.config.max_position_embeddings
     requests = []
@@ -165,7 +165,7 @@ def _load(name: str, model: Transformer, turns: Sequence[Turn], factor: float) -
         length = min(turn.prompt_tokens, context - answer)
         prompt = [rng.randrange(vocab) for _ in range(length)]
         requests.append(Request(str(i), prompt, answer))
-    return Load(name, requests, [factor * turn.arrival_seconds for turn in turns])
+    return TimedLoad(name, requests, [factor * turn.arrival_seconds for turn in turns])
 
 
 def _note(times: Times, record: StepRecord, now: float) -> None:

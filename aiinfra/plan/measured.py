@@ -87,7 +87,7 @@ def measure_cost(model: Transformer, turns: int = 3,
     """The cost of this model here, now: the median of several turns, in each of which every kind of step has
     its turn, so that a busy moment of the machine is in all of them. progress(n): n more turns are done."""
     bench = _Bench(model)
-    bench.turn()                                           # not counted: memory is touched, kernels are chosen
+    bench.turn()                                  # not counted: memory is touched, kernels are chosen
     found: dict[Any, list[float]] = {}
     for _ in range(turns):
         for kind, seconds in bench.turn().items():
