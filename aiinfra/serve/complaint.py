@@ -16,7 +16,7 @@ from starlette.responses import Response
 from aiinfra.engine.sampling_params import RULES
 from aiinfra.errors import nearest
 from aiinfra.serve.protocol import ChatRequest, CompletionRequest
-from aiinfra.serve.refusal import Refusal, quote
+from aiinfra.serve.refusal import Refusal, cut, quote
 
 _FORMS = {
     "prompt": "a string, a list of strings, a list of token ids or a list of such lists",
@@ -67,7 +67,11 @@ def _said(error: Any, path: list[str | int], param: str) -> str:
 
 def _path(error: Any) -> list[str | int]:
     """The fields on the way to what is wrong, without what pydantic adds for each kind that it tried."""
-    path = [part for part in error["loc"][1:] if not _is_kind(part)]
+    path = list(error["loc"][1:])
+    unknown = []
+    if error["type"] == "extra_forbidden":
+        unknown = [path.pop()]                      # a stranger may call a field as pydantic calls a kind
+    path = [part for part in path if not _is_kind(part)] + unknown
     return path[:1] if path and path[0] in _ANY_OF else path
 
 
@@ -83,4 +87,4 @@ def _written(path: Iterable[str | int]) -> str:
             written += f"[{part}]"
         else:
             written += f".{part}" if written else part
-    return written
+    return cut(written)

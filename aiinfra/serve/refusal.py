@@ -60,7 +60,11 @@ class Refusal(Exception):
 
 def quote(value: Any) -> str:
     """A value of a stranger, for a message: ASCII, and not long."""
-    text = ascii(value)
+    return cut(ascii(value))
+
+
+def cut(text: str) -> str:
+    """A stranger's text, cut so that it leaves room for ours."""
     if len(text) > _LONGEST_QUOTE:
         text = text[:_LONGEST_QUOTE] + "…"
     return text
