@@ -133,7 +133,7 @@ def run_bench_serve(args: argparse.Namespace) -> None:
     serving = own_server(args.model or DEFAULT_MODEL, _own(args.set), args.api_key)
     with nullcontext(args.url) if args.url else serving as url:
         model = args.model if args.url else None          # ours has one, and knows its name
-        endpoint = Endpoint(url, model, args.api_key, chat=args.chat, plain=args.plain)
+        endpoint = Endpoint(url, model, args.api_key, asked=args.ask, plain=args.plain)
         test = LoadTest(endpoint, load)
         sweeping = args.sweep is not None
         measured = test.sweep(args.sweep) if sweeping else test.rows()
@@ -255,8 +255,8 @@ def _add_serve(parser: Parser) -> None:
     add("--url", help="http://HOST:PORT of the server (None: one of ours, for as long as it takes)")
     add("--model", help="its name there (None: the first that it lists); of ours, a folder or file, too")
     add("--api-key", metavar="KEY")
-    add("--chat", action="store_true", help="ask /v1/chat/completions, in words; else /v1/completions, with "
-        "token ids")
+    add("--ask", choices=("ids", "words", "chat"), default="ids", help="completions of token ids, whose "
+        "number is exact; of words, for routers that read text alone; or chats")
     add("--plain", action="store_true", help="send OpenAI's own fields alone, so answers may end early")
     add_engine_settings(parser)
     add("--arrivals", choices=ARRIVALS, default="poisson", help="how requests come")

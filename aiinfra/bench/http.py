@@ -3,8 +3,9 @@
     TraceRequest ──POST …/completions, stream──► bytes, read at a time of our clock ──► HttpServed
 
 The same requests as `load.replay` serves in one process, and answers of the same kind: prompts are token ids
-(words, for a chat), each asks for exactly `output_tokens`, and times count from when a request *should* have
-been sent. A request that failed has a reason and no times: it is never a zero in a percentile. Notebook 15.
+(or as many words, for chats and for routers, which read text), each asks for exactly `output_tokens`, and
+times count from when a request *should* have been sent. A request that failed has a reason and is in no
+percentile: it is never a zero there. Notebook 15.
 """
 
 import asyncio
@@ -20,6 +21,7 @@ from aiinfra.bench.events import Heard, error_text
 from aiinfra.bench.load import Served
 from aiinfra.bench.trace import TraceRequest
 
+ASKED = ("ids", "words", "chat")            # completions of token ids, completions of words, chats
 Clock = Callable[[], float]                 # seconds since the start of the trace
 _CONNECT_SECONDS = 10.0
 _WORDS = ("the sea is a wide and old road to far lands where rain falls on stone houses by night while "
@@ -48,18 +50,18 @@ class HttpServed(Served):
 class Endpoint:
     """An OpenAI-compatible address; `async with` opens it.
 
-    url: with or without /v1. model: None asks the server for its first. key: an API key. chat: ask
-    /chat/completions, with words for a prompt. plain: send OpenAI's own fields alone, so no `ignore_eos`, and
+    url: with or without /v1. model: None asks the server for its first. key: an API key. asked: one of
+    ASKED. plain: send OpenAI's own fields alone, so no `ignore_eos`, and
     an answer may end before `output_tokens`. timeout: seconds until a request counts as failed. transport:
     httpx's, for tests. Raises ValueError for an address that is none.
     """
 
-    def __init__(self, url: str, model: str | None = None, key: str | None = None, *, chat: bool = False,
+    def __init__(self, url: str, model: str | None = None, key: str | None = None, *, asked: str = "ids",
                  plain: bool = False, timeout: float = 600.0,
                  transport: httpx.AsyncBaseTransport | None = None) -> None:
         self.url = _base(url)
         self.model = model
-        self.chat = chat
+        self.asked = asked
         self.plain = plain
         self.timeout = timeout
         # No limit: requests that wait in here for a connection would have been sent late.
@@ -134,9 +136,10 @@ class Endpoint:
         if not self.plain:                  # beyond OpenAI's wire, as vLLM, SGLang and we have it
             body["ignore_eos"] = True
             body["stream_options"]["continuous_usage_stats"] = True
-        if not self.chat:
-            return "completions", body | {"prompt": request.prompt, "max_tokens": tokens}
         said = " ".join(_WORDS[token % len(_WORDS)] for token in request.prompt)
+        if self.asked != "chat":
+            prompt = request.prompt if self.asked == "ids" else said
+            return "completions", body | {"prompt": prompt, "max_tokens": tokens}
         message = {"role": "user", "content": said}
         return "chat/completions", body | {"messages": [message], "max_completion_tokens": tokens}
 

@@ -20,7 +20,7 @@ from aiinfra.errors import plural
 from aiinfra.perf import percentile
 
 KEEPS_UP = 0.9                     # of the requests are in time: DistServe's share
-_LATE_SECONDS = 0.01               # a request sent so late is worth a word
+_LATE_SECONDS = 0.05               # requests sent so late are worth a word
 _MOST_REASONS = 4
 
 

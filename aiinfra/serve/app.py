@@ -33,6 +33,7 @@ from aiinfra.serve.protocol import ChatRequest, CompletionRequest
 from aiinfra.serve.reception import Reception
 from aiinfra.serve.refusal import Refusal, on_crash, on_http_error, on_refusal
 from aiinfra.serve.reply import reply
+from aiinfra.serve.router_contract import add_router_contract
 from aiinfra.serve.wire import ChatAnswer, CompletionAnswer
 
 MAX_BODY_BYTES = 4 << 20
@@ -59,6 +60,7 @@ def make_app(engine_thread: EngineThread, name: str, *, admission: Admission | N
     _add_probes(app, engine_thread)
     _add_page(app, engine_thread)
     _add_metrics(app, Metrics(engine_thread, name))
+    add_router_contract(app, name)
     return app
 
 

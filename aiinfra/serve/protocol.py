@@ -95,6 +95,15 @@ class AnswerRequest(Form):
     skip_special_tokens: only(True) = None
     use_beam_search: only(False) = None
 
+    # What routers write into every request that passes (sglang-router 0.3, vllm-router 0.1): their own
+    # defaults, which ask for what is done here anyway.
+    no_stop_trim: only(False) = None
+    return_hidden_states: only(False) = None
+    continue_final_message: only(False) = None
+    separate_reasoning: only(True) = None
+    stream_reasoning: only(True) = None
+    include_reasoning: only(True) = None
+
     def sampling(self, logprobs: int | None, max_tokens: int | None) -> SamplingParams:
         """As the engine knows it. Raises Refusal with the rule that is broken."""
         self._check_stops()

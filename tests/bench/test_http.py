@@ -49,8 +49,10 @@ def test_over_a_socket() -> None:
 def test_what_is_asked() -> None:
     fake = Fake()
     ask(fake)
-    ask(fake, chat=True, plain=True)
-    [plain, chat] = fake.bodies
+    ask(fake, asked="chat", plain=True)
+    ask(fake, asked="words")
+    [plain, chat, words] = fake.bodies
+    assert words == plain | {"prompt": "and old road"}
     assert plain == {"model": "fake", "prompt": [5, 6, 7], "max_tokens": 6, "temperature": 0, "stream": True,
                      "ignore_eos": True,
                      "stream_options": {"include_usage": True, "continuous_usage_stats": True}}
@@ -67,7 +69,7 @@ def test_several_tokens_a_chunk(usage: str, counted: bool) -> None:
 
 def test_the_role_is_not_the_first_token() -> None:
     for usage in ("continuous", "none"):
-        got = ask(Fake(role_after=0.05, first=0.1, usage=usage), chat=True)
+        got = ask(Fake(role_after=0.05, first=0.1, usage=usage), asked="chat")
         assert got.first_token_seconds == pytest.approx(0.15) and len(got.at_seconds) == 6
 
 
