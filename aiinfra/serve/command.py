@@ -7,6 +7,7 @@ The other ranks hold their share of the model. PyTorch and FastAPI are imported 
 """
 
 import argparse
+import math
 import signal
 from collections.abc import Callable
 from functools import partial
@@ -45,7 +46,7 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
     add("--max-queued-requests", type=_positive, default=256,
         help="answers that may wait; who comes then gets 429 at once")
     add("--max-queued-tokens", type=_positive, default=262_144, help="the same, of their prompts")
-    add("--request-seconds", type=float, default=600.0, help="an answer that takes longer is given up")
+    add("--request-seconds", type=_seconds, default=600.0, help="an answer that takes longer is given up")
     add("--max-body-bytes", type=_positive, default=4 << 20, help="of a request")
     add("--drain-seconds", type=float, default=0.0,
         help="after SIGTERM, go on refusing for at least so long, so that routers notice")
@@ -128,6 +129,13 @@ def _port(text: str) -> int:
     if not 0 <= port <= 65_535:
         raise argparse.ArgumentTypeError(f"{port} is no port: choose 1 to 65,535, or 0 for one that is free")
     return port
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:                        # NaN is not, either
+        raise argparse.ArgumentTypeError(f"{value}; it must be above 0")
+    return value
 
 
 def _positive(text: str) -> int:
