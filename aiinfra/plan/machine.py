@@ -32,8 +32,11 @@ _NODE = 8
 class Efficiency:
     """Share of a sheet's figure that kernels reach, by kind of operation, and what each kernel costs besides.
 
-    The numbers of H20 and of H800 (below) are read off measured kernel times that InferSim publishes
-    (Alibaba, github.com/alibaba/InferSim, bench_data, 2026-05-08, Apache-2.0).
+    All but four are read off kernel times that InferSim publishes, for H20 and for H800, whose cores H100 and
+    H200 have, too (Alibaba, github.com/alibaba/InferSim, bench_data, 2026-05-08, Apache-2.0). On kernels of
+    A100 and B200 nobody was asked: they have Hopper's shares, which is a guess. `rowwise_memory`,
+    `host_seconds`, `answer_seconds` and `overlap` were set once, for all machines and models, by the trend
+    of published serving figures (`plan check`), not by a single row.
     """
 
     gemm_compute: float = 0.72           # dense products, of FLOP/s, on large inputs

@@ -6,7 +6,9 @@
 
 One number is calibrated, the same for all rows of a family: what a kernel costs besides its work, because
 engines differ in how many kernels they need for a layer. Everything else is the machine's sheet and kernels'
-measured efficiency. Families without such a row are predicted with no serving figure at all. Notebook 18.
+measured efficiency, and four numbers that are the same for everything (machine.py says which). Families
+without such a row are predicted as they come; of them, those called hold-out were never looked at to set a
+number. Largest throughput ("most") is said too high: the table shows by how much. Notebook 18.
 """
 
 import csv

@@ -37,6 +37,11 @@ class ClosedLoop:
     token_budget: int = 8192
     max_running: int = 1024
 
+    @property
+    def tokens(self) -> int:
+        """Of a request at its end."""
+        return self.input_tokens + self.steps
+
 
 @dataclass(frozen=True)
 class SteadyState:
@@ -103,12 +108,17 @@ class _Watched:
         self.simulated = simulate(self.scheduler, begun, cost=self._price)
 
     def warm_up(self) -> None:
-        """Until all have read their prompts who found room, and once more so many steps for who did not."""
-        for step in self._steps():
-            if not step.admitted and all(request.made for request in self.scheduler.running):
+        """Let all read their prompts at once who find room, whatever a step may usually do; and where others
+        wait, let them find out how many have room for their answers, too."""
+        scheduler = self.scheduler
+        usual = scheduler.token_budget
+        scheduler.token_budget = scheduler.chunk_tokens = self.loop.clients * self.loop.tokens
+        for _ in self._steps():
+            if all(request.made for request in scheduler.running):
                 break
-        if self.scheduler.waiting:
-            for _, _ in zip(range(self.loop.steps // 8), self._steps()):
+        scheduler.token_budget = scheduler.chunk_tokens = usual
+        if scheduler.waiting:
+            for _, _ in zip(range(min(self.loop.steps, _STEPS)), self._steps()):
                 pass
         self.window = _Window()
 
@@ -131,8 +141,7 @@ class _Watched:
 
     def _scheduler(self) -> Scheduler:
         loop = self.loop
-        longest = loop.input_tokens + loop.steps
-        needed = loop.clients * (longest + BLOCK_SIZE)
+        needed = loop.clients * (loop.tokens + BLOCK_SIZE)
         blocks = min(loop.kv_tokens, needed) // BLOCK_SIZE
         pool = BlockPool(max(1, blocks), BLOCK_SIZE, prefix_caching=loop.shared_prefix > 0)
         return Scheduler(pool, token_budget=loop.token_budget,
