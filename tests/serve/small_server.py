@@ -75,6 +75,11 @@ class Served:
         assert found, f"{name} is not in:\n{text}"
         return sum(map(float, found))
 
+    def is_idle(self) -> bool:
+        """True if nobody runs or waits, and nobody owns a block."""
+        names = ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")
+        return not any(self.metric(f"vllm:{name}") for name in names)
+
     def resident_bytes(self) -> int:
         """Of memory that the process has."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()

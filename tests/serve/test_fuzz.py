@@ -15,6 +15,7 @@ from tests.serve.small_server import (
     assert_refused,
     request,
     serving,
+    wait_until,
 )
 
 pytestmark = pytest.mark.program
@@ -38,6 +39,7 @@ def served(tmp_path_factory):
         assert text_of(before) == text_of(after)
         assert one.get("/health").status == 200
         assert "Traceback" not in one.errors.read_text()
+        assert wait_until(one.is_idle)
 
 
 def text_of(answer: Answer) -> str:
