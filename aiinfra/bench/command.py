@@ -62,6 +62,7 @@ _LENGTHS = "128, 16:256 (drawn evenly), or lognormal:MEDIAN:SIGMA:MOST"
 _TRAIN = "a step of training: ours against transformers' model in the same loop, with the same losses"
 _OVERLAP = "what of communication computation hides: gradients, batches; on a GPU copies, too"
 _SERVE = "load on a server of OpenAI's wire, ours or another: what users wait for, and where the knee is"
+_CARD = "the course's report card: train, kill, resume, serve, load; forecasts beside measurements"
 _KERNELS = "every Triton kernel: against PyTorch on a GPU; correctness and GPU code without one"
 
 
@@ -87,6 +88,14 @@ def add_bench(parser: Parser) -> None:
     overlap.add_argument("--steps", type=int, default=8, help="that count, of each way")
     _add_save(overlap)
     _add_serve(_add(what, "serve", _SERVE))
+    card = _add(what, "card", _CARD)
+    card.set_defaults(run=run_bench_card)
+    card.add_argument("--data", type=Path, metavar="FILE", help="to train on (None: the course's stories)")
+    card.add_argument("--steps", type=int, default=40, help="of each training")
+    card.add_argument("--rate", type=_positive, default=4.0, help="requests a second of the load")
+    card.add_argument("--seconds", type=_positive, default=10.0, help="of load")
+    card.add_argument("--seed", type=int, default=0, help="of the requests")
+    _add_save(card)
     kernels = _add(what, "kernels", _KERNELS)
     kernels.set_defaults(run=run_bench_kernels)
     kernels.add_argument("--only", nargs="+", metavar="NAME", help="some of them (None: all)")
@@ -120,6 +129,15 @@ def run_bench_overlap(args: argparse.Namespace) -> None:
     options = {"ranks": args.ranks, "steps": args.steps}
     settings = {"command": "bench overlap", "model": "small models of random weights"}
     _print_rows(bench_overlap(**options), settings, options, args.save)
+
+
+def run_bench_card(args: argparse.Namespace) -> None:
+    """As `run_bench`, for a model that is trained first."""
+    from aiinfra.bench.card import STORIES, CardOptions, bench_card
+    options = {"steps": args.steps, "rate": args.rate, "seconds": args.seconds, "seed": args.seed}
+    asked = CardOptions(data=args.data or STORIES, **options)
+    settings = {"command": "bench card", "model": "a small decoder, trained on stories"}
+    _print_rows(bench_card(asked), settings, options, args.save)
 
 
 def run_bench_serve(args: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from operator import itemgetter
 
 from aiinfra.plan.fleet import FleetPlan, FleetRun, serve_fleet
 from aiinfra.plan.latency import QUANTILES, Classes, LatencyTarget
@@ -109,7 +110,7 @@ def what_binds(run: FleetRun, target: LatencyTarget) -> str:
     if slow > len(late):
         return "the time of a step: tokens come too slowly, with however many run beside them"
     queued = sum((replica.queued for replica in run.replicas), Counter({"no replica": run.homeless_seconds}))
-    kept, seconds = queued.most_common(1)[0]
+    kept, seconds = max(queued.items(), key=itemgetter(1), default=("no replica", 0.0))
     if seconds < sum(late) / 2:
         return "reading prompts: most of the wait for a first token is the prompt's own steps"
     return _HELD[kept]

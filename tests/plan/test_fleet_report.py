@@ -64,3 +64,9 @@ def test_steps_that_are_too_slow_bind_and_a_start_does() -> None:
     assert what_binds(run, impatient).startswith("the time of a step")
     plan = replace(PLAN, blocks=9000, failures=(Failure(1.0),), start_seconds=60.0)
     assert what_binds(serve_fleet(turns(1.0), plan, COST), TARGET).startswith("start-up")
+
+
+def test_a_prompt_that_takes_long_binds_where_nobody_waits() -> None:
+    run = serve_fleet(turns(0.05, seconds=60), replace(PLAN, blocks=9000), COST)
+    hurried = LatencyTarget(ttft_seconds=1e-6, tpot_seconds=9.0)
+    assert what_binds(run, hurried).startswith("reading prompts")
