@@ -155,3 +155,80 @@ def keep_or_redraw(p, q):                        # nothing is drawn where q is 0
     return keep, rest / rest.sum().clamp(min=1e-300)
 
 check("16.keep_or_redraw", keep_or_redraw)
+
+# %% 15.events
+import codecs
+
+def events(chunks):                            # text, decoded bit by bit, and line by line
+    decoder, text, data = codecs.getincrementaldecoder("utf-8")(), "", []
+    for chunk in chunks:
+        text += decoder.decode(chunk)
+        while "\n" in text:
+            line, text = text.split("\n", 1)
+            line = line.rstrip("\r")
+            if line == "" and data:
+                yield "\n".join(data)
+                data = []
+            elif line[:5] == "data:":
+                data.append(line[6:] if line[5:6] == " " else line[5:])
+
+check("15.events", events)
+
+# %% 15.may_leave
+def may_leave(text, stops):                    # the first place where a stop string begins, or may begin
+    for at in range(len(text) + 1):
+        rest = text[at:]
+        if any(rest.startswith(stop) for stop in stops):
+            return text[:at], True
+    for at in range(len(text)):
+        if any(stop.startswith(text[at:]) for stop in stops):
+            return text[:at], False
+    return text, False
+
+check("15.may_leave", may_leave)
+
+# %% 15.waits
+def waits(sent, chunks):                       # a time for each token, and the differences
+    times, before = [], None
+    for at, tokens in chunks:
+        if tokens:
+            start = at if before is None else before
+            times += [start + (at - start) * (i + 1) / tokens for i in range(tokens)]
+            before = at
+    if not times:
+        return None
+    return times[0] - sent, [b - a for a, b in zip(times, times[1:])], times[-1] - sent
+
+check("15.waits", waits)
+
+# %% 15.retry_after
+def retry_after(queued, tokens, most_requests, most_tokens, tokens_per_second):      # second by second
+    if tokens > most_tokens:
+        return None
+    seconds = 0
+    while True:
+        left, made = list(queued), seconds * tokens_per_second
+        while left and left[0] <= made:
+            made -= left.pop(0)
+        if len(left) < most_requests and sum(left) + tokens <= most_tokens:
+            return seconds
+        seconds += 1
+
+check("15.retry_after", retry_after)
+
+# %% 15.corrected
+def corrected(latencies, interval):
+    missing = [v - k * interval for v in latencies for k in range(1, v // interval + 1) if k * interval < v]
+    return missing + list(latencies)
+
+check("15.corrected", corrected)
+
+# %% 15.start_playing
+def start_playing(ready, frame_seconds):       # push the start back whenever a frame is late
+    start = ready[0]
+    for i, at in enumerate(ready):
+        if at > start + i * frame_seconds:
+            start = at - i * frame_seconds
+    return start
+
+check("15.start_playing", start_playing)
