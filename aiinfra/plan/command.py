@@ -6,6 +6,7 @@
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from aiinfra.errors import plural
@@ -182,10 +183,82 @@ def run_fidelity(args: argparse.Namespace) -> None:
     print_fidelity(args.model, args.requests, args.turns, args.seed, args.json)
 
 
+def add_fleet(parser: Parser) -> None:
+    """The arguments of `plan fleet`."""
+    add = parser.add_argument
+    add("--model", default="llama-3.1-8b",
+        help="a name such as qwen3-32b, or a folder with a config.json")
+    add("--gpu", default="H100", help='H20, H800, H100, H200, A100, B200, or "this machine", measured')
+    add("--tp", type=int, default=1, help="GPUs of each replica")
+    add("--precision", default="bf16", help="of weights: bf16, fp8, int4, mxfp4 (experts alone) or fp32")
+    add("--kv", default="bf16", help="of the cache: bf16, fp8 or fp32")
+    add("--trace", type=Path, metavar="FILE",
+        help='JSON lines such as {"arrival_seconds": 0.4, "conversation": 7, "prompt_tokens": 57, '
+             '"output_tokens": 80} (None: drawn by --hours and --rate)')
+    add("--hours", type=float, default=1.0, help="without a file: how long the trace is; 24 is a day")
+    add("--rate", type=float, default=2.0, help="without a file: requests a second, on average")
+    add("--seed", type=int, default=0, help="without a file: of the trace")
+    add("--replicas", type=int, help="so many from the start (None: the fewest that keep the target)")
+    add("--router", default="prefix aware", help="round robin, least loaded or prefix aware")
+    add("--token-budget", type=int, default=2048, help="tokens in a step")
+    add("--chunk-tokens", type=int, help="of prompts in a step beside decodes (None: all of the budget)")
+    add("--max-running", type=int, default=256, help="requests that a replica answers side by side")
+    add("--start", type=float, default=120.0, help="seconds until a replica that was asked for serves")
+    add("--autoscale", type=_least_most, metavar="LEAST:MOST",
+        help="start replicas where many wait, drain those that are spare")
+    add("--fail", type=float, action="append", default=[], metavar="SECONDS",
+        help="a replica dies then; may be given several times")
+    add("--target-ttft", type=float, default=2.0, help="seconds that a first token may take")
+    add("--target-itl", type=float, default=0.05, help="seconds a token after it, mean of each answer")
+    add("--share", type=float, default=0.99, help="of requests that must be in time")
+    add("--price", type=float, default=2.0, help="dollars for a GPU and hour")
+    add("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=run_fleet)
+
+
+def run_fleet(args: argparse.Namespace) -> None:
+    """Print the answer. Raises ValueError for what cannot be together, and for a target that no number of
+    replicas keeps."""
+    from aiinfra.plan.fleet_answer import print_fleet
+    print_fleet(args)
+
+
+def _least_most(text: str) -> tuple[int, int]:
+    least, colon, most = text.partition(":")
+    if not (colon and least.isdigit() and most.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not LEAST:MOST, such as 2:16.")
+    return int(least), int(most)
+
+
+def add_recorded(parser: Parser) -> None:
+    """The arguments of `plan recorded`."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=run_recorded)
+
+
+def run_recorded(args: argparse.Namespace) -> None:
+    """Print measured and simulated side by side, a setup after the other."""
+    import json
+    from dataclasses import asdict
+
+    from aiinfra.plan.recorded import SETUPS, recorded_rows
+    found = {name: list(recorded_rows(setup)) for name, setup in SETUPS.items()}
+    if args.json:
+        rows = [asdict(row) | {"error": row.error} for some in found.values() for row in some]
+        print(json.dumps(rows, indent=1))
+        return
+    for name, rows in found.items():
+        print(f"\n{name}: 300 requests\n{'figure':18}{'measured':>10}{'simulated':>11}{'error':>9}")
+        print("\n".join(map(str, rows)))
+
+
 QUESTIONS = {
     "memory": Question("does this training run fit, and what is the largest batch that does?", add_memory),
     "serve": Question("what happens when this model is served so: does it fit, how fast, what binds?",
                       add_serve),
     "fidelity": Question("how far is the simulator from the engine on this machine?", add_fidelity),
+    "fleet": Question("how many replicas for this traffic and these users, and at what price?", add_fleet),
+    "recorded": Question("300 requests that others timed on vLLM: what does the simulator say of them?",
+                         add_recorded),
     "check": Question("how far are our predictions from what others have published?", add_check),
 }

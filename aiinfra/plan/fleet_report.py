@@ -7,7 +7,7 @@
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from operator import itemgetter
 
@@ -51,6 +51,23 @@ class FleetReport:
     def as_json(self) -> dict:
         """All of it in plain values."""
         return asdict(self)
+
+    def lines(self) -> Iterator[str]:
+        """All of it for a terminal."""
+        yield f"in time          {self.in_time:.2%} of {self.requests:,} requests, {self.failed:,} failed"
+        yield f"output           {self.output_tokens_per_second:,.0f} tokens a second"
+        yield f"goodput          {self.goodput_per_second:,.2f} requests a second, in time"
+        yield f"prompts cached   {self.cached_share:.0%} of their tokens"
+        heads = "".join(f"{f'P{q}':>10}" for q in QUANTILES)
+        yield f"milliseconds     {heads}"
+        waits = {"first token": self.ttft_seconds, "a token, mean": self.tpot_seconds, "next token":
+                 self.itl_seconds}
+        for name, values in waits.items():
+            yield f"{name:17}" + "".join(f"{1e3 * value:10,.1f}" for value in values.values())
+        yield f"replicas         at most {self.most_replicas:,}; {self.gpu_hours:,.1f} GPU hours"
+        yield (f"price            {self.dollars:,.2f} $, {self.dollars_per_million:,.3f} $ a million output "
+               "tokens")
+        yield f"what binds       {self.binds}"
 
 
 def report(run: FleetRun, target: LatencyTarget, dollars_per_gpu_hour: float) -> FleetReport:

@@ -1,16 +1,18 @@
 """Figures of a fleet's run, and the fewest machines that keep a target."""
 
+import json
 import math
 from dataclasses import replace
 
 import pytest
 from tests.plan.test_fleet import COST, turns
 
+from aiinfra.__main__ import main
 from aiinfra.plan.fleet import Failure, FleetPlan, serve_fleet
 from aiinfra.plan.fleet_report import in_time, machines_for, report, score, what_binds
 from aiinfra.plan.latency import LatencyTarget
 from aiinfra.plan.linear import LinearCost
-from aiinfra.plan.traffic import Turn
+from aiinfra.plan.traffic import Turn, as_lines
 
 TARGET = LatencyTarget(ttft_seconds=1.0, tpot_seconds=0.05, share=0.95)
 PLAN = FleetPlan(replicas=1, blocks=2000)
@@ -70,3 +72,29 @@ def test_a_prompt_that_takes_long_binds_where_nobody_waits() -> None:
     run = serve_fleet(turns(0.05, seconds=60), replace(PLAN, blocks=9000), COST)
     hurried = LatencyTarget(ttft_seconds=1e-6, tpot_seconds=9.0)
     assert what_binds(run, hurried).startswith("reading prompts")
+
+
+def test_a_fleet_is_asked_for_on_the_command_line(tmp_path, capsys) -> None:
+    trace = tmp_path / "trace.jsonl"
+    trace.write_text(as_lines(turns(20.0, seconds=20)))
+    words = ["plan", "fleet", "--model", "llama-3.1-8b", "--gpu", "A100", "--trace", str(trace)]
+    assert main([*words, "--json", "--share", "0.9", "--target-ttft", "1", "--chunk-tokens", "512"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["replicas"] > 1 and found["in_time"] >= 0.9 and found["score"] < math.inf
+    assert main([*words, "--replicas", "2", "--autoscale", "1:3", "--fail", "5"]) == 0
+    out = capsys.readouterr().out
+    assert "llama-3.1-8b on 2 replicas of 1 GPU (A100, bf16), prefix aware" in out
+    assert "what binds" in out and "$ a million output tokens" in out
+
+
+@pytest.mark.parametrize("words, said", [
+    (["--model", "llama-3.1-70b"], "does not fit on 1 GPU of H100"),
+    (["--router", "nearest"], "router='nearest' is not known"),
+    (["--trace", "nowhere.jsonl"], "nowhere.jsonl cannot be read"),
+    (["--hours", "0.0001", "--rate", "0.001"], "nobody comes"),
+    (["--share", "2"], "share above 0 and at most 1"),
+])
+def test_what_cannot_be_is_one_line(words: list[str], said: str, capsys) -> None:
+    assert main(["plan", "fleet", *words]) == 1
+    out, error = capsys.readouterr()
+    assert not out and error.count("\n") == 1 and said in error

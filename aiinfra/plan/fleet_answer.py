@@ -1,0 +1,88 @@
+"""What `plan fleet` answers: the fleet that its words describe, run on its traffic, and what that costs."""
+
+import argparse
+import json
+from collections.abc import Sequence
+
+from tqdm import tqdm
+
+from aiinfra.errors import plural
+from aiinfra.plan.fleet import Autoscale, Failure, FleetPlan, serve_fleet
+from aiinfra.plan.fleet_report import machines_for, report
+from aiinfra.plan.latency import LatencyTarget
+from aiinfra.plan.leap import DecodeCost
+from aiinfra.plan.machine import read_machine
+from aiinfra.plan.models import read_model
+from aiinfra.plan.serving import Deployment
+from aiinfra.plan.split import ServingSplit
+from aiinfra.plan.traffic import TrafficShape, Turn, draw
+from aiinfra.plan.turns import read_turns
+
+
+def print_fleet(args: argparse.Namespace) -> None:
+    """Serve the traffic, with as many replicas as are asked for or as the target needs; print what came of
+    it. Raises ValueError for what cannot be together, and for a target that no number of replicas keeps."""
+    target = LatencyTarget(ttft_seconds=args.target_ttft, tpot_seconds=args.target_itl, share=args.share)
+    turns = _turns(args)
+    cost, plan = _deployed(args)
+    with tqdm(desc="requests", unit="req", unit_scale=True, disable=None) as bar:
+        if args.replicas is None and args.autoscale is None:
+            run = machines_for(turns, plan, cost, target, bar.update)
+        else:
+            bar.reset(total=len(turns))
+            run = serve_fleet(turns, plan, cost, bar.update)
+    found = report(run, target, args.price)
+    if args.json:
+        print(json.dumps({"replicas": run.plan.replicas, **found.as_json()}, indent=1))
+        return
+    replicas, each = plural(run.plan.replicas, "replica"), plural(args.tp, "GPU")
+    hours = turns[-1].arrival_seconds / 3600
+    print(f"{args.model} on {replicas} of {each} ({args.gpu}, {args.precision}), {args.router}; "
+          f"{plural(len(turns), 'request')} in {hours:,.2f} hours")
+    print("\n".join(found.lines()))
+
+
+def _turns(args: argparse.Namespace) -> Sequence[Turn]:
+    if args.trace is not None:
+        return read_turns(args.trace)
+    seconds = 3600 * args.hours
+    turns = draw(TrafficShape(seconds=seconds, per_second=args.rate), args.seed)
+    if not turns:
+        raise ValueError(f"nobody comes in --hours {args.hours:g} at --rate {args.rate:g}. Raise one of "
+                         "them.")
+    return turns
+
+
+def _deployed(args: argparse.Namespace) -> tuple[DecodeCost, FleetPlan]:
+    """The price of a step, and the fleet."""
+    deployment = Deployment(
+        model=read_model(args.model),
+        machine=read_machine(args.gpu),
+        split=ServingSplit(tp=args.tp),
+        precision=args.precision,
+        kv=args.kv,
+        token_budget=args.token_budget,
+        max_running=args.max_running)
+    holding = deployment.holding
+    blocks = holding.kv_tokens // FleetPlan.block_size
+    if blocks < 1:
+        gpus, weights = f"{plural(args.tp, 'GPU')} of {args.gpu}", holding.weight_bytes / 1e9
+        raise ValueError(f"{args.model} does not fit on {gpus}: weights of {weights:,.0f} GB on each, "
+                         f"{holding.usable_bytes / 1e9:,.0f} GB to use. Raise --tp, or choose fewer bits or "
+                         "a larger GPU.")
+    scale = None
+    if args.autoscale is not None:
+        scale = Autoscale(*args.autoscale)
+    least = 1 if scale is None else scale.least
+    plan = FleetPlan(
+        replicas=args.replicas or least,
+        blocks=blocks,
+        gpus_each=args.tp,
+        router=args.router,
+        token_budget=args.token_budget,
+        chunk_tokens=args.chunk_tokens,
+        max_running=args.max_running,
+        start_seconds=args.start,
+        autoscale=scale,
+        failures=tuple(map(Failure, args.fail)))
+    return deployment.cost(), plan
