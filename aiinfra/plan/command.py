@@ -141,6 +141,7 @@ def add_serve(parser: Parser) -> None:
     add("--output", type=int, default=1024, help="tokens of an answer")
     add("--concurrency", type=int, default=1, help="requests under way at any time, on all GPUs")
     add("--rate", type=float, help="or requests a second: finds how many are under way then")
+    add("--apart", action="store_true", help="some replicas read prompts, others answer: how many of each?")
     add("--sweep", action="store_true", help="for 1, 2, 4, … requests under way, up to the knee and beyond")
     add("--price", type=float, help="dollars for a GPU and hour: what a million tokens cost")
     add("--json", action="store_true", help="print one JSON object")

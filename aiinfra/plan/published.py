@@ -8,7 +8,9 @@ One number is calibrated, the same for all rows of a family: what a kernel costs
 engines differ in how many kernels they need for a layer. Everything else is the machine's sheet and kernels'
 measured efficiency, and four numbers that are the same for everything (machine.py says which). Families
 without such a row are predicted as they come; of them, those called hold-out were never looked at to set a
-number. Largest throughput ("most") is said too high: the table shows by how much. Notebook 18.
+number. Two things are said too well, and the table shows by how much: the largest throughput ("most"), and
+the first token where nobody queues, because clients of a benchmark come in bursts and through a front end,
+which is not in here. Notebook 18.
 """
 
 import csv
@@ -18,10 +20,11 @@ from pathlib import Path
 from statistics import median
 
 from aiinfra.errors import LoadError
+from aiinfra.perf.training import matrix_weights
 from aiinfra.plan.machine import read_machine
 from aiinfra.plan.models import read_model
 from aiinfra.plan.serving import Deployment, ServingLoad, decode_seconds, prefill_tokens_per_s, size
-from aiinfra.plan.split import ServingSplit
+from aiinfra.plan.split import ServingSplit, precision_of
 
 TABLE = Path(__file__).parents[2] / "data" / "published_serving.csv"
 _LAUNCHES = (1e-6, 5e-6)                # between which a calibration looks, and not far beyond
@@ -191,6 +194,15 @@ def _gpus_meant(row: PublishedRow, deployment: Deployment) -> int:
 
 
 _KINDS = {"loop": _loop, "most": _most, "prefill": _prefill, "decode": _decode}
+
+
+def roofline_alone(row: PublishedRow) -> float:
+    """Tokens a second of one request if nothing but the weights that a token takes had to be read: what would
+    be said without launches, links and tiles."""
+    deployment = deployment_of(row)
+    model, machine = deployment.model, deployment.machine
+    nbytes = matrix_weights(model.config) * precision_of(row.precision).matrix_bits / 8
+    return machine.sheet.bandwidth * deployment.split.gpus / nbytes
 
 
 def median_error(checked: Iterable[CheckedRow]) -> float:

@@ -308,6 +308,36 @@ def prefill_tokens_per_s(deployment: Deployment, length: int, cached: int = 0,
     return prompts * length * deployment.split.groups / deployment.cost().seconds(load)
 
 
+@dataclass(frozen=True)
+class ApartAnswer:
+    """Replicas that only read prompts, and replicas that only answer."""
+
+    prompt_tokens_per_s: float              # of a replica that reads
+    tpot_ms: float
+    output_tokens_per_s: float              # of a replica that answers
+    readers_per_answerer: float             # replicas, so that neither waits for the other
+
+
+def size_apart(deployment: Deployment, load: ServingLoad) -> ApartAnswer:
+    """What each kind does, with `load.concurrency` under way on one replica that answers. Raises ValueError
+    if it has no room for them; moving caches from one to the other is not priced."""
+    running = -(-load.concurrency // deployment.split.groups)
+    context = load.input_tokens + load.output_tokens // 2
+    room = deployment.holding.kv_tokens // context
+    if running > room:
+        raise ValueError(f"concurrency={load.concurrency}; a replica that answers has room for "
+                         f"{room * deployment.split.groups:,}. Lower it, or give it more GPUs.")
+    reading = prefill_tokens_per_s(deployment, load.input_tokens, cached=load.shared_prefix)
+    seconds = decode_seconds(deployment, running, context)
+    answering = running * deployment.split.groups / seconds
+    wanted = answering / load.output_tokens * load.input_tokens
+    return ApartAnswer(
+        prompt_tokens_per_s=reading,
+        tpot_ms=1e3 * seconds,
+        output_tokens_per_s=answering,
+        readers_per_answerer=wanted / reading)
+
+
 def decode_seconds(deployment: Deployment, requests: int, context: int) -> float:
     """A token's seconds where a group does nothing but answer so many requests of this mean context."""
     rows = requests * (1 + deployment.drafts)

@@ -4,14 +4,15 @@ import argparse
 import json
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import asdict
 
 from tqdm import tqdm
 
 from aiinfra.plan.machine import read_machine
 from aiinfra.plan.models import read_model
-from aiinfra.plan.published import CheckedRow, check, median_error, read_rows
-from aiinfra.plan.serving import (GRID, Deployment, ServingAnswer, ServingLoad, knee, shortage, size,
-                                  size_at_rate, sweep, why)
+from aiinfra.plan.published import CheckedRow, check, median_error, read_rows, roofline_alone
+from aiinfra.plan.serving import (GRID, ApartAnswer, Deployment, ServingAnswer, ServingLoad, knee, shortage,
+                                  size, size_apart, size_at_rate, sweep, why)
 from aiinfra.plan.split import ServingSplit
 
 
@@ -23,6 +24,9 @@ def print_serve(args: argparse.Namespace) -> None:
     if args.sweep:
         _print_sweep(deployment, load, args)
         return
+    if args.apart:
+        _print_apart(size_apart(deployment, load), args.json)
+        return
     if args.rate is not None:
         found = size_at_rate(deployment, load, args.rate)
     else:
@@ -31,6 +35,15 @@ def print_serve(args: argparse.Namespace) -> None:
         print(json.dumps(_as_json(found, args.price), indent=1))
         return
     print("\n".join(serve_lines(found, args.price)))
+
+
+def _print_apart(found: ApartAnswer, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(asdict(found), indent=1))
+        return
+    print(f"a replica that reads     {found.prompt_tokens_per_s:,.0f} tokens/s of prompts")
+    print(f"a replica that answers   {found.output_tokens_per_s:,.0f} tokens/s, {found.tpot_ms:,.2f} ms each")
+    print(f"readers to an answerer   {found.readers_per_answerer:,.2f}; moving caches is not priced")
 
 
 def _deployment(args: argparse.Namespace) -> Deployment:
@@ -87,7 +100,7 @@ def serve_lines(found: ServingAnswer, price: float | None = None) -> Iterator[st
         yield f"It does not fit: {shortage(deployment, load)}"
         return
     state = found.state
-    queued = f"{1e3 * state.queue_seconds:,.0f} in the queue"
+    queued = f"{1e3 * state.queue_seconds:,.0f} in the queue; without front end, network and bursts"
     yield f"first token      {1e3 * state.ttft_seconds:,.0f} ms, of it {queued}"
     yield f"each token       {1e3 * found.tpot_seconds:,.2f} ms"
     into = f"{found.input_tokens_per_s:,.0f} in"
@@ -159,7 +172,14 @@ def check_lines(found: list[CheckedRow]) -> Iterator[str]:
         for one in checked:
             yield (f"  {one.row.name:52}{one.row.metric:29}{one.row.measured:12,.1f}{one.predicted:12,.1f}"
                    f"{one.error:+8.1%}")
-    within = sum(abs(one.error) <= 0.15 for one in found) / len(found)
+            if one.row.kind == "loop" and one.row.load == one.row.input == 1:
+                alone = roofline_alone(one.row)
+                times = alone / one.row.measured
+                yield f"    of it a roofline alone would say {alone:,.0f}: {times:.1f} times as much"
     yield ""
+    for metric in sorted({one.row.metric for one in found}):
+        alike = [one for one in found if one.row.metric == metric]
+        yield f"{metric:30}{len(alike):4} figures, median absolute error {median_error(alike):.1%}"
+    within = sum(abs(one.error) <= 0.15 for one in found) / len(found)
     yield (f"{len(found)} published figures, predicted: median absolute error {median_error(found):.1%}; "
            f"{within:.0%} are within 15 %. Rows that calibrate a family are not counted.")

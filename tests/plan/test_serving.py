@@ -9,7 +9,7 @@ from aiinfra.__main__ import main
 from aiinfra.plan.machine import read_machine
 from aiinfra.plan.models import MODELS
 from aiinfra.plan.serving import (Deployment, ServingAnswer, ServingLoad, decode_seconds, knee,
-                                  prefill_tokens_per_s, shortage, size, size_at_rate, sweep)
+                                  prefill_tokens_per_s, shortage, size, size_apart, size_at_rate, sweep)
 from aiinfra.plan.split import ServingSplit
 
 
@@ -107,6 +107,17 @@ def test_replicas_share_the_clients() -> None:
     assert four.tpot_seconds == one.tpot_seconds
     assert four.dollars_per_million(3.6) == pytest.approx(one.dollars_per_million(3.6))
     assert one.dollars_per_million(3.6) == pytest.approx(1000 / one.output_tokens_per_s)
+
+
+def test_prompts_and_answers_apart() -> None:
+    """Readers keep up with answerers: the same requests pass through both."""
+    where = deployment("deepseek-r1", "H200", "fp8", dp=8, ep=8)
+    found = size_apart(where, asked(256, 4000, 500))
+    through = found.readers_per_answerer * found.prompt_tokens_per_s / 4000
+    assert through == pytest.approx(found.output_tokens_per_s / 500)
+    assert found.tpot_ms < 1e3 * size(where, asked(256, 4000, 500)).tpot_seconds
+    with pytest.raises(ValueError, match="has room for"):
+        size_apart(where, asked(10**6))
 
 
 def test_a_rate_is_as_many_clients_as_it_keeps_under_way() -> None:
