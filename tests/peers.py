@@ -8,6 +8,14 @@ from pathlib import Path
 import pytest
 
 
+def python_of(package: str) -> str:
+    """The interpreter of the environment that has this package."""
+    folder = os.environ.get("AIINFRA_PEERS")
+    if folder is None or not (Path(folder) / package / "bin" / "python").exists():
+        pytest.skip(f"{package} has no environment below AIINFRA_PEERS")
+    return str(Path(folder) / package / "bin" / "python")
+
+
 def program(name: str, package: str | None = None) -> str:
     """The path of a program; `package` is the folder of its environment, if that has another name."""
     found = shutil.which(name)

@@ -42,6 +42,9 @@ BENCHMARKS = {
     "latency": Benchmark(
         "the same requests by and by: what users wait for, and what they notice of a long prompt",
         "latency", "bench_latency", options=("trace", "requests", "seed", "rate")),
+    "overhead": Benchmark(
+        "our server against its own engine: saturated throughput, the first token of a request alone",
+        "overhead", "bench_overhead", options=("trace", "requests", "seed", "turns")),
     "engine": Benchmark(
         "where a decode step's time goes, at 1, 8 and 32 requests",
         "steps", "bench_engine", options=("seed",)),

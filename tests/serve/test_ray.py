@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.peers import program
+from tests.peers import python_of
 from tests.serve.replicas import load, small_folder, steady, wait_for
 from tests.source_tree import ROOT
 
@@ -28,10 +28,11 @@ class Application:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.arguments = {"model": str(folder), "cpus": 0.5, "settle_seconds": 1}
-        program("serve", "ray")
-        python = program("python", "ray")
+        python = python_of("ray")
+        # On a busy machine Ray's own processes take longer to start than Ray waits for them.
+        patient = {"RAY_raylet_start_wait_time_s": "180", "RAY_agent_register_timeout_ms": "180000"}
         env = child_environment(PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1", RAY_USAGE_STATS_ENABLED="0",
-                                RAY_raylet_start_wait_time_s="120")
+                                **patient)
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         command = [python, "-m", "tests.serve.ray_driver", str(port)]
         self.process = subprocess.Popen(command, cwd=ROOT, env=env, **pipes)
