@@ -26,7 +26,7 @@ ifeq ($(OMP_WAIT_POLICY)$(KMP_BLOCKTIME),)
 export GOMP_SPINCOUNT ?= 3000
 endif
 
-.PHONY: help setup lab update quick test unit notebooks page model clean
+.PHONY: help setup lab update quick test unit notebooks gpu page model clean
 .DEFAULT_GOAL := help
 
 help:           ## show this list
@@ -77,6 +77,10 @@ NBVAL ?= notebooks/01_fit_a_line.ipynb puzzles/sheets
 notebooks: setup   ## puzzle sheets and a notebook through nbval; all of them: make notebooks NBVAL="notebooks puzzles/sheets"
 	@data=$$(mktemp -d) && trap 'rm -rf "$$data"' EXIT && \
 	AIINFRA_DATA=$$data $(PYTEST) $(SHARED) --nbval-lax --nbval-cell-timeout=300 -p no:cacheprovider $(NBVAL)
+
+gpu: $(READY)    ## what only a GPU can tell, into data/recorded/; without one: what it would do
+	@$(BIN)/python -m aiinfra.bench.gpu_report --tests tests/kernels tests/gpu/test_graph.py \
+		tests/engine/test_graphs.py tests/puzzles/test_accepted.py
 
 page: setup     ## run page NB=12 again and keep its outputs, as they are to be committed
 	@test -n "$(NB)" || { echo "error: which page? For instance: make page NB=12"; exit 1; }

@@ -112,6 +112,7 @@ class Puzzle:
     hints: tuple[str, str, str]
     picture: tuple[Panel, ...] = field(default=(), repr=False)
     programs: str = ""                      # where the grid is the learner's: how many programs are enough
+    needs: Callable | None = None           # (tensors, sizes) -> elements of some inputs that must be read
     sheet: int = 0                          # the catalogue numbers the sheets; 0 is in none
 
     @property
@@ -165,6 +166,18 @@ class Puzzle:
             return tensors
         return self.prepare(tensors, case.sizes, rng)
 
+    def least_elements(self, tensors: Mapping[str, torch.Tensor], case: Case,
+                       answers: Mapping[str, Expected]) -> dict[str, int]:
+        """How many elements of each tensor a kernel must load or store at least: an input's once, except
+        where it is NaN or `needs` says less; an output's that it must write once."""
+        least = {name: _numbers(values) for name, values in tensors.items()}
+        if self.needs is not None:
+            least |= self.needs(tensors, case.sizes)
+        for name, answer in answers.items():
+            written = answer.written
+            least[name] = answer.value.numel() if written is None else int(written.sum())
+        return least
+
     def solve(self, tensors: Mapping[str, torch.Tensor], case: Case) -> dict[str, Expected]:
         """The right answer in float64, from copies of the inputs."""
         copies = {name: _wide_copy(values) for name, values in tensors.items()}
@@ -176,6 +189,12 @@ def _scaled(values: torch.Tensor, case: Case) -> torch.Tensor:
     if not values.dtype.is_floating_point:
         return values
     return (values * case.scale + case.shift).to(values.dtype)
+
+
+def _numbers(values: torch.Tensor) -> int:
+    if not values.is_floating_point():
+        return values.numel()
+    return values.numel() - int(values.isnan().sum())
 
 
 def _wide_copy(values: torch.Tensor) -> torch.Tensor:
@@ -193,7 +212,8 @@ def _expected(answer: Expected | torch.Tensor) -> Expected:
 def puzzle(*, title: str, minutes: int, notebook: str, outputs: Mapping[str, Tensor], cases: list[Case],
            big: Case, hints: tuple[str, str, str], grid: str | None = None, prepare: Callable | None = None,
            budget: Mapping[str, str] | None = None, flops: str = "0",
-           picture: tuple[Panel, ...] = (), programs: str = "") -> Callable[[Callable], Puzzle]:
+           picture: tuple[Panel, ...] = (), programs: str = "",
+           needs: Callable | None = None) -> Callable[[Callable], Puzzle]:
     """Decorator: make a Puzzle of a typed torch function. `grid=None`: the learner passes the grid."""
     def make(reference: Callable) -> Puzzle:
         parameters = signature(reference).parameters
@@ -218,6 +238,7 @@ def puzzle(*, title: str, minutes: int, notebook: str, outputs: Mapping[str, Ten
             hints=hints,
             picture=picture,
             programs=programs,
+            needs=needs,
         )
     return make
 

@@ -48,9 +48,6 @@ BENCHMARKS = {
     "engine": Benchmark(
         "where a decode step's time goes, at 1, 8 and 32 requests",
         "steps", "bench_engine", options=("seed",)),
-    "gpu": Benchmark(
-        "on a GPU: decoding against its memory's bandwidth, CUDA graphs, 256 requests against transformers",
-        "gpu", "bench_gpu"),
     "neighbour": Benchmark(
         "decoding beside a process that keeps a core busy, against decoding alone",
         "neighbour", "bench_neighbour"),
@@ -66,6 +63,7 @@ _TRAIN = "a step of training: ours against transformers' model in the same loop,
 _OVERLAP = "what of communication computation hides: gradients, batches; on a GPU copies, too"
 _SERVE = "load on a server of OpenAI's wire, ours or another: what users wait for, and where the knee is"
 _CARD = "the course's report card: train, kill, resume, serve, load; forecasts beside measurements"
+_GPU = "on a GPU: decoding against its memory's bandwidth, CUDA graphs, 256 requests against transformers"
 _KERNELS = "every Triton kernel: against PyTorch on a GPU; correctness and GPU code without one"
 
 
@@ -78,6 +76,10 @@ def add_bench(parser: Parser) -> None:
         add_model_argument(one)
         _add_options(one, benchmark.options)
         _add_save(one)
+    gpu = _add(what, "gpu", _GPU)
+    gpu.set_defaults(run=run_bench_gpu)
+    gpu.add_argument("--seed", type=int, default=0, help="of the 256 requests")
+    _add_save(gpu)
     train = _add(what, "train", _TRAIN)
     train.set_defaults(run=run_bench_train)
     train.add_argument("--steps", type=int, default=8, help="that count, of each model")
@@ -123,6 +125,13 @@ def run_bench_train(args: argparse.Namespace) -> None:
     options = {"steps": args.steps, "length": args.length, "seed": args.seed, "compiled": args.compile}
     settings = {"command": "bench train", "model": "a small decoder of random weights"}
     _print_rows(bench_train(**options), settings, options, args.save)
+
+
+def run_bench_gpu(args: argparse.Namespace) -> None:
+    """As `run_bench`, for models of random weights. Raises ValueError where there is no GPU."""
+    from aiinfra.bench.gpu import bench_gpu
+    settings = {"command": "bench gpu", "model": "published shapes of random weights"}
+    _print_rows(bench_gpu(args.seed), settings, {"seed": args.seed}, args.save)
 
 
 def run_bench_overlap(args: argparse.Namespace) -> None:
@@ -233,12 +242,16 @@ def run_bench_kernels(args: argparse.Namespace) -> None:
     from aiinfra.gpu import compile as compiler
     settings = kernels.settings()
     print(", ".join(f"{key} {value}" for key, value in settings.items()))
-    rows = kernels.run(names=args.only)
-    print("\n".join(map(str, rows)))
+    rows = []
+    try:
+        for row in kernels.run(names=args.only):
+            rows.append(row)
+            print(row, flush=True)
+    finally:                              # as in _print_rows
+        if args.save and rows:
+            save_json(rows, {"command": "bench kernels", **settings}, args.save)
     if args.compile:
         print(compiler.table(compiler.compile_report()))
-    if args.save:
-        save_json(rows, {"command": "bench kernels", **settings}, args.save)
     wrong = [row.name for row in rows if not row.correct]
     if wrong:
         raise RuntimeError(f"not equal to the reference: {', '.join(wrong)}.")

@@ -7,8 +7,9 @@ transformers.
     in and out                                   of the best size; ÷ its `generate_batch`
     64 requests decode                 G13       share of a profiler's trace in which no kernel runs
 
-Speed does not depend on what has been learnt, so all but G3 have published shapes and random weights. Who is
-measured has the GPU to itself: its cache takes most of the memory that is free. Notebook 14.
+Speed does not depend on what has been learnt: published shapes, random weights, no file. A part that fails
+is a row that says why, and the others are measured. Who is measured has the GPU to itself: its cache takes
+most of the memory that is free. Notebook 14.
 """
 
 import gc
@@ -27,9 +28,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from aiinfra.bench.load import EngineServer, Server, decoding, duration, replay
 from aiinfra.bench.peers.transformers import GenerateBatch, StaticBatches, transformers_twin
-from aiinfra.bench.row import Row
+from aiinfra.bench.row import Row, reason_of
 from aiinfra.bench.trace import TraceRequest, random_trace
-from aiinfra.checkpoint import load
 from aiinfra.device import as_device, as_dtype, gpu_report, synchronize
 from aiinfra.engine.engine import Engine
 from aiinfra.model import ModelConfig, Transformer
@@ -38,9 +38,22 @@ from aiinfra.perf import gaps
 from aiinfra.perf.hardware import read_bandwidth
 from aiinfra.perf.profile import ON_A_GPU
 
-# From the config.json of meta-llama/Llama-3.1-8B, meta-llama/Llama-3.2-1B and Qwen/Qwen3-0.6B, but for
-# the context.
+# From the config.json of HuggingFaceTB/SmolLM2-135M, meta-llama/Llama-3.1-8B, meta-llama/Llama-3.2-1B and
+# Qwen/Qwen3-0.6B, but for the context.
 SHAPES = {
+    "SmolLM2-135M": ModelConfig(
+        vocab_size=49_152,
+        hidden_size=576,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        head_dim=64,
+        intermediate_size=1536,
+        max_position_embeddings=8192,
+        rms_norm_eps=1e-5,
+        rope_theta=100_000.0,
+        tie_word_embeddings=True,
+    ),
     "Llama-8B": ModelConfig(
         vocab_size=128_256,
         hidden_size=4096,
@@ -88,19 +101,23 @@ STEP_TOKENS = 8192                        # nobody waits for a next token, so pr
 _CPU_MADE = 5e-6                          # kernels of one graph follow each other within about a microsecond
 
 
-def bench_gpu(model_name: str, seed: int = 0, device: torch.device | None = None) -> Iterator[Row]:
-    """The rows, each as soon as it is measured; `model_name` is the one for CUDA graphs. Raises ValueError
-    where there is no GPU."""
+def bench_gpu(seed: int = 0, device: torch.device | None = None) -> Iterator[Row]:
+    """The rows, each as soon as it is measured. Raises ValueError where there is no GPU."""
     if device is None and as_device(None).type != "cuda":
         raise ValueError(f"these rows are about a GPU. {gpu_report()}")
     device = as_device(device)
-    model, _ = load(model_name, device=device)
-    yield graph_row(model)
-    del model                             # the next one has the memory to itself
-    for target, shape in (("G2", "Llama-1B"), ("G1", "Llama-8B")):
-        yield bandwidth_row(target, shape, random_model(SHAPES[shape], device))
-    yield from idle_rows("Qwen3-0.6B", random_model(SHAPES["Qwen3-0.6B"], device))
-    yield from throughput_rows("Qwen3-0.6B", random_model(SHAPES["Qwen3-0.6B"], device), seed)
+    for target, shape, rows in PARTS:
+        yield from part_rows(target, lambda: rows(shape, random_model(SHAPES[shape], device), seed))
+        _tidy(device)                     # the next one has the memory to itself
+
+
+def part_rows(target: str, measure: Callable[[], Iterator[Row]]) -> Iterator[Row]:
+    """The rows of a part; if it fails, those that it had, and one that says why."""
+    try:
+        yield from measure()
+    except Exception as failed:           # whatever one part does, the others are measured
+        note = f"failed: {reason_of(failed)}"
+        yield Row(f"part {target}", ours=None, unit="", note=note, target=target)
 
 
 def random_model(config: ModelConfig, device: torch.device, dtype: torch.dtype | None = None) -> Transformer:
@@ -117,10 +134,10 @@ def random_model(config: ModelConfig, device: torch.device, dtype: torch.dtype |
     return model.eval().requires_grad_(False)
 
 
-def graph_row(model: Transformer) -> Row:
+def graph_rows(shape: str, model: Transformer, seed: int) -> Iterator[Row]:
     """Decode of one request with CUDA graphs, beside the same kernels launched one by one."""
-    return Row(
-        name="decode, 1 request, 135M",
+    yield Row(
+        name=f"decode, 1 request, {shape} shape",
         ours=1 / decode_seconds(model, cuda_graphs=True),
         unit="tok/s",
         peer=1 / decode_seconds(model, cuda_graphs=False),
@@ -130,18 +147,18 @@ def graph_row(model: Transformer) -> Row:
     )
 
 
-def bandwidth_row(target: str, shape: str, model: Transformer) -> Row:
+def bandwidth_rows(shape: str, model: Transformer, seed: int) -> Iterator[Row]:
     """Bytes of weights that one request's decode steps read a second, beside what this GPU's memory can
     give."""
     seconds = decode_seconds(model)
-    return Row(
+    yield Row(
         name=f"decode, 1 request, {shape} shape",
         ours=model.weight_bytes() / seconds / 1e9,
         unit="GB/s",
         peer=read_bandwidth(model.device) / 1e9,
         peer_name="read, measured in this run",
         note=f"{1 / seconds:.4g} tok/s, {_about(model)}",
-        target=target,
+        target={"Llama-8B": "G1", "Llama-1B": "G2"}[shape],
     )
 
 
@@ -156,11 +173,14 @@ def decode_seconds(model: Transformer, requests: int = 1, **engine_options: Any)
     return (time.perf_counter() - start) / STEPS
 
 
-def idle_rows(shape: str, model: Transformer, requests: int = 64) -> Iterator[Row]:
+def idle_rows(shape: str, model: Transformer, seed: int, requests: int = 64) -> Iterator[Row]:
     """How long the GPU waits: in gaps that only the CPU can have made, and in all of them. The profiler slows
     the CPU, so idleness is overstated."""
     server = _decoding(model, requests)
     spans = busy_spans(partial(_steps, server), model.device)
+    if not spans:
+        raise RuntimeError("the profiler's trace has no kernels: it may not look into this GPU (in a "
+                           "container, CUPTI needs the right to).")
     idle = [end - start for start, end in gaps(spans)]
     whole = max(end for _, end in spans) - min(start for start, _ in spans)
     between = [gap for gap in idle if gap > _CPU_MADE]
@@ -207,6 +227,7 @@ def throughput_rows(shape: str, model: Transformer, seed: int = 0) -> Iterator[R
     trace = random_trace(REQUESTS, model.config.vocab_size, seed, LENGTHS, LENGTHS)
     ours, _ = _served(trace, model.device, partial(_our_server, model, trace))
     row = Row(f"{REQUESTS} requests, {shape} shape", ours, "tok/s")
+    yield replace(row, name="   ours, before the others have run")
     twin = transformers_twin(model.config, model.dtype, model.device)
     if twin is None:
         yield replace(row, note="transformers is not installed", target="G4")
@@ -247,6 +268,12 @@ def _served(trace: list[TraceRequest], device: torch.device, make: Callable[[], 
             server.close()
         del server
         _tidy(device)
+
+
+PARTS: list[tuple[str, str, Callable[[str, Transformer, int], Iterator[Row]]]] = [
+    ("G3", "SmolLM2-135M", graph_rows), ("G2", "Llama-1B", bandwidth_rows),
+    ("G1", "Llama-8B", bandwidth_rows), ("G13", "Qwen3-0.6B", idle_rows),
+    ("G4", "Qwen3-0.6B", throughput_rows)]
 
 
 def _tidy(device: torch.device) -> None:

@@ -5,13 +5,14 @@ result in float64, too: a fast wrong answer has not `met` its target. `kernels.p
 what.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from aiinfra.bench.row import Row
+from aiinfra.bench.row import Row, reason_of
 from aiinfra.device import synchronize
 from aiinfra.gpu.graph import capture
 from aiinfra.perf.timing import time_call
@@ -79,6 +80,19 @@ class KernelComparison:
         """The row with the reason why it has none."""
         reason = "this needs a CUDA GPU; here only the torch path's result was checked."
         return replace(self.row, note=f"Not measured, {self.missing}: {reason}")
+
+
+def failed_row(name: str, failed: Exception) -> KernelRow:
+    """In place of a row that could not be made: what was raised."""
+    return KernelRow(
+        name=name,
+        setting="",
+        floor=math.nan,
+        goal=math.nan,
+        error=math.nan,
+        checked="nothing",
+        note=f"failed: {reason_of(failed)}",
+    )
 
 
 def seconds_of(calls: Sequence[Callable[[], object]], device: torch.device) -> float:

@@ -11,7 +11,7 @@ are timed as a CUDA graph of many launches over different buffers: a launch cost
 weights that stay in the 50 MB cache are read too fast. `python -m aiinfra bench kernels`; notebook 10.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import date
 from functools import partial
 
@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from aiinfra.bench.kernel_row import KernelComparison, KernelRow, peak_bytes, seconds_of
+from aiinfra.bench.kernel_row import KernelComparison, KernelRow, failed_row, peak_bytes, seconds_of
 from aiinfra.device import as_device, device_name
 from aiinfra.errors import nearest
 from aiinfra.kernels.flash_attention import attention_reference, flash_attention
@@ -39,11 +39,12 @@ _BEYOND_CACHE = 1 << 29        # bytes of distinct weights that a timed loop wal
 
 
 def run(device: torch.device | str | None = None, names: list[str] | None = None,
-        measure: bool | None = None) -> list[KernelRow]:
-    """A row (for flash_attention two) for each of `names`, by default all, on `device`.
+        measure: bool | None = None) -> Iterator[KernelRow]:
+    """A row (for flash_attention two) for each of `names`, by default all, on `device`, as it is measured.
 
     `measure` is true on a GPU by default; true on a CPU it times the torch path at toy sizes, which
-    tests this file and nothing else. Raises ValueError for an unknown name.
+    tests this file and nothing else. One that fails is a row that says why. Raises ValueError for an unknown
+    name.
     """
     device = as_device(device)
     if measure is None:
@@ -52,13 +53,19 @@ def run(device: torch.device | str | None = None, names: list[str] | None = None
         if name not in COMPARISONS:
             known = ", ".join(COMPARISONS)
             raise ValueError(f"no bench is called {name!r}.{nearest(name, COMPARISONS)} Known: {known}.")
-    rows = []
     for name in names or COMPARISONS:
         torch.manual_seed(0)
         for compare in COMPARISONS[name]:
-            comparison = compare(device)
-            rows.append(comparison.measured() if measure else comparison.unmeasured())
-    return rows
+            yield _row(name, compare, device, measure)
+
+
+def _row(name: str, compare: Callable[[torch.device], KernelComparison], device: torch.device,
+         measure: bool) -> KernelRow:
+    try:
+        comparison = compare(device)
+        return comparison.measured() if measure else comparison.unmeasured()
+    except Exception as failed:                          # whatever one kernel does, the others are measured
+        return failed_row(name, failed)
 
 
 def settings(device: torch.device | str | None = None) -> dict[str, str]:
@@ -203,7 +210,8 @@ def _hstu_attention(device: torch.device) -> KernelComparison:
     batch, length, heads, size = (4, 4096, 4, 64) if device.type == "cuda" else (2, 24, 2, 16)
     q, k, v, dy = (_randn(device, batch * length, heads, size) for _ in range(4))
     position, time = (0.1 * _randn(device, heads, n) for n in (2 * length - 1, BUCKETS))
-    offsets = torch.arange(batch + 1, dtype=torch.int32, device=device) * length
+    starts = [length * number for number in range(batch + 1)]
+    offsets = torch.tensor(starts, dtype=torch.int32, device=device)
     seconds = torch.randint(1, 3600, (batch, length), device=device).cumsum(1).flatten()
     leaves = [x.requires_grad_() for x in (q, k, v, position, time)]
 
@@ -215,7 +223,7 @@ def _hstu_attention(device: torch.device) -> KernelComparison:
 
     def in_float64() -> tuple[Tensor, ...]:
         wide = [x.detach().double().requires_grad_() for x in leaves]
-        y = hstu_reference(*wide[:3], offsets.tolist(), seconds, *wide[3:], max_len=length)
+        y = hstu_reference(*wide[:3], starts, seconds, *wide[3:], max_len=length)
         return y, *torch.autograd.grad(y, wide, dy.double())
 
     def measure() -> dict[str, float | int | None]:

@@ -30,7 +30,7 @@ def bench_overlap(ranks: int = 2, steps: int = 8) -> Iterator[Row]:
     computed."""
     yield from _gradients(ranks, steps)
     yield from _batches(ranks, steps)
-    yield _copies(as_device(None))
+    yield copies_row(as_device(None))
 
 
 def _gradients(ranks: int, steps: int) -> Iterator[Row]:
@@ -86,7 +86,7 @@ class _Copied:
         return batch
 
 
-def _copies(device: torch.device, batches: int = 32, nbytes: int = 64 << 20) -> Row:
+def copies_row(device: torch.device, batches: int = 32, nbytes: int = 64 << 20) -> Row:
     """G12: (the step with the pipeline - its computation) ÷ the copy, each measured alone."""
     name = "copies to the GPU exposed"
     if device.type != "cuda":

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 _LESS_IS_BETTER = ("s", "ms")
+_MOST_SAID = 200                         # characters of an error in a row
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,12 @@ class Row:
         if self.ratio is None:
             return ""
         return f"{digits(self.peer):>8s} {self.peer_name}   × {self.ratio:.2f}"
+
+
+def reason_of(failed: BaseException) -> str:
+    """What was raised, in a line: its kind, and the first line of what it says."""
+    said = str(failed).strip().splitlines() or ["it says nothing"]
+    return f"{type(failed).__name__}: {said[0][:_MOST_SAID]}"
 
 
 def digits(value: float) -> str:

@@ -40,6 +40,7 @@ class Contestant:
 
     def serve(self, trace: Sequence[TraceRequest]) -> None:
         """One turn, with a fresh cache."""
+        self.server = None                   # its cache goes first: a new one takes most of what is free
         self.server = self.make()
         self.served = replay(self.server, trace)
         self.rates.append(_wanted(trace) / duration(self.served))

@@ -63,6 +63,7 @@ class FakeGPU:
     recordings: list["Recording"] = field(default_factory=list)
     recording: "Recording | None" = None
     pinned: set[int] = field(default_factory=set)        # addresses
+    answers: bool = False                                # who asks for a number is told 1, or 0.0
     numbers: random.Random = field(default_factory=lambda: random.Random(0))
 
     def variants(self, since: int = 0) -> set[Variant]:
@@ -144,11 +145,15 @@ class _Operation:
 
     @property
     def goes_to(self) -> str:
-        """The kind of device that is named, or of what is copied into; "" if neither."""
+        """The kind of device that is named, or of what is copied into; "" if neither. "cuda" without a number
+        comes as the current device, and whom PyTorch asks for it says meta."""
         if self.name == "copy_":
             return "cuda" if isinstance(self.args[0], FakeTensor) else "cpu"
         device = self.kwargs.get("device")
-        return "" if device is None else torch.device(device).type
+        if device is None:
+            return ""
+        kind = torch.device(device).type
+        return "cuda" if kind == "meta" else kind
 
     def run(self) -> Any:
         """Have PyTorch do it."""
@@ -172,14 +177,20 @@ class _Split(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         asked = _Operation(func, args, dict(kwargs or {}))
-        if asked.name in ("pin_memory", "_pin_memory"):      # in inference mode, and outside of it
-            return self._pin(args[0].clone())
-        if asked.name == "is_pinned":
-            return _memory(args[0]) in self.gpu.pinned
-        if asked.fakes and asked.goes_to == "cpu":
+        if not asked.fakes and asked.goes_to != "cuda":
+            return self._really(asked)
+        if asked.goes_to == "cpu":
             return self._bring_back(asked)
-        if asked.fakes or asked.goes_to == "cuda":
-            return self._fake(asked)
+        if self.gpu.answers and asked.name in ("item", "_local_scalar_dense"):
+            return 0.0 if args[0].is_floating_point() else 1
+        return self._fake(asked)
+
+    def _really(self, asked: _Operation) -> Any:
+        """On the CPU, where only pinned memory is an idea."""
+        if asked.name in ("pin_memory", "_pin_memory"):      # in inference mode, and outside of it
+            return self._pin(asked.args[0].clone())
+        if asked.name == "is_pinned":
+            return _memory(asked.args[0]) in self.gpu.pinned
         pinned = asked.kwargs.pop("pin_memory", False)
         return self._pin(asked.run()) if pinned else asked.run()
 
@@ -214,6 +225,8 @@ class _Split(TorchDispatchMode):
         if target is source:
             dtype = asked.kwargs.get("dtype") or source.dtype
             target = torch.empty(source.shape, dtype=dtype)
+        if self.gpu.answers:
+            return target.fill_(1)
         numbers = [self.gpu.numbers.randrange(_MADE_UP_BELOW) for _ in range(target.numel())]
         return target.copy_(torch.tensor(numbers).view(target.shape))
 
@@ -224,11 +237,12 @@ class _Split(TorchDispatchMode):
 
 @contextmanager
 def fake_gpu(arch: int = 90, multiprocessors: int = 132,
-             memory_bytes: int = 80_000_000_000) -> Iterator[FakeGPU]:
-    """Within it there is a GPU, `device`, that computes nothing; yields what it was asked for.
+             memory_bytes: int = 80_000_000_000, numbers: bool = False) -> Iterator[FakeGPU]:
+    """Within it there is a GPU, `device`, that computes nothing; yields what it was asked for. numbers: do
+    not raise where a number is asked for, but say 1, or of an error 0.0: for benchmarks.
 
     Raises RuntimeError where PyTorch has no place for a device's guard (another system than Linux)."""
-    gpu = FakeGPU(arch=arch, multiprocessors=multiprocessors, memory_bytes=memory_bytes)
+    gpu = FakeGPU(arch=arch, multiprocessors=multiprocessors, memory_bytes=memory_bytes, answers=numbers)
 
     def note(kernel: Any, grid: Any, arguments: Any, options: Any) -> None:
         module = kernel.fn.__module__.split(".")[-1]
@@ -273,15 +287,15 @@ def _answers(gpu: FakeGPU) -> dict[str, Any]:
         if gpu.recording is not None:
             gpu.complain("torch.cuda.synchronize")
 
-    numbers = divmod(gpu.arch, 10)
+    capability = divmod(gpu.arch, 10)
     facts = SimpleNamespace(total_memory=gpu.memory_bytes, multi_processor_count=gpu.multiprocessors,
-                            major=numbers[0], minor=numbers[1], name="a fake GPU")
+                            major=capability[0], minor=capability[1], name="a fake GPU")
     constant = {
         "is_available": True,
         "device_count": 1,
         "current_device": 0,
         "get_device_name": f"a fake GPU, sm_{gpu.arch}",
-        "get_device_capability": numbers,
+        "get_device_capability": capability,
         "get_device_properties": facts,
         "mem_get_info": (gpu.memory_bytes, gpu.memory_bytes),
         "memory_reserved": 0,
@@ -325,7 +339,7 @@ def _a_guard_for_cuda() -> Iterator[None]:
 
 
 def _without_numbers(x: Tensor) -> Tensor:
-    """A tensor of the CPU beside the GPU's: its shape. A single number would be remembered and computed."""
+    """A tensor of the CPU beside the GPU's: its shape. A single number would be remembered."""
     if isinstance(x, FakeTensor):
         return x
     return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from aiinfra.device import device_name, has_onednn
+from aiinfra.device import device_name, free_bytes, has_onednn
 from aiinfra.perf.timing import time_call
 
 
@@ -42,6 +42,7 @@ class Hardware:
 
 
 _NVIDIA = "NVIDIA data sheet"
+_READ_ON_CPU, _READ_ON_GPU = 512 << 20, 4 << 30          # bytes
 _LIMIT_FILES = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 SHEETS = {sheet.name: sheet for sheet in (
     Hardware("H20", memory_bytes=96e9, bandwidth=4.0e12, float32=44e12, bfloat16=148e12, fp8=296e12,
@@ -85,8 +86,11 @@ def measure(device: torch.device | str = "cpu", budget_seconds: float = 0.4) -> 
 def read_bandwidth(device: torch.device | str, nbytes: int | None = None,
                    budget_seconds: float = 0.4) -> float:
     """Bytes/s of reading memory once, by a sum over a tensor far larger than any cache (default: 512 MB, on a
-    GPU 4 GB). The best of the repetitions: interruptions can only slow it down."""
-    nbytes = nbytes or (4 << 30 if torch.device(device).type == "cuda" else 512 << 20)
+    GPU 4 GB, or a quarter of what is free there: an engine may have the rest). The best of the repetitions:
+    interruptions can only slow it down."""
+    if nbytes is None:
+        free = free_bytes(device)
+        nbytes = _READ_ON_CPU if free is None else min(_READ_ON_GPU, free // 4)
     x = torch.ones(nbytes // 4, dtype=torch.float32, device=device)
     return nbytes / min(time_call(x.sum, device, budget_seconds=budget_seconds).seconds)
 

@@ -155,16 +155,24 @@ def _least_seconds(prepared: Prepared, device: torch.device) -> float:
     """The bytes that must move, or the FLOPs that must be done, at the best rate that this device shows now.
     """
     puzzle, sizes = prepared.puzzle, prepared.case.sizes
-    moved = sum(values.numel() * values.element_size() for values in prepared.inputs.values())
-    for tensor in puzzle.outputs.values():
-        moved += torch.Size(tensor.shape(sizes)).numel() * tensor.dtype.itemsize
-    least = moved / _bandwidth(device)
+    least = least_bytes(prepared, device) / _bandwidth(device)
     flops = evaluate(puzzle.flops, sizes)
     if flops:
         dtypes = [values.dtype for values in prepared.inputs.values()]
         floating = next(dtype for dtype in dtypes if dtype.is_floating_point)
         least = max(least, flops / _matmul_rate(device, floating))
     return least
+
+
+def least_bytes(prepared: Prepared, device: torch.device) -> int:
+    """The bytes that no kernel can do without: each element that must be read or written counts once."""
+    puzzle, case = prepared.puzzle, prepared.case
+    inputs = {name: values.to(device) for name, values in prepared.inputs.items()}
+    with device:
+        answers = puzzle.solve(inputs, case)
+    dtypes = {name: tensor.dtype for name, tensor in puzzle.tensors.items()}
+    least = puzzle.least_elements(prepared.inputs, case, answers)
+    return sum(count * dtypes[name].itemsize for name, count in least.items())
 
 
 def best_seconds(work: Callable[[], object]) -> float:

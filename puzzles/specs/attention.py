@@ -12,6 +12,17 @@ def amplified_by(width: int, score_size: torch.Tensor) -> int:
     return EXP + int(2 * width * score_size.max())
 
 
+def angles_met(tensors: Mapping[str, torch.Tensor], sizes: Mapping[str, float]) -> dict[str, int]:
+    """How many angles a kernel must read: those of the positions that there are."""
+    values = len(tensors["position"].unique()) * (sizes["D"] // 2)
+    return dict(cos=values, sin=values)
+
+
+def biases_met(tensors: Mapping[str, torch.Tensor], sizes: Mapping[str, float]) -> dict[str, int]:
+    """How many biases a kernel must read: the distances in the longest sequence, and at least one bucket."""
+    return dict(position_bias=int(tensors["offset"].diff().max()), time_bias=1)
+
+
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> tuple[torch.Tensor, ...]:
     """Causal attention of [H, T, D] with as many key heads as query heads: o, lse, p, sizes of the scores."""
     scores = q @ k.transpose(1, 2) * scale

@@ -26,6 +26,17 @@ def slots(tensors: Tensors, sizes: Mapping[str, float], rng: torch.Generator) ->
     return tensors | dict(slot=slots)
 
 
+def tokens_with_a_slot(tensors: Tensors, sizes: Mapping[str, float]) -> dict[str, int]:
+    """How many values of new tokens a kernel must read: padding's are nobody's."""
+    return dict(new=int((tensors["slot"] >= 0).sum()) * sizes["W"])
+
+
+def experts_with_rows(tensors: Tensors, sizes: Mapping[str, float]) -> dict[str, int]:
+    """How many weights a kernel must read: those of experts that have rows."""
+    used = int((tensors["offset"].diff() > 0).sum())
+    return dict(w=used * sizes["D"] * sizes["F"])
+
+
 def paged(tensors: Tensors, sizes: Mapping[str, float], rng: torch.Generator) -> Tensors:
     """Block tables over a shuffled pool that begins with the last and the first block; garbage behind them.
 
@@ -48,6 +59,11 @@ def paged(tensors: Tensors, sizes: Mapping[str, float], rng: torch.Generator) ->
         taken[_slots_of(table, length, b, P)] = True
     caches = {name: _emptied(tensors[name], ~taken) for name in ("k_cache", "v_cache")}
     return tensors | caches | dict(table=table, length=length)
+
+
+def entries(tensors: Tensors, sizes: Mapping[str, float]) -> dict[str, int]:
+    """How many entries of its block table a kernel must read."""
+    return dict(table=int((-(-tensors["length"] // sizes["P"])).sum()))
 
 
 def _slots_of(table: torch.Tensor, length: torch.Tensor, b: int, P: int) -> torch.Tensor:

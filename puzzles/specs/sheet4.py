@@ -4,7 +4,8 @@ import torch
 
 from puzzles.puzzle import Expected, case, puzzle
 from puzzles.tensors import BlockSize, Number, Size, f32, i32
-from puzzles.specs.attention import amplified_by, attend, backward, jagged, saved_by_forward, silu_size
+from puzzles.specs.attention import amplified_by, angles_met, attend, backward, biases_met, jagged
+from puzzles.specs.attention import saved_by_forward, silu_size
 from puzzles.specs.made import first_and_last_position, scores_far_below_zero
 from puzzles.tiling import panel
 
@@ -142,6 +143,7 @@ def flash_attention(
     ],
     big=case(N=8192, H=32, P=4096, D=64, BLOCK_H=32),
     budget=dict(x="N * H * D", cos="N * (D // 2)", sin="N * (D // 2)"),
+    needs=angles_met,
     picture=(
         panel("x: one token", 3, 2, sweep=[(0, 0), (1, 0), (2, 0), (0, 1), (1, 1), (2, 1)],
               ragged="r", labels=("H", "two halves of D")),
@@ -330,7 +332,8 @@ def flash_dkdv(
         case(B=1, L=41, H=3, N=43, M=5, WIDTH=7, D=16, BLOCK=32, grow=dict(M=1, WIDTH=1)),
     ],
     big=case(B=16, L=16000, H=4, N=2048, M=128, WIDTH=64, D=64, BLOCK=32),
-    flops="2 * H * L * N * D",
+    needs=biases_met,
+    flops="2 * H * D * L * L // B",         # at least: sequences of one length have the fewest pairs
     budget=dict(
         q="L * H * D",
         k="B * H * D * (BLOCK * cdiv(N, BLOCK) * (cdiv(N, BLOCK) - 1) // 2 + N)",

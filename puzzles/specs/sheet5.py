@@ -4,7 +4,8 @@ import torch
 
 from puzzles.puzzle import ONCE, Expected, case, puzzle
 from puzzles.specs.made import all_equal, largest_at_the_edges, scores_far_below_zero
-from puzzles.specs.serving import decode, paged, request, slots
+from puzzles.specs.serving import decode, entries, experts_with_rows, paged, request, slots
+from puzzles.specs.serving import tokens_with_a_slot
 from puzzles.tensors import BlockSize, Number, Size, f32, i32
 from puzzles.tiling import panel
 
@@ -27,6 +28,7 @@ _EXP = 200
     ],
     big=case(N=8192, S=65536, W=1024, BLOCK=1024),
     budget=dict(new="N * W", cache="0"),
+    needs=tokens_with_a_slot,
     picture=(
         panel("new", 4, 1, sweep=[(1, 0)], ragged="c", labels=("N tokens", "W")),
         panel("slot", 4, 1, sweep=[(1, 0)]),
@@ -77,6 +79,7 @@ _POOL = (
     ],
     big=case(B=64, H=32, K=8, NB=16384, T=256, sm_scale=0.125, P=16, D=64, GROUP=16),
     budget=dict(q="B * H * D", table="B * K * T", k_cache=ONCE, v_cache=ONCE),
+    needs=entries,
     picture=(*_POOL, panel("o", 2, 1, own=[(0, 0)], labels=("H / K heads", "D"))),
     hints=(
         "The block table is a page table: position s of a request lies in block table[b, s // P], at row "
@@ -140,6 +143,7 @@ def paged_decode(
     ],
     big=case(B=4, H=32, K=8, NB=4096, T=1024, sm_scale=0.125, P=16, D=64, GROUP=16, SPLITS=16),
     budget=dict(table="B * K * T", k_cache=ONCE, v_cache=ONCE),
+    needs=entries,
     picture=(
         panel("q of one request", 2, 1, sweep=[(0, 0)], labels=("H / K heads", "D")),
         panel("block table, cut into SPLITS", 1, 4, sweep=[(0, 2), (0, 3)], labels=("", "T entries")),
@@ -340,6 +344,7 @@ def _each_expert(x: torch.Tensor, w: torch.Tensor, offset: torch.Tensor) -> torc
     big=case(N=4096, E=16, D=1024, F=1024, BLOCK_N=64, BLOCK_F=32, BLOCK_D=32),
     flops="2 * N * D * F",
     budget=dict(x="N * D * cdiv(F, BLOCK_F)"),
+    needs=experts_with_rows,
     picture=(
         panel("x, sorted by expert", 4, 3, sweep=[(2, 0), (2, 1), (2, 2)],
               ragged="rc", labels=("N tokens", "D")),

@@ -10,9 +10,10 @@ import torch
 from aiinfra.__main__ import main
 from aiinfra.bench import gpu as bench_gpu
 from aiinfra.bench.gpu import SHAPES, busy_spans, random_model
+from aiinfra.bench.row import Row
 from aiinfra.bench.peers.transformers import transformers_twin
 from aiinfra.bench.trace import random_trace
-from aiinfra.model import ModelConfig
+from aiinfra.model import ModelConfig, Transformer
 from aiinfra.perf import gaps
 
 CPU = torch.device("cpu")
@@ -44,7 +45,8 @@ def test_a_pause_is_a_gap_in_the_trace() -> None:
     ]
 
 
-@pytest.mark.parametrize("shape, billions", [("Llama-8B", 8.03), ("Llama-1B", 1.236), ("Qwen3-0.6B", 0.596)])
+@pytest.mark.parametrize("shape, billions", [
+    ("SmolLM2-135M", 0.1345), ("Llama-8B", 8.03), ("Llama-1B", 1.236), ("Qwen3-0.6B", 0.596)])
 def test_shapes_have_the_published_number_of_parameters(shape: str, billions: float) -> None:
     model = random_model(SHAPES[shape], torch.device("meta"), torch.bfloat16)
     assert sum(p.numel() for p in model.parameters()) / 1e9 == pytest.approx(billions, rel=1e-3)
@@ -75,16 +77,50 @@ def test_all_rows(monkeypatch) -> None:
         "REQUESTS": 6,
         "LENGTHS": (3, 9),
         "BATCH_SIZES": (2, 4),
-        "load": lambda name, device: (random_model(SMALL["Llama-1B"], device), None),
     }.items():
         monkeypatch.setattr(bench_gpu, name, value)
-    rows = {row.target: row for row in bench_gpu.bench_gpu("small", device=CPU) if row.target}
+    rows = {row.target: row for row in bench_gpu.bench_gpu(device=CPU) if row.target}
     assert list(rows) == ["G3", "G2", "G1", "G13", "G4", "G5"]
     assert all(
         row.ours > 0 and row.ratio == row.ours / row.peer for name, row in rows.items() if name != "G13"
     )
     assert 0 <= rows["G13"].ours < 100 and rows["G4"].ours == rows["G5"].ours
     assert "static batches of" in rows["G4"].peer_name and "generate_batch" in rows["G5"].peer_name
+
+
+def test_a_part_that_fails_costs_nobody_else_a_row(monkeypatch) -> None:
+    """Old code: without a network the first row's model could not be loaded, and no row came."""
+    def fails(shape, model, seed):
+        yield Row("half", 1.0, "s")
+        raise RuntimeError("no kernel image")
+    monkeypatch.setattr(bench_gpu, "SHAPES", SMALL)
+    monkeypatch.setattr(bench_gpu, "STEPS", 2)
+    first, *_ = bench_gpu.PARTS
+    monkeypatch.setattr(bench_gpu, "PARTS", [("G9", "Llama-1B", fails), first])
+    half, failed, graphs = bench_gpu.bench_gpu(device=CPU)
+    assert half.name == "half" and failed.ours is None
+    assert failed.note == "failed: RuntimeError: no kernel image"
+    assert graphs.target == "G3" and graphs.ours > 0
+
+
+def test_a_trace_without_kernels_is_a_row_that_says_so(monkeypatch) -> None:
+    """Old code: max() of nothing, and all rows after it were lost."""
+    monkeypatch.setattr(bench_gpu, "STEPS", 4)
+    monkeypatch.setattr(bench_gpu, "CONTEXT", 12)
+    monkeypatch.setattr(bench_gpu, "busy_spans", lambda work, device: [])
+    rows = bench_gpu.idle_rows("small", random_model(SMALL["Llama-1B"], CPU), 0)
+    [row] = bench_gpu.part_rows("G13", lambda: rows)
+    assert "the profiler's trace has no kernels" in row.note and row.target == "G13"
+
+
+def test_a_model_is_made_in_the_dtype_that_it_will_have(monkeypatch) -> None:
+    """Old code: in float32 first, 32 GB for 8 billion weights."""
+    made = []
+    init = Transformer.init_weights
+    monkeypatch.setattr(Transformer, "init_weights", lambda self: (made.append(self.dtype), init(self)))
+    model = random_model(SMALL["Llama-8B"], CPU, torch.bfloat16)
+    assert made == [torch.bfloat16] and torch.get_default_dtype() == torch.float32
+    assert model.rotary.frequency.dtype == torch.float32
 
 
 def test_a_batch_that_does_not_fit_is_not_the_best() -> None:

@@ -64,5 +64,5 @@ def test_other_results_are_no_comparison(monkeypatch):
 
 
 def test_without_a_gpu_copies_are_not_measured():
-    row = overlap._copies(torch.device("cpu"))
+    row = overlap.copies_row(torch.device("cpu"))
     assert row.ours is None and "needs a GPU" in str(row) and row.target == "G12"

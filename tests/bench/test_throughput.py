@@ -1,6 +1,7 @@
 """A trace, all there at second 0: the same work for all, a fresh engine every turn, the best peer counts."""
 
 import json
+import weakref
 
 import pytest
 import transformers
@@ -10,6 +11,7 @@ from aiinfra.bench import throughput
 from aiinfra.bench.load import EngineServer, Served, Server, replay
 from aiinfra.bench.trace import TraceRequest, random_trace
 from aiinfra.engine.engine import Engine
+from aiinfra.gpu.replaced import replaced
 
 
 def test_throughput(small, tmp_path) -> None:
@@ -73,3 +75,18 @@ def test_a_request_longer_than_the_context(small, tmp_path) -> None:
         ValueError, match="line 1 has 4,090 tokens in and 7 out; the model's context is 4,096"
     ):
         next(throughput.bench_throughput("small", file))
+
+
+def test_a_turn_has_the_memory_to_itself() -> None:
+    """Old code: the engine of the turn before lived on, and on a GPU the next had a fifth of the memory."""
+    living = weakref.WeakSet()
+
+    class FakeServer:
+        def __init__(self) -> None:
+            assert not living
+            living.add(self)
+    one = throughput.Contestant(FakeServer)
+    with replaced(throughput, replay=lambda server, trace: [], duration=lambda served: 1.0):
+        one.serve([])
+        one.serve([])
+    assert len(one.rates) == 2 and len(living) == 1

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from aiinfra.perf import SHEETS, token_seconds
+from aiinfra.perf import SHEETS, hardware, token_seconds
 from aiinfra.perf.hardware import dispatch_seconds, matmul_flops, measure, read_bandwidth
+from aiinfra.perf.timing import Timing
 
 
 def test_published_sheets() -> None:
@@ -21,3 +22,12 @@ def test_measured_limits_are_of_this_world() -> None:
     assert 1e9 < matmul_flops("cpu", torch.float32, 512, 0.1) < 2e13
     assert 1e-8 < dispatch_seconds("cpu", 200) < 1e-3
     assert measure("cpu", 0.05).bfloat16 is None
+
+
+@pytest.mark.parametrize("free, wanted", [(80 << 30, 4 << 30), (4 << 30, 1 << 30)])
+def test_a_gpu_that_an_engine_has_filled_is_measured(free: int, wanted: int, monkeypatch) -> None:
+    """Old code: 4 GB were asked for beside a cache that had left less, on every GPU below 25 GB."""
+    monkeypatch.setattr(hardware, "free_bytes", lambda device: free)
+    monkeypatch.setattr(hardware, "time_call", lambda *_, **__: Timing((1.0,)))
+    monkeypatch.setattr(hardware.torch, "ones", lambda count, **_: torch.empty(count, device="meta"))
+    assert read_bandwidth("cuda") == wanted
