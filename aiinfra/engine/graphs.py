@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from aiinfra.device import to_device
-from aiinfra.engine.runner import Newest, PagedCache, StepKV, padded_tables, slots_of
+from aiinfra.engine.runner import Newest, PagedCache, StepKV, slots_of
 from aiinfra.engine.scheduler import Work
 from aiinfra.gpu.graph import capture as capture_graph
 from aiinfra.gpu.graph import recording_stream
@@ -59,7 +59,7 @@ class DecodeGraphs:
         device = model.device
         self.numbers = torch.zeros(3 * most, dtype=torch.int64, device=device)      # tokens, positions, slots
         self.context_lens = torch.zeros(most, dtype=torch.int32, device=device)
-        self.block_tables = torch.zeros(most, max_blocks, dtype=torch.int32, device=device)
+        self.tables = _BlockTables(most, max_blocks, device)
         self.logits = torch.empty(most, model.config.vocab_size, dtype=model.dtype, device=device)
         # Largest first: the smaller ones then fit into the memory that it has left in the pool.
         self._replay = {}
@@ -101,10 +101,7 @@ class DecodeGraphs:
         context_lens = [w.start + 1 for w in work] + [0] * pad
         _put(self.numbers, [*tokens, *positions, *slots])
         _put(self.context_lens, context_lens)
-        if work:
-            # Columns further right keep what an earlier step put there: they are past everybody's context.
-            tables = padded_tables([w.request.blocks for w in work])
-            _put(self.block_tables[:, :len(tables[0])], tables)
+        self.tables.show([w.request.blocks for w in work])
 
     def _forward(self, bucket: int) -> None:
         """The recorded part: from the buffers to `logits`."""
@@ -112,14 +109,39 @@ class DecodeGraphs:
         kv = StepKV(
             cache=self.cache,
             slots=slots,
-            block_tables=self.block_tables[:bucket],
+            block_tables=self.tables.there[:bucket],
             context_lens=self.context_lens[:bucket],
             cu_seqlens=None,
         )
         self.logits[:bucket].copy_(self.model(tokens, positions, kv))
 
 
-def _put(buffer: Tensor, rows: list) -> None:
+class _BlockTables:
+    """The blocks of each row's request, where a graph reads them. A step adds a block to a request in
+    sixteen: only what has changed is written, and where nothing has, nothing is sent."""
+
+    def __init__(self, rows: int, columns: int, device: torch.device) -> None:
+        self.here = torch.zeros(rows, columns, dtype=torch.int32)
+        self.there = torch.zeros(rows, columns, dtype=torch.int32, device=device)
+        self.known: list[list[int]] = [[] for _ in range(rows)]
+
+    def show(self, tables: list[list[int]]) -> None:
+        """Row r reads tables[r]. Columns further right keep what an earlier step put there: they are past
+        everybody's context."""
+        rows = columns = 0
+        for row, (blocks, known) in enumerate(zip(tables, self.known)):
+            if blocks == known:
+                continue
+            kept = len(known) if blocks[:len(known)] == known else 0
+            self.here[row, kept:len(blocks)] = torch.tensor(blocks[kept:], dtype=torch.int32)
+            self.known[row] = list(blocks)
+            rows = row + 1
+            columns = max(columns, len(blocks))
+        if rows:
+            _put(self.there[:, :columns], self.here[:rows, :columns])
+
+
+def _put(buffer: Tensor, rows: list | Tensor) -> None:
     """Copy `rows` to the first rows of the buffer."""
     buffer[:len(rows)].copy_(to_device(rows, buffer.dtype, buffer.device))
 

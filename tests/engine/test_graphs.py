@@ -7,6 +7,7 @@ import torch
 from tests.engine.small_model import SMALL, cache_for, decoding
 
 from aiinfra.environment import triton_interpreted
+from aiinfra.engine import graphs
 from aiinfra.engine.engine import Engine
 from aiinfra.engine.graphs import DecodeGraphs, batch_sizes, run_again
 from aiinfra.engine.request import Request
@@ -227,3 +228,32 @@ def test_experts_read_nothing_back(scoring: str) -> None:
                     scoring_func=scoring)
     names = [launch.name for launch in gpu_step(8, ModelConfig(**{**vars(SMALL), "moe": moe}))]
     assert names.count("grouped_matmul._rows_kernel") == 2 * SMALL.num_hidden_layers
+
+
+def test_a_table_is_sent_only_where_it_has_changed(monkeypatch) -> None:
+    """Old code: every step made a tensor of all blocks of all requests, 4 ms for 64 of 4,096 tokens."""
+    sent = []
+    tables = graphs._BlockTables(4, 8, torch.device("cpu"))
+    put = graphs._put
+    monkeypatch.setattr(graphs, "_put", lambda buffer, rows: (sent.append(rows.shape), put(buffer, rows)))
+    rng = random.Random(0)
+    rows = [[rng.randrange(99)] for _ in range(3)]
+    for step in range(200):
+        tables.show(rows)
+        for row, blocks in enumerate(rows):                  # and each reads its own
+            assert tables.there[row, :len(blocks)].tolist() == blocks
+        before = len(sent)
+        tables.show([list(blocks) for blocks in rows])
+        assert len(sent) == before
+        change = rng.randrange(5)
+        if change == 0 and len(rows[0]) < 8:
+            rows[0].append(rng.randrange(99))                # a request has grown
+        elif change == 1:
+            rows.pop(rng.randrange(len(rows)))               # one has ended: others move up
+        elif change == 2:
+            rows[-1] = [rng.randrange(99) for _ in range(rng.randrange(1, 9))]
+        elif change == 3:
+            rows[0][0] += 1                                  # a block was copied for it alone
+        while len(rows) < 2:
+            rows.append([rng.randrange(99)])
+    assert 50 < len(sent) < 200
