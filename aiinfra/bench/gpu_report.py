@@ -81,12 +81,12 @@ def _copies() -> Iterator[Row]:
 
 
 PARTS = {
-    "environment": ReportPart("driver, compiler, memory; what a launch costs", 60, environment_rows),
+    "environment": ReportPart("driver, compiler, memory; what a launch costs", 90, environment_rows),
     "kernels": ReportPart("every kernel: right in float64, and its time (G6 to G10)", 150, bench_kernels.run),
     "tokens": ReportPart("graphs, the step ahead, guesses: the tokens of plain steps", 150, token_rows),
     "decode": ReportPart("decoding one request, and 64 (G1, G2, G3, G13)", 180,
                          _gpu_rows("G1", "G2", "G3", "G13")),
-    "copies": ReportPart("copies that computation hides (G12)", 60, _copies),
+    "copies": ReportPart("copies that computation hides (G12)", 120, _copies),
     "peers": ReportPart("256 requests, and transformers (G4, G5)", 600, _gpu_rows("G4")),
 }
 

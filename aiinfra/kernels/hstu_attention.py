@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aiinfra.kernels.chip import arch_of
+from aiinfra.kernels.chip import arch_of, large_shared
 from aiinfra.kernels.hstu_backward import compile_types, hstu_backward
 from aiinfra.kernels.hstu_bias import (
     BUCKETS, bias_tile, hstu_sizes, load_times, relative_bias, table_arguments, time_buckets)
@@ -138,6 +138,8 @@ def _tiling(size: int, value_bytes: int, arch: int) -> dict:
         sizes = (16, 16, 4, 1)
     elif value_bytes > 2:
         sizes = (32, 32, 8, 1)
+    elif not large_shared(arch):              # gaming chips: with four warps, registers spill
+        sizes = (64, 32, 8, 1)
     else:
         sizes = (64, 32 if size > 64 else 64, 4, 1)
     return dict(zip(("BM", "BN", "num_warps", "num_stages"), sizes))

@@ -196,7 +196,9 @@ def _tiling(size: int, value_bytes: int, arch: int) -> dict[str, dict]:
     elif large_shared(arch) and arch >= 90:
         column, row, bias = (16 if wide else 64, 128, 8), (64, 16 if wide else 64, 4), (64, 8)
     else:
-        column, row, bias = (16 if wide else 32, 64, 4), (64, 64, 8) if wide else (64, 32, 4), (32, 4)
+        warps = 8 if wide and not large_shared(arch) else 4              # on gaming chips, registers spill
+        column, row = (16 if wide else 32, 64, warps), (64, 64, 8) if wide else (64, 32, 4)
+        bias = (32, warps)
     names = ("BM", "BN", "num_warps", "num_stages")
     return {"column": dict(zip(names, (*column, one_stage))), "row": dict(zip(names, (*row, one_stage))),
             "bias": dict(zip(("B", "num_warps", "num_stages"), (*bias, one_stage)))}
