@@ -23,7 +23,7 @@ from aiinfra.engine.options import check_steps
 from aiinfra.engine.request import Request
 from aiinfra.engine.scheduler import Scheduler
 from aiinfra.errors import nearest
-from aiinfra.plan.leap import DecodeCost
+from aiinfra.plan.leap import DecodeCost, Line
 from aiinfra.plan.replica import Replica, Visit
 from aiinfra.plan.routers import ROUTERS
 from aiinfra.plan.traffic import Turn
@@ -125,6 +125,7 @@ class _Fleet:
         self.plan = plan
         self.cost = cost
         self.progress = progress
+        self.lines: dict[int, Line] = {}            # all replicas have the same cost
         self.route = ROUTERS[plan.router]()
         self.now = 0.0
         self.all: list[Replica] = []
@@ -175,6 +176,7 @@ class _Fleet:
     def _new_replica(self) -> Replica:
         scheduler = self.plan.scheduler()
         replica = Replica(len(self.all), scheduler, self.cost, since_seconds=self.now)
+        replica.engine.lines = self.lines
         self.all.append(replica)
         self.most = max(self.most, sum(one.until_seconds is None for one in self.all))
         return replica

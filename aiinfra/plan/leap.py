@@ -151,17 +151,52 @@ def _priced(engine: VirtualEngine, order: tuple[Request, ...], steps: int) -> Le
     """With its seconds; only so many steps as the cost is a straight line."""
     each = len(order)
     context = sum(request.computed for request in order) + each
-    first = engine.cost.decode(each, context)
-    longer = 0.0
-    while steps > 1:
-        last = engine.cost.decode(each, context + (steps - 1) * each)
-        longer = (last - first) / (steps - 1)
-        half = steps // 2
-        between = engine.cost.decode(each, context + half * each)
-        if abs(first + half * longer - between) <= _STRAIGHT * between:
-            break
-        steps = half
-    return Leap(begin_seconds=engine.clock, requests=order, steps=steps, first_seconds=first, longer=longer)
+    line = engine.lines.get(each)
+    while line is None or not line.covers(context, context + (steps - 1) * each):
+        last = context + (steps - 1) * each
+        # A wider one serves the next leaps, too.
+        line = _line(engine.cost, each, max(each, context // 2), 2 * last)
+        line = line or _line(engine.cost, each, context, last)
+        if line is None:
+            steps = (steps + 1) // 2
+        else:
+            engine.lines[each] = line
+    return Leap(
+        begin_seconds=engine.clock,
+        requests=order,
+        steps=steps,
+        first_seconds=line.seconds(context),
+        longer=each * line.slope)
+
+
+@dataclass(frozen=True)
+class Line:
+    """What steps of so many decodes take, from one size of their context to another."""
+
+    low: int
+    high: int
+    low_seconds: float
+    slope: float
+
+    def covers(self, low: int, high: int) -> bool:
+        """True if it holds for all that lies between."""
+        return self.low <= low and high <= self.high
+
+    def seconds(self, context: int) -> float:
+        """Of a step that reads so much."""
+        return self.low_seconds + (context - self.low) * self.slope
+
+
+def _line(cost: DecodeCost, requests: int, low: int, high: int) -> Line | None:
+    """The cost of so many decodes between two sizes of context; None if it is not straight."""
+    first = cost.decode(requests, low)
+    if high == low:
+        return Line(low=low, high=high, low_seconds=first, slope=0.0)
+    slope = (cost.decode(requests, high) - first) / (high - low)
+    half = (low + high) // 2
+    line = Line(low=low, high=high, low_seconds=first, slope=slope)
+    between = cost.decode(requests, half)
+    return line if abs(line.seconds(half) - between) <= _STRAIGHT * between else None
 
 
 def _fill_blocks(pool: BlockPool, leap: Leap) -> None:

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
+from typing import Any
 
 from aiinfra.engine.record import Made, StepRecord
 from aiinfra.engine.request import Request
@@ -131,6 +132,7 @@ class VirtualEngine:
         self.clock = 0.0
         # Who could not enter though nobody read a prompt: it waits for blocks, until somebody ends.
         self.refused: Request | None = None
+        self.lines: dict[int, Any] = {}                  # what leap.py knows of the cost; may be shared
         self._answers: dict[Request, _Answer] = {}       # that came through `add` and have not ended
 
     @property
