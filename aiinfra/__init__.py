@@ -10,7 +10,7 @@
     train/        HOW IT LEARNS             data, loop, optimizer, state, evaluate, run
     engine/       MANY REQUESTS, ONE MODEL  request, blocks, scheduler, runner, sampler, engine, llm
     parallel/     MANY RANKS, SAME MODEL    launch, mesh, data, tensor, pipeline, expert
-    serve/        OVER THE NETWORK          protocol, app, engine_thread, metrics, ranks: rank 0 plans
+    serve/        OVER THE NETWORK          protocol, app, engine_thread, metrics, ranks, pulse
     plan/         HOW MANY MACHINES?        the real scheduler, with a cost in place of a GPU
     bench/        OURS AGAINST OTHERS       load, decode, throughput, steps, gpu, kernels, peers
     lab/          AT THE BENCH              predict, check, hint, figures; for notebooks and puzzles only

@@ -31,13 +31,15 @@ from aiinfra.serve.gate import Gate
 from aiinfra.serve.metrics import Metrics
 from aiinfra.serve.protocol import ChatRequest, CompletionRequest
 from aiinfra.serve.reception import Reception
-from aiinfra.serve.refusal import Refusal, on_crash, on_http_error, on_refusal
+from aiinfra.serve.refusal import ErrorAnswer, Refusal, on_crash, on_http_error, on_refusal
 from aiinfra.serve.reply import reply
 from aiinfra.serve.router_contract import add_router_contract
 from aiinfra.serve.wire import ChatAnswer, CompletionAnswer
 
 MAX_BODY_BYTES = 4 << 20
 REQUEST_SECONDS = 600.0
+_REFUSED: dict[int | str, dict[str, Any]] = {"default": {"model": ErrorAnswer, "description": "Refused"}}
+_STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 
 
 def make_app(engine_thread: EngineThread, name: str, *, admission: Admission | None = None,
@@ -48,7 +50,7 @@ def make_app(engine_thread: EngineThread, name: str, *, admission: Admission | N
     admission: who may wait (None: the usual bounds). api_key: None lets everybody in. request_seconds: an
     answer that takes longer is given up. max_body_bytes: of a request.
     """
-    app = FastAPI(title="aiinfra", docs_url=None, redoc_url=None)
+    app = FastAPI(title="aiinfra", docs_url=None, redoc_url=None, responses=_REFUSED)
     app.add_middleware(Gate, api_key=api_key, max_body_bytes=max_body_bytes)
     app.add_exception_handler(Refusal, on_refusal)
     app.add_exception_handler(RequestValidationError, on_invalid)
@@ -67,13 +69,13 @@ def make_app(engine_thread: EngineThread, name: str, *, admission: Admission | N
 def _add_answers(app: FastAPI, reception: Reception, seconds: float) -> None:
     tokenizer = reception.tokenizer
 
-    @app.post("/v1/chat/completions")
+    @app.post("/v1/chat/completions", responses=_STREAMED)
     async def chat(body: ChatRequest, request: Request) -> Response:
         ticket = await reception.take_chat(body)
         answer = ChatAnswer(f"chatcmpl-{uuid4().hex}", body, ticket, tokenizer)
         return await reply(answer, request, seconds)
 
-    @app.post("/v1/completions")
+    @app.post("/v1/completions", responses=_STREAMED)
     async def complete(body: CompletionRequest, request: Request) -> Response:
         ticket = await reception.take(body)
         answer = CompletionAnswer(f"cmpl-{uuid4().hex}", body, ticket, tokenizer)

@@ -12,13 +12,28 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Request
-from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 _TYPES = {401: "authentication_error", 429: "rate_limit_error"}
 _LONGEST_QUOTE = 80
 _SHORT = {404: "there is nothing here", 405: "this address does not take that method"}
+
+
+class ErrorObject(BaseModel):
+    """OpenAI's, as the server's description of itself has it."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorAnswer(BaseModel):
+    """Around it."""
+
+    error: ErrorObject
 
 
 @dataclass

@@ -24,8 +24,8 @@ def folder(tmp_path_factory):
 
 def start(folder):
     """A short queue, so that some are refused, and a small cache, so that some are preempted. PyTorch keeps
-    what oneDNN makes for each number of rows, by hundreds of megabytes until it is full; here it keeps little,
-    so that what grows is ours."""
+    what oneDNN makes for each number of rows, by hundreds of megabytes until it is full; here it keeps
+    little, so that what grows is ours."""
     return serving(folder, "--max-queued-requests", "50", "--set", "cache_bytes=4000000",
                    ONEDNN_PRIMITIVE_CACHE_CAPACITY="8", LRU_CACHE_CAPACITY="8")
 

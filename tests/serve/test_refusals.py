@@ -186,8 +186,11 @@ def test_limits_come_from_the_one_table() -> None:
     """The schema that the server gives of itself has every limit of the rules."""
     async def run():
         async with parrot("ok") as served:
-            return (await served.client.get("/../openapi.json")).json()["components"]["schemas"]
-    schemas = asyncio.run(run())
+            return (await served.client.get("/../openapi.json")).json()
+    described = asyncio.run(run())
+    responses = described["paths"]["/v1/completions"]["post"]["responses"]
+    assert "422" not in responses and "text/event-stream" in responses["200"]["content"]
+    schemas = described["components"]["schemas"]
     for name in ("n", "temperature", "top_p", "seed", "max_tokens", "top_k", "min_p", "repetition_penalty"):
         rule = RULES[name]
         kinds = schemas["ChatRequest"]["properties"][name]["anyOf"]
