@@ -12,7 +12,8 @@ from typing import Any
 
 from aiinfra.checkpoint.huggingface_config import config_from_json
 from aiinfra.checkpoint.shape import read_config
-from aiinfra.errors import LoadError, nearest
+from aiinfra.errors import LoadError, nearest, reading
+from aiinfra.files import read_json
 from aiinfra.model import ModelConfig, MoEConfig
 
 
@@ -30,7 +31,8 @@ class ServedModel:
     windowed_layers: int = 0
 
 
-_QWEN3 = {"max_position_embeddings": 40960, "rms_norm_eps": 1e-6, "rope_theta": 1e6, "head_dim": 128,
+# Qwen3's context is that with YaRN, as its cards state.
+_QWEN3 = {"max_position_embeddings": 131072, "rms_norm_eps": 1e-6, "rope_theta": 1e6, "head_dim": 128,
           "tie_word_embeddings": False, "vocab_size": 151936}
 _QWEN3_MOE = {**_QWEN3, "architectures": ["Qwen3MoeForCausalLM"], "num_experts": 128,
               "num_experts_per_tok": 8, "norm_topk_prob": True, "num_key_value_heads": 4}
@@ -109,4 +111,18 @@ def read_model(name_or_path: str | Path) -> ServedModel:
     if not Path(name_or_path).expanduser().exists() and "/" not in name and "smollm" not in name:
         raise LoadError(f"model={str(name_or_path)!r} is not known.{nearest(name, MODELS)} Known: "
                         f"{', '.join(MODELS)}; or give a folder with a config.json.")
-    return ServedModel(Path(name_or_path).name, read_config(name_or_path), source="its config.json")
+    return ServedModel(Path(name_or_path).name, _config_of(name_or_path), source="its config.json")
+
+
+def _config_of(name_or_path: str | Path) -> ModelConfig:
+    """As `read_config`, but weights may be quantized: a plan is told their precision."""
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        path = path / "config.json"
+    if path.suffix != ".json" or not path.exists():
+        return read_config(name_or_path)
+    label = f"{path.absolute().parent.name}/{path.name}"
+    raw = read_json(path)
+    raw.pop("quantization_config", None)
+    with reading(label):
+        return config_from_json(raw, label)

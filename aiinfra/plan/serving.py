@@ -198,7 +198,10 @@ class ServingAnswer:
 
 def size(deployment: Deployment, load: ServingLoad) -> ServingAnswer:
     """What this deployment does under this load; `fits` is False if there is no room for a single request."""
-    holding = deployment.holding
+    holding, context = deployment.holding, deployment.model.config.max_position_embeddings
+    if load.tokens > context:
+        raise ValueError(f"input and output are {load.tokens:,} tokens; the context of "
+                         f"{deployment.model.name} is {context:,}. Ask for fewer.")
     if not deployment.has_room(load):
         return ServingAnswer(deployment, load, state=None)
     steps = max(1, round(load.output_tokens / (1 + deployment.accepted)))

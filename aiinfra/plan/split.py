@@ -186,11 +186,11 @@ def matrices_of(model: ServedModel, split: ServingSplit, precision: Precision) -
 
     for inputs, outputs in _around_attention(shape, split.tp):
         add("attention matrices", inputs, outputs, shape.num_hidden_layers)
-    inner = shape.intermediate_size // split.tp
+    inner = -(-shape.intermediate_size // split.tp)
     add("feed-forward", width, 2 * inner, dense)
     add("feed-forward", inner, width, dense)
     if shape.moe is not None:
-        shared = shape.moe.n_shared_experts * shape.moe.moe_intermediate_size // split.tp
+        shared = -(-shape.moe.n_shared_experts * shape.moe.moe_intermediate_size // split.tp)
         add("shared expert and router", width, shape.moe.num_experts, sparse, bits=16)
         if shared:
             add("shared expert and router", width, 2 * shared, sparse)

@@ -27,6 +27,7 @@ from aiinfra.plan.split import (RankMatrix, ServingSplit, experts_of, kv_bits_of
                                 matrices_of, precision_of)
 
 _FEW = 16                   # new tokens of a request that still count as decoding: guesses, not a prompt
+_WIDENING_ROWS = 16         # Frantar et al. 2024 (Marlin), arXiv 2408.11743
 _FEW_ROWS = 1024            # of a group in a step, up to which transfers are built for latency
 _ROW_PASSES = 10            # how often a layer reads or writes a row of the model's width outside products
 _EXPERT_PASSES = 4          # and a row that goes to an expert
@@ -58,13 +59,15 @@ class _Product:
 
     part: str
     layers: int
+    tile_rows: int
     tile_seconds: float             # of arithmetic, for each tile of rows
     weight_seconds: float
     row_seconds: float              # of reading inputs and writing outputs, for each row
     depth_seconds: float
 
-    def bound(self, tiles: int, rows: int) -> tuple[str, float]:
-        """Of one layer."""
+    def bound(self, rows: int) -> tuple[str, float]:
+        """What binds one layer, and its seconds."""
+        tiles = -(-rows // self.tile_rows)
         compute = tiles * self.tile_seconds
         memory = self.weight_seconds + rows * self.row_seconds
         both = hypot(compute, memory)                  # they overlap, but not wholly where they are alike
@@ -169,10 +172,12 @@ class ServingCost:
         flops = self.machine.peak(matrix.compute_bits) * reached.gemm_compute
         value_bytes = matrix.compute_bits / 8
         moved = matrix.inputs * value_bytes + matrix.outputs * 2
+        tile_rows = self._tile_rows(matrix.bits, matrix.compute_bits)
         return _Product(
             part=matrix.part,
             layers=matrix.layers,
-            tile_seconds=2 * reached.tile_rows * matrix.inputs * matrix.outputs / flops,
+            tile_rows=tile_rows,
+            tile_seconds=2 * tile_rows * matrix.inputs * matrix.outputs / flops,
             weight_seconds=matrix.nbytes / bandwidth,
             row_seconds=moved / bandwidth,
             depth_seconds=matrix.inputs * value_bytes * reached.depth_seconds)
@@ -184,12 +189,15 @@ class ServingCost:
             if product.part == "vocabulary":
                 rows = load.answers * self.split.groups
             if rows:
-                bound, seconds = product.bound(self._tiles(rows), rows)
+                bound, seconds = product.bound(rows)
                 found.append(TimePart(product.part, bound, product.layers * seconds))
         return found
 
-    def _tiles(self, rows: float) -> int:
-        return -int(-rows // self.efficiency.tile_rows)
+    def _tile_rows(self, bits: float, compute_bits: int) -> int:
+        """Kernels that widen weights on the way, such as Marlin's, take fewer rows at once."""
+        if bits < compute_bits:
+            return min(_WIDENING_ROWS, self.efficiency.tile_rows)
+        return self.efficiency.tile_rows
 
     def _routed(self, load: StepLoad) -> list[TimePart]:
         """The routed experts: those that are hit are read, and each takes its rows by the tile."""
@@ -202,7 +210,8 @@ class ServingCost:
         busiest = split.imbalance if split.ep > 1 else 1.0
         here = min(experts.slots, busiest * hit / split.ep)
         rows = busiest * tokens * moe.num_experts_per_tok / split.ep / here
-        padded = max(rows + reached.tile_rows / 2, reached.tile_rows)   # half of the last tile is empty
+        tile_rows = self._tile_rows(experts.bits, experts.compute_bits)
+        padded = max(rows + tile_rows / 2, tile_rows)                   # half of the last tile is empty
         flops = self.machine.peak(experts.compute_bits) * reached.grouped_compute
         bandwidth = self.machine.sheet.bandwidth * reached.grouped_memory
         compute = 6 * here * padded * experts.width * experts.inner / flops

@@ -33,6 +33,12 @@ def test_a_folder_with_a_config_alone(tmp_path: Path) -> None:
            "num_attention_heads": 4, "intermediate_size": 128, "vocab_size": 100}
     (tmp_path / "config.json").write_text(json.dumps(raw))
     assert read_model(tmp_path).config.hidden_size == 64
+    raw["quantization_config"] = {"quant_method": "fp8"}
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    assert read_model(tmp_path).config.hidden_size == 64, "a plan is told the precision of weights"
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(LoadError, match="architecture"):
+        read_model(tmp_path)
 
 
 def test_an_unknown_name_says_the_nearest() -> None:

@@ -155,6 +155,8 @@ def test_settings_that_cannot_be_are_refused() -> None:
         replace(deployment("deepseek-r1", "H200", "fp8", tp=8), gpus=12)
     with pytest.raises(ValueError, match="come true"):
         replace(deployment(), drafts=1, accepted=2)
+    with pytest.raises(ValueError, match="the context of llama-3.1-8b is 131,072"):
+        size(deployment(), asked(1, 131_000, 100))
     with pytest.raises(ValueError, match="input_tokens=0"):
         ServingLoad(input_tokens=0, output_tokens=1)
     with pytest.raises(ValueError, match="shared_prefix=1000"):

@@ -115,7 +115,7 @@ def test_a_product_takes_what_was_measured(gpu: str, rows: int, inputs: int, out
     cost = cost_of("deepseek-r1", gpu, "fp8", tp=8)
     matrix = RankMatrix(part="one", inputs=inputs, outputs=outputs, layers=1, bits=8, compute_bits=8)
     product = cost._product(matrix)
-    seconds = product.bound(cost._tiles(rows), rows)[1] + cost.efficiency.launch_seconds
+    seconds = product.bound(rows)[1] + cost.efficiency.launch_seconds
     assert 1e6 * seconds == pytest.approx(microseconds, rel=0.3)
 
 
