@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any
 
+from aiinfra.errors import nearest
 from aiinfra.plan.fleet import FleetPlan, serve_fleet
 from aiinfra.plan.fleet_report import FleetReport, report
 from aiinfra.plan.latency import LatencyTarget
@@ -22,6 +23,7 @@ from aiinfra.plan.split import ServingSplit, holding_of
 from aiinfra.plan.step_cost import ServingCost, StepLoad
 from aiinfra.plan.traffic import TrafficShape, Turn, draw
 
+FREE = ("router", "chunk_tokens", "token_budget", "max_running", "autoscale")      # what readers may set
 _BLOCK = 16
 _ROWS, _BEHIND = 64, 1024             # a step of decodes, for the slope of the cache
 _MOST = 3                             # replicas that a reference tries
@@ -103,10 +105,14 @@ class Day:
         plan = FleetPlan(replicas=replicas, blocks=chosen.blocks, gpus_each=chosen.gpus_each, **settings)
         return report(serve_fleet(self.turns, plan, chosen.cost), self.target, chosen.dollars)
 
-    def try_out(self, name: str, replicas: int) -> FleetReport:
-        """The same with settings that suit most: a conversation goes back to its replica, prompts are read in
-        pieces of 512 tokens."""
-        return self.run(name, replicas, router="prefix aware", chunk_tokens=512)
+    def try_out(self, name: str, replicas: int, **settings: Any) -> FleetReport:
+        """The same from settings that suit most: a conversation goes back to its replica, prompts are read in
+        pieces of 512 tokens. Raises ValueError for a setting that is not the reader's to choose."""
+        if others := [key for key in settings if key not in FREE]:
+            raise ValueError(f"{others[0]} is not yours to set.{nearest(others[0], FREE)} Yours are: "
+                             f"{', '.join(FREE)}.")
+        usual = {"router": "prefix aware", "chunk_tokens": 512}
+        return self.run(name, replicas, **(usual | settings))
 
     def naive(self) -> FleetReport:
         """What is bought without a thought: the newest GPU, one replica to carry it and one to spare, taking

@@ -10,7 +10,7 @@ from typing import Any
 
 from aiinfra.lab.capstone import Day, budgets, engines
 from aiinfra.lab.exercise import Wrong, close, exercise, require
-from aiinfra.lab.judging import about, answered, explain, number, pair
+from aiinfra.lab.judging import about, answered, explain, number
 
 _TRIALS = 40                          # of an engine's settings, before they are handed in
 _FLEETS = 20                          # and of a fleet: each is a day
@@ -264,12 +264,14 @@ def fleet(buy):
 def _judge_bought(buy, day: Day) -> float:
     calls = _Counted(day.try_out, _FLEETS)
     got = answered(buy(dict(day.offers), calls))
-    pair(got, f"you returned {got!r}; (name of an offer, replicas) is wanted.")
+    require(isinstance(got, tuple | list) and len(got) in (2, 3),
+            f"you returned {got!r}; (name of an offer, replicas) is wanted, or (name, replicas, settings).")
     require(got[0] in day.offers, f"{got[0]!r} is none of the offers: {', '.join(day.offers)}.")
+    settings = dict(*got[2:])
     replicas = number(got[1], "replicas")
     fleet = f"{got[1]} replicas of {got[0]}"
     require(replicas in range(1, 100), f"{fleet}; a whole number from 1 to 99 is wanted.")
-    found = day.try_out(got[0], int(replicas))
+    found = day.try_out(got[0], int(replicas), **settings)
     share = day.target.share
     require(found.in_time >= share,
             f"{fleet}: {found.in_time:.1%} of the requests are in time, and {share:.0%} must be. What binds: "

@@ -176,3 +176,10 @@ def buy(offers, try_out):
     return min(found, key=lambda plan: found[plan].dollars)
 
 check("18.fleet", buy)
+
+# %% 18.fleet | start_seconds is not yours to set
+def buy(offers, try_out):
+    try_out("1 × H200", 1, start_seconds=0)
+    return "1 × H200", 1
+
+check("18.fleet", buy)

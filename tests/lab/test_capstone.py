@@ -41,6 +41,12 @@ def test_no_setting_of_the_engine_is_near_the_best_on_all_machines() -> None:
     assert not passing
 
 
+def test_settings_of_a_fleet_count(days) -> None:
+    day = days["a chat"]
+    narrow = day.try_out("1 × H200", 1, max_running=2)
+    assert narrow.in_time < day.try_out("1 × H200", 1).in_time and narrow.binds.startswith("max_running")
+
+
 def test_the_line_goes_through_steps_of_the_cost_that_it_stands_for() -> None:
     whole = ServingCost(read_model("qwen3-32b"), read_machine("H100"), ServingSplit(tp=2))
     line = straight(whole)
@@ -53,5 +59,7 @@ def test_the_line_goes_through_steps_of_the_cost_that_it_stands_for() -> None:
 def test_what_there_is_not_is_refused(days) -> None:
     with pytest.raises(ValueError, match="there is no offer '3 × H100'. There are: 1 × H20"):
         days["a chat"].run("3 × H100", 1)
+    with pytest.raises(ValueError, match="start_seconds is not yours to set. Yours are: router"):
+        days["a chat"].try_out("1 × H200", 1, start_seconds=0)
     with pytest.raises(ValueError, match="deepseek-r1 does not fit on 1 × H100: weights of"):
         offer(read_model("deepseek-r1"), "H100", 1, 2.0)
