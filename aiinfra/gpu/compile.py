@@ -29,12 +29,14 @@ import pkgutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from aiinfra.environment import triton_interpreted
 from aiinfra.gpu import process
+from aiinfra.gpu.variants import Variant
 from aiinfra.kernels.chip import SHARED_LIMIT
 from aiinfra.kernels.lang import triton
 
@@ -129,7 +131,7 @@ def _signature(names: list[str], types: dict[str, str], constexprs: dict) -> tup
         signature[name] = kind
         if not divisor and kind.startswith("*"):
             divisor = "16"                                   # as PyTorch's memory is aligned
-        if divisor:
+        if divisor not in ("", "1"):
             attrs[(position,)] = [["tt.divisibility", int(divisor)]]
     return signature, attrs
 
@@ -160,6 +162,22 @@ def compile_report(archs: tuple[int, ...] = (80, 90, 100), modules: list[str] | 
         return list(pool.map(_compile_one, jobs))
 
 
+def variant_report(variants: Iterable[Variant], arch: int) -> list[Compiled]:
+    """Compile for `arch` what a run would have had compiled (see fake.py). Raises as `compile_report`."""
+    texts = [variant.as_json() for variant in sorted(variants, key=Variant.as_json)]
+    if not triton_interpreted():
+        return _compile_variants(texts, arch)
+    try:
+        return process.call(_compile_variants, texts, arch, interpret=False)
+    except process.ChildFailed as failed:
+        raise RuntimeError(f"compiling failed: {failed}") from None
+
+
+def _compile_variants(texts: list[str], arch: int) -> list[Compiled]:
+    found = [Variant.from_json(text) for text in texts]
+    return [_compiled(variant.module, variant.case(), arch) for variant in found]
+
+
 def table(records: list[Compiled]) -> str:
     """The records as aligned text, one line a kernel and architecture."""
     lines = [f"{'file':<16} {'kernel':<38} {'arch':>4} {'warps':>5} {'stages':>6} "
@@ -179,7 +197,10 @@ def _module(name: str):
 
 def _compile_one(job: tuple[str, int, int]) -> Compiled:
     module, index, arch = job
-    case = _module(module).compile_cases(arch)[index]
+    return _compiled(module, _module(module).compile_cases(arch)[index], arch)
+
+
+def _compiled(module: str, case: dict, arch: int) -> Compiled:
     compiled = build(case, arch)
     usage = resource_usage(compiled.asm["cubin"])
     return Compiled(

@@ -19,6 +19,7 @@ PLAIN = ModelConfig(vocab_size=512, hidden_size=128, num_hidden_layers=2, num_at
 CONFIGS = {
     "plain": PLAIN,
     "norms of q and k": replace(PLAIN, qk_norm=True, tie_word_embeddings=True),
+    "wide heads": replace(PLAIN, num_attention_heads=8, head_dim=128),
     "experts": replace(PLAIN, moe=MoEConfig(num_experts=8, num_experts_per_tok=2, moe_intermediate_size=64,
                                             n_shared_experts=1)),
     "latent": replace(PLAIN, num_key_value_heads=4, mla=MLAConfig(
