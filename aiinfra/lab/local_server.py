@@ -33,6 +33,13 @@ from aiinfra.lab.local_server import end_with_the_page
 end_with_the_page()
 sys.exit(main(sys.argv[1:]))
 """
+_FREEZE = """
+import os, signal, sys, time
+process, seconds = int(sys.argv[1]), float(sys.argv[2])
+os.kill(process, signal.SIGSTOP)
+time.sleep(seconds)
+os.kill(process, signal.SIGCONT)
+"""
 _ADDRESS = re.compile(r"http://([\w.]+):(\d+)")
 _LAST_WORDS = 2000                       # characters that an error quotes
 _MOST_READ = 1 << 20
@@ -79,11 +86,10 @@ class LocalServer:
         """Have it stand still, as a machine does that is moved, or swaps: `after` seconds from now, for
         `seconds`."""
         await asyncio.sleep(after)
-        self._process.send_signal(signal.SIGSTOP)
-        try:
-            await asyncio.sleep(seconds)
-        finally:
-            self._process.send_signal(signal.SIGCONT)
+        command = [sys.executable, "-c", _FREEZE, str(self._process.pid), str(seconds)]
+        # A process of its own wakes it up again, even if this one is gone by then.
+        freezer = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+        await asyncio.to_thread(freezer.wait)
 
     def stop(self) -> None:
         """End it. A second time changes nothing."""
@@ -116,7 +122,7 @@ def end_with_the_page() -> None:
 
 def _end(process: subprocess.Popen) -> None:
     if process.poll() is None:
-        process.send_signal(signal.SIGCONT)  # if it was left frozen
+        process.send_signal(signal.SIGCONT)  # if it is frozen just now
         process.stdin.close()
         try:
             process.wait(_STOP_SECONDS)
