@@ -3,11 +3,12 @@
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 from tqdm import tqdm
 
 from aiinfra.errors import plural
-from aiinfra.plan.fleet import Autoscale, Failure, FleetPlan, serve_fleet
+from aiinfra.plan.fleet import Autoscale, Failure, FleetPlan, FleetRun, serve_fleet
 from aiinfra.plan.fleet_report import machines_for, report
 from aiinfra.plan.latency import LatencyTarget
 from aiinfra.plan.leap import DecodeCost
@@ -25,21 +26,36 @@ def print_fleet(args: argparse.Namespace) -> None:
     target = LatencyTarget(ttft_seconds=args.target_ttft, tpot_seconds=args.target_itl, share=args.share)
     turns = _turns(args)
     cost, plan = _deployed(args)
+    one_less = None
     with tqdm(desc="requests", unit="req", unit_scale=True, disable=None) as bar:
         if args.replicas is None and args.autoscale is None:
             run = machines_for(turns, plan, cost, target, bar.update)
+            one_less = _one_less(turns, run.plan, cost, bar)
         else:
             bar.reset(total=len(turns))
             run = serve_fleet(turns, plan, cost, bar.update)
     found = report(run, target, args.price)
+    less = None if one_less is None else report(one_less, target, args.price)
     if args.json:
-        print(json.dumps({"replicas": run.plan.replicas, **found.as_json()}, indent=1))
+        told = {"replicas": run.plan.replicas, **found.as_json()}
+        if less is not None:
+            told["one_less"] = {"in_time": less.in_time, "binds": less.binds}
+        print(json.dumps(told, indent=1))
         return
     replicas, each = plural(run.plan.replicas, "replica"), plural(args.tp, "GPU")
     hours = turns[-1].arrival_seconds / 3600
     print(f"{args.model} on {replicas} of {each} ({args.gpu}, {args.precision}), {args.router}; "
           f"{plural(len(turns), 'request')} in {hours:,.2f} hours")
     print("\n".join(found.lines()))
+    if less is not None:
+        print(f"with one less    {less.in_time:.2%} in time; {less.binds}")
+
+
+def _one_less(turns: Sequence[Turn], plan: FleetPlan, cost: DecodeCost, bar: tqdm) -> FleetRun | None:
+    """What keeps a smaller fleet from it; None if there is none."""
+    if plan.replicas == 1:
+        return None
+    return serve_fleet(turns, replace(plan, replicas=plan.replicas - 1), cost, bar.update)
 
 
 def _turns(args: argparse.Namespace) -> Sequence[Turn]:

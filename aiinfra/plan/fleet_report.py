@@ -123,7 +123,7 @@ def what_binds(run: FleetRun, target: LatencyTarget) -> str:
     late = [visit.ttft_seconds for visit in answered if visit.ttft_seconds > target.ttft_seconds]
     slow = sum(visit.tpot_seconds > target.tpot_seconds for visit in answered)
     if not late and not slow:
-        return "nothing: every answer was in time"
+        return "nothing: every whole answer was in time"
     if slow > len(late):
         return "the time of a step: tokens come too slowly, with however many run beside them"
     queued = sum((replica.queued for replica in run.replicas), Counter({"no replica": run.homeless_seconds}))

@@ -81,6 +81,7 @@ def test_a_fleet_is_asked_for_on_the_command_line(tmp_path, capsys) -> None:
     assert main([*words, "--json", "--share", "0.9", "--target-ttft", "1", "--chunk-tokens", "512"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["replicas"] > 1 and found["in_time"] >= 0.9 and found["score"] < math.inf
+    assert found["one_less"]["in_time"] < 0.9 and not found["one_less"]["binds"].startswith("nothing")
     assert main([*words, "--replicas", "2", "--autoscale", "1:3", "--fail", "5"]) == 0
     out = capsys.readouterr().out
     assert "llama-3.1-8b on 2 replicas of 1 GPU (A100, bf16), prefix aware" in out
