@@ -78,7 +78,8 @@ def test_a_streamed_chat_is_the_whole_one(package: str, url: str) -> None:
                    f"a = dict(model='openai/small', api_base='{url}/v1', api_key='x', messages=m,\n"
                    "         max_tokens=8, temperature=0)\n"
                    "whole = litellm.completion(**a).choices[0].message.content\n"
-                   "parts = [c.choices[0].delta.content or '' for c in litellm.completion(stream=True, **a)]\n"
+                   "chunks = litellm.completion(stream=True, **a)\n"
+                   "parts = [c.choices[0].delta.content or '' for c in chunks]\n"
                    "assert whole and whole == ''.join(parts), (whole, parts); print('same')",
         "langchain-openai": "from langchain_openai import ChatOpenAI\n"
                             f"m = ChatOpenAI(model='small', base_url='{url}/v1', api_key='x', max_tokens=8,\n"
