@@ -26,7 +26,7 @@ def start(folder):
     """A short queue, so that some are refused, and a small cache, so that some are preempted. PyTorch keeps
     what oneDNN makes for each number of rows, by hundreds of megabytes until it is full; here it keeps
     little, so that what grows is ours."""
-    return serving(folder, "--max-queued-requests", "50", "--set", "cache_bytes=4000000",
+    return serving(folder, "--max-queued-requests", "50", "--set", "cache_bytes=1000000",
                    ONEDNN_PRIMITIVE_CACHE_CAPACITY="8", LRU_CACHE_CAPACITY="8")
 
 
@@ -54,8 +54,9 @@ def test_a_crowd_is_answered_and_leaves_nothing_behind(folder) -> None:
         tally = asyncio.run(beside_slow_readers(served, SECONDS))
         assert tally.wrong == []
         assert tally.closed == 0 and min(tally.done, tally.left, tally.refused) > 10, tally
+        assert served.metric("vllm:num_preemptions_total") > 0
         assert wait_until(served.is_idle)
-        assert served.resident_bytes() < before + 10e6
+        assert served.resident_bytes() < before + 20e6
         assert "Traceback" not in served.errors.read_text()
 
 
