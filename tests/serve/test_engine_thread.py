@@ -45,8 +45,9 @@ def test_who_hangs_up_is_gone_within_a_step(when: str, n: int, stream: bool) -> 
                 await until(lambda: sum(request.made > 1 for request in running) == n + 1)
             else:
                 await until(lambda: any(10 < request.computed < 150 for request in running))
-            seen = len(steps)
             client.gone.set()
+            await until(lambda: len(served.thread.open) == 1)       # its letter is in the box
+            seen = len(steps)
             await until(lambda: served.engine.unfinished == 1)
             assert len(steps) - seen <= 2           # the one that ran, and one that had perhaps just begun
             await asyncio.wait_for(client.task, 5)
@@ -97,15 +98,16 @@ def test_a_step_that_raises_fails_who_waits_and_flips_health() -> None:
 
 def test_an_answer_that_takes_too_long_is_given_up() -> None:
     async def run():
-        async with parrot(SAID, request_seconds=0.3) as served:
-            served.runner.seconds = 0.05
+        async with parrot(SAID, request_seconds=1.0) as served:
+            served.runner.seconds = 0.1
             late = await served.client.post("completions", json=completion())
             assert late.status_code == 504 and error_of(late)["code"] == "deadline_exceeded"
             found = events(await served.client.post("completions", json=completion(stream=True)))
             assert found[-1]["error"]["code"] == "deadline_exceeded" and len(found) > 2
             await until(lambda: free(served) == (0, 0, 0))
             served.runner.seconds = 0.0
-            assert (await served.client.post("completions", json=completion())).status_code == 200
+            brief = completion(max_tokens=1)
+            assert (await served.client.post("completions", json=brief)).status_code == 200
     asyncio.run(run())
 
 
@@ -163,10 +165,9 @@ def test_a_full_queue_refuses_at_once_and_is_open_again_after(admission, body: d
             await until(lambda: served.engine.unfinished and admission.requests == 1)
             waiting = Client(served.app, "completions", completion(prompt="x y z " * 5)).start()
             await until(lambda: admission.requests == 2)
-            begun = asyncio.get_running_loop().time()
             full = await served.client.post("completions", json=body)
-            assert asyncio.get_running_loop().time() - begun < 0.5
-            assert full.status_code == 429 and full.headers["retry-after"] == "1"
+            assert full.status_code == 429          # no step has ended meanwhile: nobody was asked to wait
+            assert full.headers["retry-after"] == "1"
             assert error_of(full)["code"] == "queue_full" and said in error_of(full)["message"]
             assert error_of(full)["type"] == "rate_limit_error"
             assert (await served.client.get("/../health")).status_code == 200
