@@ -59,7 +59,7 @@ class DecodeGraphs:
         device = model.device
         self.numbers = torch.zeros(3 * most, dtype=torch.int64, device=device)      # tokens, positions, slots
         self.context_lens = torch.zeros(most, dtype=torch.int32, device=device)
-        self.tables = _BlockTables(most, max_blocks, device)
+        self.block_tables = _BlockTables(most, max_blocks, device)
         self.logits = torch.empty(most, model.config.vocab_size, dtype=model.dtype, device=device)
         # Largest first: the smaller ones then fit into the memory that it has left in the pool.
         self._replay = {}
@@ -101,7 +101,7 @@ class DecodeGraphs:
         context_lens = [w.start + 1 for w in work] + [0] * pad
         _put(self.numbers, [*tokens, *positions, *slots])
         _put(self.context_lens, context_lens)
-        self.tables.show([w.request.blocks for w in work])
+        self.block_tables.show([w.request.blocks for w in work])
 
     def _forward(self, bucket: int) -> None:
         """The recorded part: from the buffers to `logits`."""
@@ -109,7 +109,7 @@ class DecodeGraphs:
         kv = StepKV(
             cache=self.cache,
             slots=slots,
-            block_tables=self.tables.there[:bucket],
+            block_tables=self.block_tables.there[:bucket],
             context_lens=self.context_lens[:bucket],
             cu_seqlens=None,
         )
