@@ -18,7 +18,7 @@ _SMALL_A_LAYER, _SMALL_A_STEP = 7, 12         # norms, rope, cache, attention an
 
 
 @dataclass(frozen=True)
-class Target:
+class GpuTarget:
     """One measurement. `less`: it is a share to be small. `model`: how the range follows, in a sentence."""
 
     name: str
@@ -63,8 +63,8 @@ def _same(low: float, high: float) -> dict[str, tuple[float, float]]:
 
 
 def _target(name: str, floor: float, goal: float, expected: dict[str, tuple[float, float]], model: str,
-            less: bool = False) -> Target:
-    return Target(name=name, floor=floor, goal=goal, expected=expected, model=model, less=less)
+            less: bool = False) -> GpuTarget:
+    return GpuTarget(name=name, floor=floor, goal=goal, expected=expected, model=model, less=less)
 
 
 TARGETS = {
