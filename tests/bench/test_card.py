@@ -11,7 +11,7 @@ from aiinfra.bench.command import add_bench
 
 @pytest.mark.program
 def test_the_whole_card(tmp_path) -> None:
-    options = CardOptions(steps=20, rate=6, seconds=3)
+    options = CardOptions(steps=20, rate=10, seconds=4)
     rows = {(row.stage, row.name): row for row in bench_card(options)}
     assert [stage for stage, _ in rows][-1] == "load"
     assert {stage for stage, _ in rows} == {"train", "resume", "export", "serve", "load"}
