@@ -17,7 +17,6 @@ import random
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import accumulate
 from typing import Any
 
 from aiinfra.engine.blocks import digest_of
@@ -34,6 +33,8 @@ _MANY = 32                    # requests that decode side by side, with little b
 _FEW = 4                      # with much
 _MUCH = 768                   # tokens behind
 _PIECE = 64                   # tokens of a prompt's piece
+_SHORT = 32                   # prompts of so many tokens take so little that a turn has several of them
+_TIMES = 3
 _STEPS = 4                    # timed of those that decode, in a turn
 _BLOCK = 16
 
@@ -95,9 +96,8 @@ def measure_cost(model: Transformer, turns: int = 3,
         if progress is not None:
             progress(1)
     typical = {kind: percentile(values, 50) for kind, values in found.items()}
-    base = _never_falling([typical[size] for size in bench.sizes])
     cost = MeasuredCost(
-        base=tuple(zip(bench.sizes, base)),
+        base=tuple((size, typical[size]) for size in bench.sizes),
         request_seconds=0.0,
         context_seconds=0.0,
         pair_seconds=0.0)
@@ -109,11 +109,6 @@ def measure_cost(model: Transformer, turns: int = 3,
         request_seconds=max(0.0, many) / (_MANY - 1),
         context_seconds=max(0.0, much) / (_FEW * bench.behind),
         pair_seconds=max(0.0, late) / (_PIECE * bench.behind))
-
-
-def _never_falling(seconds: list[float]) -> Iterator[float]:
-    """More tokens take no less time: where it was measured otherwise, that was noise."""
-    return accumulate(seconds, max)
 
 
 class _Bench:
@@ -139,7 +134,10 @@ class _Bench:
 
     def turn(self) -> dict[Any, float]:
         """Seconds of each kind of step."""
-        found: dict[Any, float] = {size: self.prompt(size) for size in self.sizes}
+        found: dict[Any, float] = {}
+        for size in self.sizes:
+            times = _TIMES if size <= _SHORT else 1
+            found[size] = percentile([self.prompt(size) for _ in range(times)], 50)
         found["many"] = self.decodes(_MANY)
         found["few"] = self.decodes(_FEW)
         found["much"] = self.decodes(_FEW, self.behind)

@@ -33,7 +33,7 @@ def test_a_small_model_is_measured_in_a_moment() -> None:
     assert turns == [1, 1]
     sizes, seconds = zip(*cost.base)
     assert sizes == (1, 2, 4, 8, 16, 32, 64, 128)
-    assert list(seconds) == sorted(seconds) and seconds[0] > 0
+    assert all(second > 0 for second in seconds)
     assert cost.request_seconds >= 0 and cost.context_seconds >= 0 and cost.pair_seconds >= 0
     assert len(list(cost.lines())) == 4
 
