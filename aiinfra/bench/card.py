@@ -25,7 +25,6 @@ from aiinfra.bench.measured import Measured
 from aiinfra.bench.own_server import own_server
 from aiinfra.bench.row import Row, digits
 from aiinfra.bench.serve import Load, LoadTest
-from aiinfra.bench.waits import Target
 from aiinfra.checkpoint import load
 from aiinfra.config import config
 from aiinfra.engine.options import EngineOptions
@@ -195,13 +194,16 @@ def forecast(options: CardOptions, model: Path, turns: Sequence[Turn]) -> FleetR
         token_budget=EngineOptions.token_budget,
         chunk_tokens=_CHUNK,
         max_running=EngineOptions.max_running)
-    target = LatencyTarget(ttft_seconds=options.ttft, tpot_seconds=options.tpot)
-    return report(serve_fleet(turns, plan, cost), target, dollars_per_gpu_hour=0)
+    return report(serve_fleet(turns, plan, cost), _target(options), dollars_per_gpu_hour=0)
+
+
+def _target(options: CardOptions) -> LatencyTarget:
+    return LatencyTarget(ttft_seconds=options.ttft, tpot_seconds=options.tpot)
 
 
 def _asked(options: CardOptions, url: str, trace: Path, vocab_size: int) -> Measured:
     asked = Load(rate=None, arrivals="trace", trace=trace, vocab_size=vocab_size,
-                 target=Target(options.ttft, options.tpot), seed=options.seed)
+                 target=_target(options), seed=options.seed)
     test = LoadTest(Endpoint(url), asked)
     for _ in test.rows():
         pass

@@ -178,7 +178,7 @@ def run_bench_serve(args: argparse.Namespace) -> None:
 
 def _load(args: argparse.Namespace) -> "Load":
     from aiinfra.bench.serve import Load
-    from aiinfra.bench.waits import Target
+    from aiinfra.plan.latency import LatencyTarget
     rate = args.rate
     if rate is None and args.arrivals != "trace":
         rate = 1.0
@@ -193,7 +193,7 @@ def _load(args: argparse.Namespace) -> "Load":
         prefixes=args.prefixes,
         vocab_size=args.vocab_size,
         hang_up=args.hang_up,
-        target=Target(args.ttft_target, args.tpot_target),
+        target=LatencyTarget(ttft_seconds=args.ttft_target, tpot_seconds=args.tpot_target),
         seed=args.seed,
     )
 

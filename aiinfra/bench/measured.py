@@ -15,9 +15,10 @@ from typing import Any
 from aiinfra.bench.http import HttpServed
 from aiinfra.bench.load import duration
 from aiinfra.bench.row import Row, digits
-from aiinfra.bench.waits import QUANTILES, WAITS, Target, token_seconds, wait_rows
+from aiinfra.bench.waits import WAITS, in_time, token_seconds, wait_rows
 from aiinfra.errors import plural
 from aiinfra.perf import percentile
+from aiinfra.plan.latency import QUANTILES, LatencyTarget
 
 KEEPS_UP = 0.9                     # of the requests are in time: DistServe's share
 _LATE_SECONDS = 0.05               # requests sent so late are worth a word
@@ -40,7 +41,7 @@ class Measured:
     rate: float | None
     asked: int
     heard: list[HttpServed]
-    target: Target
+    target: LatencyTarget
     interrupted: bool = False
 
     @property
@@ -57,12 +58,17 @@ class Measured:
     def in_time(self) -> float:
         """The share of the requests, without those that hung up, whose answer met the target."""
         patient = sum(not one.hung_up for one in self.heard)
-        return sum(map(self.target.met, self.answered)) / max(1, patient)
+        return sum(map(self._met, self.answered)) / max(1, patient)
 
     @property
     def keeps_up(self) -> bool:
         """True if enough of the requests were in time."""
         return self.in_time >= KEEPS_UP
+
+    @property
+    def goodput(self) -> float:
+        """Answers in time, each second."""
+        return self.a_second(self._met)
 
     def a_second(self, count: Callable[[HttpServed], float]) -> float:
         """The sum of `count` over the answers, each second."""
@@ -82,7 +88,7 @@ class Measured:
             "hung_up": sum(one.hung_up for one in self.heard),
             "seconds": self.seconds,
             "in_time": self.in_time,
-            "goodput_per_second": self.a_second(self.target.met),
+            "goodput_per_second": self.goodput,
             "output_tokens_per_second": self.output_tokens_a_second,
             "prompt_tokens_per_second": self.a_second(lambda one: one.prompt_tokens),
             "cached_tokens": sum(one.cached_tokens for one in self.answered),
@@ -104,7 +110,7 @@ class Measured:
                 yield Row(f"mean time a token, P{q}", percentile(per_token, q), "s")
         yield Row("output", self.output_tokens_a_second, "tok/s", note=self._counting())
         yield Row("answers", self.a_second(lambda one: 1), "req/s", note=self._fates())
-        yield self.row("goodput", self.a_second(self.target.met), "req/s",
+        yield self.row("goodput", self.goodput, "req/s",
                        f"{self.in_time:.0%} in time: {self.target}")
 
     def line(self) -> LoadRow:
@@ -119,6 +125,9 @@ class Measured:
     def row(self, name: str, value: float, unit: str, note: str) -> LoadRow:
         """A row that carries all figures of this run."""
         return LoadRow(name, value, unit, note=note, figures=self.figures())
+
+    def _met(self, answer: HttpServed) -> bool:
+        return in_time(answer, self.target)
 
     def _quick(self, wait: str) -> str:
         figures = self.figures()

@@ -25,9 +25,9 @@ from aiinfra.bench.measured import KEEPS_UP, Measured
 from aiinfra.bench.open_loop import closed_loop, open_loop, random_patience
 from aiinfra.bench.row import Row
 from aiinfra.bench.trace import TraceRequest, read_trace
-from aiinfra.bench.waits import Target
 from aiinfra.config import config
 from aiinfra.errors import plural
+from aiinfra.plan.latency import LatencyTarget
 
 SWEEP_SECONDS = 20                 # of traffic at each rate, at least so many requests
 _SWEEP_LEAST = 20
@@ -56,7 +56,7 @@ class Load:
     vocab_size: int = 32_000
     hang_up: float = 0.0
     hang_up_seconds: float = 5.0
-    target: Target = Target(2.0, 0.1)
+    target: LatencyTarget = LatencyTarget(ttft_seconds=2.0, tpot_seconds=0.1)
     seed: int = 0
 
     def __post_init__(self) -> None:

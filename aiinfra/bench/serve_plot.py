@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from aiinfra.bench.measured import KEEPS_UP, Measured
 from aiinfra.bench.serve import knee_row
-from aiinfra.bench.waits import WAITS, Target, token_seconds
+from aiinfra.bench.waits import WAITS, token_seconds
 from aiinfra.files import replace_whole
 
 _MEASURED, _LIMIT, _OTHER = "#0072B2", "#6B6B6B", "#AA4499"      # the workbook's: lab/style.py
@@ -46,7 +46,7 @@ def _sweep(left: Axes, right: Axes, runs: list[Measured]) -> None:
     for q, style in ((50, "o-"), (99, "^-")):
         first = [run.figures()[f"first_token_p{q}"] for run in runs]
         right.plot(rates, first, style, color=_MEASURED, label=f"first token, P{q}")
-    right.axhline(runs[0].target.first_token, color=_LIMIT, linestyle="--", label="target")
+    right.axhline(runs[0].target.ttft_seconds, color=_LIMIT, linestyle="--", label="target")
     right.set(xlabel="requests a second, offered", ylabel="seconds", xscale="log", yscale="log")
     right.legend(frameon=False, fontsize=9)
     knee = knee_row(runs).ours
@@ -60,10 +60,10 @@ def _sweep(left: Axes, right: Axes, runs: list[Measured]) -> None:
 
 
 def _one_run(left: Axes, right: Axes, run: Measured) -> None:
-    target: Target = run.target
+    target = run.target
     first = WAITS["first token"](run.answered)
     token = list(map(token_seconds, run.answered))
-    for axes, seconds, limit in ((left, first, target.first_token), (right, token, target.per_token)):
+    for axes, seconds, limit in ((left, first, target.ttft_seconds), (right, token, target.tpot_seconds)):
         shares = [(i + 1) / len(seconds) for i in range(len(seconds))]
         axes.plot(sorted(seconds), shares, color=_MEASURED, drawstyle="steps-post")
         axes.axvline(limit, color=_LIMIT, linestyle="--", label="target")

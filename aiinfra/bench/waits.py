@@ -9,13 +9,11 @@ Notebooks 12, 13 and 15.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
 from aiinfra.bench.load import Served
-from aiinfra.bench.row import Row, digits
+from aiinfra.bench.row import Row
 from aiinfra.perf import percentile
-
-QUANTILES = (50, 90, 99)
+from aiinfra.plan.latency import QUANTILES, LatencyTarget
 
 
 def _first_tokens(served: Sequence[Served]) -> list[float]:
@@ -43,18 +41,9 @@ WAITS: dict[str, Callable[[Sequence[Served]], list[float]]] = {
 }
 
 
-class Target(NamedTuple):
-    """What a user should wait at most, in seconds: for the first token, and for a token on average."""
-
-    first_token: float
-    per_token: float
-
-    def met(self, answer: Served) -> bool:
-        """True if this answer, which is whole, came in time."""
-        return answer.first_token_seconds <= self.first_token and token_seconds(answer) <= self.per_token
-
-    def __str__(self) -> str:
-        return f"first token ≤ {digits(self.first_token)} s, a token ≤ {digits(self.per_token)} s"
+def in_time(answer: Served, target: LatencyTarget) -> bool:
+    """True if this answer, which is whole, met the target."""
+    return target.met(answer.first_token_seconds, token_seconds(answer))
 
 
 def wait_rows(ours: Sequence[Served], rival_name: str = "", theirs: Sequence[Served] = ()) -> Iterator[Row]:

@@ -28,8 +28,11 @@ class LatencyTarget:
 
     def __post_init__(self) -> None:
         if not (self.ttft_seconds > 0 and self.tpot_seconds > 0 and 0 < self.share <= 1):
-            raise ValueError(f"{self}; seconds must be above 0, and the share above 0 and at most 1. For "
+            raise ValueError(f"{self!r}; seconds must be above 0, and the share above 0 and at most 1. For "
                              "instance LatencyTarget(ttft_seconds=2, tpot_seconds=0.05).")
+
+    def __str__(self) -> str:
+        return f"first token ≤ {self.ttft_seconds:.3g} s, a token ≤ {self.tpot_seconds:.3g} s"
 
     def met(self, ttft_seconds: float, tpot_seconds: float) -> bool:
         """True for a request that was in time."""

@@ -16,7 +16,8 @@ from aiinfra.bench.http import Endpoint, HttpServed
 from aiinfra.bench.measured import LoadRow, Measured
 from aiinfra.bench.serve import Load, LoadTest, find_knee, knee_row
 from aiinfra.bench.trace import TraceRequest
-from aiinfra.bench.waits import Target, token_seconds
+from aiinfra.bench.waits import token_seconds
+from aiinfra.plan.latency import LatencyTarget
 from tests.bench.fake_server import Fake, FakeTransport, run_virtually, served
 from tests.source_tree import ROOT
 
@@ -41,7 +42,10 @@ def heard(arrival: float, *at: float, **more: object) -> HttpServed:
     return HttpServed(arrival_seconds=arrival, at_seconds=list(at), sent_seconds=arrival, **more)
 
 
-def run(rate: float, *answers: HttpServed, target: Target = Target(1.0, 0.1)) -> Measured:
+TARGET = LatencyTarget(ttft_seconds=1.0, tpot_seconds=0.1)
+
+
+def run(rate: float, *answers: HttpServed, target: LatencyTarget = TARGET) -> Measured:
     return Measured(said=f"{rate}", rate=rate, asked=len(answers), heard=list(answers), target=target)
 
 
@@ -79,7 +83,7 @@ def test_goodput_counts_who_was_in_time() -> None:
         heard(0.0, failure="429"),
     )
     assert measured.in_time == 2 / 5 and measured.seconds == 2.0
-    assert measured.a_second(measured.target.met) == 1.0
+    assert measured.goodput == 1.0
     figures = measured.figures()
     assert figures["goodput_per_second"] == 1.0 and figures["failed"] == figures["hung_up"] == 1
     assert token_seconds(measured.heard[2]) == 0.75
@@ -113,7 +117,7 @@ def test_a_knee_that_is_not_reached() -> None:
 
 def test_a_knee_measured(virtual) -> None:
     """One place, 20 ms a request: more than 50 a second are not to be served in time."""
-    test = load_test(Fake(first=0.02, places=1), arrivals="constant", target=Target(0.15, 1.0), rate=10.0,
+    test = load_test(Fake(first=0.02, places=1), arrivals="constant", target=LatencyTarget(0.15, 1.0), rate=10.0,
                      output_tokens=lengths("1"), vocab_size=32_000)
     *rates, knee = test.sweep()
     assert knee.name == "knee" and 45 < knee.ours <= 55
