@@ -1,6 +1,6 @@
 # make lab     set up once, then open the workbook in JupyterLab
 # make quick   set up once, then the tests that need no model, no page and no compiler: under 3 minutes on two cores
-# make test    set up once, then all tests and every page: under 25 minutes on two cores
+# make test    set up once, then all tests and every page: under 45 minutes on two cores
 
 PYTHON ?= python3
 VENV   := .venv

