@@ -7,6 +7,8 @@ import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+_LONGEST = 200                            # characters of a name that are compared: it may be a stranger's
+
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """` Did you mean 'x'?` for the closest known name, or an empty string."""
@@ -16,7 +18,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def nearest_name(name: str, known: Iterable[str], cutoff: float = 0.5) -> str | None:
     """The known name that is most like `name`, or None if none is like it. cutoff: how like, 0 (any) to 1."""
-    close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=cutoff)
+    close = difflib.get_close_matches(str(name)[:_LONGEST], list(known), n=1, cutoff=cutoff)
     return close[0] if close else None
 
 

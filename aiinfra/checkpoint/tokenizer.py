@@ -20,6 +20,8 @@ from aiinfra.checkpoint.huggingface_tokenizer import vocabulary_from_folder
 from aiinfra.checkpoint.vocabulary import Vocabulary
 from aiinfra.files import write_json, write_text
 
+_LONG = 10_000                       # characters that are tokenized in about ten milliseconds
+
 
 class Tokenizer:
     """A model's vocabulary, its special tokens and its chat template."""
@@ -81,8 +83,14 @@ class Tokenizer:
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of `text`. Special tokens written in it are recognised, as in transformers. Raises
         ValueError for text that is no Unicode (bytes that were not UTF-8)."""
-        if any("\ud800" <= c <= "\udfff" for c in text):              # how Python carries such bytes
-            raise ValueError(f"the text is not valid Unicode: {ascii(text[:40])}. Convert it to UTF-8 first.")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:                          # half a surrogate is such a byte
+            said = f"the text is not valid Unicode: {ascii(text[:40])}. Convert it to UTF-8 first."
+            raise ValueError(said) from error
+        if len(text) > _LONG:                      # other threads go on meanwhile, which `encode` keeps waiting
+            [found] = self.backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+            return found.ids
         return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
 
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:

@@ -78,8 +78,9 @@ class AnswerText:
             self.decoded += self.decoder.flush()
         if len(out.token_ids) <= self.params.min_tokens:
             self.protected = len(self.decoded)
-        rest, stop = cut_at_stop(self.decoded[self.protected:], self.params.stop, final)
-        out.text = self.decoded[:self.protected] + rest
+        shown = max(self.protected, len(out.text))         # no stop string begins before
+        rest, stop = cut_at_stop(self.decoded[shown:], self.params.stop, final)
+        out.text = self.decoded[:shown] + rest
         out.finish_reason = made.finish_reason
         if stop is not None:
             out.finish_reason, out.stop_reason = "stop", stop
@@ -106,7 +107,7 @@ def cut_at_stop(text: str, stops: Sequence[str], final: bool) -> tuple[str, str 
         return text, None
     held = 0
     for stop in stops:
-        for n in range(held + 1, len(stop)):
+        for n in range(held + 1, min(len(stop), len(text) + 1)):
             if text.endswith(stop[:n]):
                 held = n
     return text[:len(text) - held], None

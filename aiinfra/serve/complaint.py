@@ -15,7 +15,14 @@ from starlette.responses import Response
 
 from aiinfra.engine.sampling_params import RULES
 from aiinfra.errors import nearest
-from aiinfra.serve.protocol import ChatRequest, CompletionRequest
+from aiinfra.serve.protocol import (
+    ChatRequest,
+    CompletionRequest,
+    Form,
+    Message,
+    StreamOptions,
+    TextPart,
+)
 from aiinfra.serve.refusal import Refusal, cut, quote
 
 _FORMS = {
@@ -25,16 +32,18 @@ _FORMS = {
 }
 _ANY_OF = ("prompt", "stop")
 _RULE_OF = {"max_completion_tokens": "max_tokens", "best_of": "n"}
-_KNOWN = {*ChatRequest.model_fields, *CompletionRequest.model_fields}
+_CHAT = "/v1/chat/completions"
+_INSIDE = {"stream_options": StreamOptions, "messages": Message, "content": TextPart}
 _BODY = "the body must be a JSON object, sent with Content-Type: application/json"
 
 
-async def on_invalid(_: Request, error: RequestValidationError) -> Response:
+async def on_invalid(request: Request, error: RequestValidationError) -> Response:
     """What FastAPI does with a body that is not of the form."""
-    return refusal_of(error.errors()).response
+    form = ChatRequest if request.url.path.endswith(_CHAT) else CompletionRequest
+    return refusal_of(error.errors(), form).response
 
 
-def refusal_of(errors: Sequence[Any]) -> Refusal:
+def refusal_of(errors: Sequence[Any], form: type[Form]) -> Refusal:
     """The error that lies deepest, of the first field that has one: it says most."""
     first = _path(errors[0])[:1]
     of_first = [error for error in errors if _path(error)[:1] == first]
@@ -42,10 +51,21 @@ def refusal_of(errors: Sequence[Any]) -> Refusal:
     if first and first[0] in _ANY_OF:            # none of its forms fits: the value as a whole is wrong
         error = of_first[0]
     path = _path(error)
+    if not path and error["type"] == "fields":
+        return Refusal(400, f"{error['msg']}.")
     if not path or error["type"] == "json_invalid":
         return Refusal(400, f"{_BODY}: {quote(error.get('msg', ''))}.")
     param = _written(path)
-    return Refusal(400, f"{_said(error, path, param)}", param=param)
+    if error["type"] == "extra_forbidden":
+        return Refusal(400, _unknown(path, param, form), param=param)
+    return Refusal(400, _said(error, path, param), param=param)
+
+
+def _unknown(path: list[str | int], param: str, form: type[Form]) -> str:
+    """Names a field that there is in the same place."""
+    around = [_INSIDE[part] for part in path[:-1] if part in _INSIDE]
+    fields = [form, *around][-1].model_fields
+    return f"{param} is not a field that this server knows.{nearest(path[-1], fields)} Leave it out."
 
 
 def _said(error: Any, path: list[str | int], param: str) -> str:
@@ -53,8 +73,6 @@ def _said(error: Any, path: list[str | int], param: str) -> str:
     value = quote(error["input"])
     if error["type"] == "missing":
         return f"{param} is missing: {_FORMS.get(name, 'it is needed')}."
-    if error["type"] == "extra_forbidden":
-        return f"{param} is not a field that this server knows.{nearest(name, _KNOWN)} Leave it out."
     if error["type"] == "only":
         return f"{param}={value}; {error['msg']}."
     if len(path) == 1 and name in _FORMS:

@@ -151,12 +151,10 @@ class EngineThread:
 
     def _run(self) -> None:
         while self.state != "stopped":
-            self._open_letters()
-            if not self._seats:
-                continue
             try:
-                record = self.llm.texts.step()
-                self._hand_over(record)
+                self._open_letters()
+                if self._seats:
+                    self._hand_over(self.llm.texts.step())
             except Exception as error:             # whatever it is, those who wait must hear of it
                 traceback.print_exc()
                 self._fail(f"{type(error).__name__}: {error}")
@@ -177,8 +175,8 @@ class EngineThread:
                 self.check_open()
             for number, request in enumerate(ticket.requests):
                 params = ticket.params.within(self.context - len(request.prompt_token_ids))
-                self.llm.texts.add(request, params)
                 self._seats[request.request_id] = _Seat(ticket, number)
+                self.llm.texts.add(request, params)
         except ValueError as error:
             self._let_go(ticket, Refusal(400, str(error)))
         except Refusal as refusal:
@@ -221,19 +219,22 @@ class EngineThread:
             return
         ticket.over = True
         for request in ticket.requests:
-            self.llm.texts.drop(request)
             self._seats.pop(request.request_id, None)
         if error is not None:
             _call(ticket.loop, partial(self._deliver_failure, ticket, error))
+        for request in ticket.requests:
+            self.llm.texts.drop(request)
         for listener in self.on_end:
             listener(ticket)
 
     def _let_all_go(self, error: Refusal) -> None:
         for ticket in {seat.ticket for seat in self._seats.values()}:
-            self._let_go(ticket, error)
+            with suppress(Exception):              # an engine that has failed may fail at this, too
+                self._let_go(ticket, error)
 
     def _fail(self, said: str) -> None:
-        self.state = "failed"
+        if self.state != "stopped":
+            self.state = "failed"
         self.said = said
         self._let_all_go(Refusal(500, f"the engine failed at a step: {said}", code="engine_failed"))
 
@@ -265,6 +266,8 @@ def _growth_of(seat: _Seat, index: int) -> Growth:
 
 
 def _answer(function: Callable[[], Any], found: Future[Any]) -> None:
+    if not found.set_running_or_notify_cancel():
+        return                                     # who asked has gone
     try:
         found.set_result(function())
     except Exception as error:                     # whoever asked has it, not the engine

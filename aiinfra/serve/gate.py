@@ -5,6 +5,7 @@ parsed, for somebody who may not ask. A request id goes back in the answer's hea
 break a line or a log is taken.
 """
 
+import asyncio
 import hmac
 import re
 from uuid import uuid4
@@ -40,7 +41,10 @@ class Gate:
         except Refusal as refusal:
             await refusal.response(scope, receive, send)
             return
-        await self.app(scope, self._counted(receive), _with_id(send, request_id))
+        try:
+            await self.app(scope, self._counted(receive), _with_id(send, request_id))
+        except asyncio.CancelledError:               # a shutdown waits no longer for who is left: no fault
+            return
 
     def _check_id(self, request_id: bytes) -> None:
         if not _REQUEST_ID.fullmatch(request_id):

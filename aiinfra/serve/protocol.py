@@ -10,9 +10,18 @@ Notebook 15.
 """
 
 import json
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from aiinfra.engine.sampling_params import RULES, SamplingParams
@@ -22,9 +31,15 @@ MOST_LOGPROBS = 20
 _MOST_STOPS, _LONGEST_STOP = 16, 256
 _MOST_PROMPTS = 1_024
 _COMPLETION_TOKENS = 16                  # of a completion that says nothing of its length, as at OpenAI
+_MOST_FIELDS = 100                       # of an object; more are told by one error, not by one each
+_MOST_NOTES = 16                         # pairs of metadata, as at OpenAI
 
-TextPrompts = str | list[str]
-IdPrompts = list[int] | list[list[int]]
+# A list ends at its first fault: a million errors would take seconds, and gigabytes, to be written down.
+Strings = Annotated[list[str], Field(fail_fast=True)]
+Ids = Annotated[list[int], Field(fail_fast=True)]
+StopIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(fail_fast=True)]
+TextPrompts = str | Strings
+IdPrompts = Ids | Annotated[list[Ids], Field(fail_fast=True)]
 
 
 def ruled(name: str, default: Any) -> Any:
@@ -49,10 +64,25 @@ def only(*values: Any) -> Any:
     return Annotated[Any, AfterValidator(check), WithJsonSchema({"enum": [None, *values]})]
 
 
+def bounded(most: int) -> Callable[[Any], Any]:
+    """A check of an object, before its fields are looked at: has it at most so many?"""
+    def check(given: Any) -> Any:
+        if isinstance(given, dict) and len(given) > most:
+            message = "an object here may have at most {most} fields; this one has {count}: leave some out"
+            raise PydanticCustomError("fields", message, {"most": most, "count": len(given)})
+        return given
+    return check
+
+
+Notes = Annotated[dict[str, str], Field(max_length=_MOST_NOTES), BeforeValidator(bounded(_MOST_NOTES))]
+
+
 class Form(BaseModel):
     """Unknown fields are errors, and so are numbers in quotes."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    few_fields = model_validator(mode="before")(bounded(_MOST_FIELDS))
 
 
 class StreamOptions(Form):
@@ -74,7 +104,7 @@ class AnswerRequest(Form):
     top_p: float | None = ruled("top_p", None)
     seed: int | None = ruled("seed", None)
     max_tokens: int | None = ruled("max_tokens", None)
-    stop: str | list[str] | None = Field(None, description=RULES["stop"].limit)
+    stop: str | Strings | None = Field(None, description=RULES["stop"].limit)
 
     # vLLM's
     top_k: int | None = ruled("top_k", None)
@@ -82,7 +112,7 @@ class AnswerRequest(Form):
     repetition_penalty: float | None = ruled("repetition_penalty", None)
     min_tokens: int | None = Field(None, ge=0)
     ignore_eos: bool | None = None
-    stop_token_ids: list[Annotated[int, Field(ge=0)]] | None = Field(None, max_length=_MOST_PROMPTS)
+    stop_token_ids: StopIds | None = Field(None, max_length=_MOST_PROMPTS)
 
     # Who asks: it has no bearing on the answer, there as here.
     user: str | None = None
@@ -187,7 +217,7 @@ class Message(Form):
     empty."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    content: str | Annotated[list[TextPart], Field(fail_fast=True)]
     name: str | None = None
     refusal: only() = None
     audio: only() = None
@@ -212,15 +242,17 @@ class Message(Form):
 class ChatRequest(AnswerRequest):
     """POST /v1/chat/completions."""
 
-    messages: list[Message] = Field(min_length=1)
+    messages: Annotated[list[Message], Field(fail_fast=True)] = Field(min_length=1)
     max_completion_tokens: int | None = ruled("max_tokens", None)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS)
 
     # Notes about the request that have no bearing on the answer.
-    metadata: dict[str, str] | None = None
+    metadata: Notes | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    prompt_cache_options: only({}) = None
+    prompt_cache_retention: only("in_memory") = None
 
     # What would change the answer, and cannot.
     tools: only([]) = None
@@ -229,8 +261,9 @@ class ChatRequest(AnswerRequest):
     functions: only([]) = None
     function_call: only("none") = None
     response_format: only({"type": "text"}) = None
-    reasoning_effort: only() = None
-    verbosity: only() = None
+    reasoning_effort: only("none") = None
+    verbosity: only("medium") = None
+    moderation: only() = None
     modalities: only(["text"]) = None
     audio: only() = None
     prediction: only() = None
@@ -251,7 +284,7 @@ class ChatRequest(AnswerRequest):
     @property
     def params(self) -> SamplingParams:
         """How to answer. Raises Refusal."""
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise Refusal(400, f"top_logprobs={self.top_logprobs} without logprobs: set logprobs to true, "
                                "too.", param="top_logprobs")
         old, new = self.max_tokens, self.max_completion_tokens

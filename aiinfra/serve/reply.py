@@ -94,6 +94,8 @@ class EventStream(Response):
         try:
             async with asyncio.timeout(self.watch.seconds + _LINGER_SECONDS):
                 await self._send_all(send)
+        except TimeoutError:                      # he does not read: the connection closes, that is all
+            return
         finally:
             self.watch.stop()
 

@@ -1,5 +1,8 @@
 """Ids, chats and streams equal transformers', on text that breaks careless tokenizers."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import tokenizers
 import transformers
@@ -34,6 +37,20 @@ MESSAGES = [
 @pytest.mark.parametrize("text", NASTY)
 def test_ids_are_identical(text: str, ours, reference_tokenizer) -> None:
     assert ours[1].encode(text) == reference_tokenizer(text).input_ids
+
+
+def test_a_long_text_keeps_no_other_thread_waiting(ours, reference_tokenizer) -> None:
+    """A server's streams go on meanwhile. Its ids are transformers', too."""
+    text = " ".join(NASTY) * 800
+    gaps, expected = [], reference_tokenizer(text).input_ids
+    with ThreadPoolExecutor(1) as other:
+        begun = last = time.perf_counter()
+        found = other.submit(ours[1].encode, text)
+        while not found.done():
+            time.sleep(0.001)
+            gaps.append(time.perf_counter() - last)
+            last = time.perf_counter()
+    assert found.result() == expected and max(gaps) < (last - begun) / 2
 
 
 @pytest.mark.parametrize("text", NASTY)

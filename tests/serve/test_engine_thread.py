@@ -6,6 +6,7 @@ import threading
 import pytest
 from tests.serve.parrot import Client, chat, completion, error_of, events, parrot, until
 
+from aiinfra.serve import reply
 from aiinfra.serve.admission import Admission
 
 pytestmark = pytest.mark.program
@@ -149,6 +150,52 @@ def test_a_question_between_steps_is_answered_and_its_fault_is_the_askers() -> N
             with pytest.raises(ZeroDivisionError):
                 await served.thread.between_steps(lambda: 1 / 0)
             assert served.thread.state == "ready"
+    asyncio.run(run())
+
+
+def test_who_asks_between_steps_and_goes_away_stops_nobody() -> None:
+    async def run():
+        async with parrot(SAID) as served:
+            served.runner.gate = threading.Event()
+            client = Client(served.app, "completions", completion()).start()
+            await until(lambda: served.engine.unfinished)
+            question = asyncio.create_task(served.thread.between_steps(lambda: 1))
+            await asyncio.sleep(0)
+            question.cancel()
+            served.runner.gate.set()
+            assert await asyncio.wait_for(served.thread.between_steps(lambda: 2), 10) == 2
+            await asyncio.wait_for(client.task, 10)
+            assert client.status == 200
+    asyncio.run(run())
+
+
+def test_a_fault_between_steps_fails_who_waits_too(monkeypatch) -> None:
+    """The engine's memory is gone when somebody hangs up: the thread must not end in silence."""
+    def no_more(request) -> None:
+        raise RuntimeError("the GPU fell off the bus")
+
+    async def run():
+        async with parrot(SAID) as served:
+            served.runner.seconds = 0.005
+            gone, waits = [Client(served.app, "completions", completion()).start() for _ in range(2)]
+            await until(lambda: served.thread.running == 2)
+            monkeypatch.setattr(served.thread.llm.texts, "drop", no_more)
+            gone.gone.set()
+            await asyncio.wait_for(asyncio.gather(gone.task, waits.task), 10)
+            assert waits.status == 500 and "fell off the bus" in waits.text
+            assert (await served.client.get("/../health")).status_code == 503
+            assert await asyncio.wait_for(served.thread.between_steps(lambda: 2), 10) == 2
+    asyncio.run(run())
+
+
+def test_a_reader_who_does_not_read_is_left_after_the_deadline(monkeypatch) -> None:
+    async def run():
+        monkeypatch.setattr(reply, "_LINGER_SECONDS", 0.2)
+        async with parrot(SAID, request_seconds=0.5) as served:
+            client = Client(served.app, "completions", completion(stream=True)).start()
+            client.may_read.clear()
+            await asyncio.wait_for(client.task, 10)                 # raises nothing: there is no fault
+            assert not served.thread.open and "[DONE]" not in client.text
     asyncio.run(run())
 
 

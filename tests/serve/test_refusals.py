@@ -2,11 +2,16 @@
 
 import asyncio
 import json
+from typing import get_type_hints
 
 import pytest
+from openai.types import completion_create_params
+from openai.types.chat import completion_create_params as chat_params
 from tests.serve.parrot import CONTEXT, NAME, chat, completion, error_of, parrot
 
 from aiinfra.engine.sampling_params import RULES
+from aiinfra.serve import complaint
+from aiinfra.serve.protocol import ChatRequest, CompletionRequest
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
 IMAGE = {"type": "image_url", "image_url": {"url": "http://x/y.png"}}
@@ -41,6 +46,11 @@ WRONG = [
     ("chat/completions", {"stream_options": {"include_usage": True}}, "stream_options", "set stream to true"),
     ("chat/completions", {"stream": True, "stream_options": {"use": True}}, "stream_options.use", "not a"),
     ("chat/completions", {"max_tokns": 5}, "max_tokns", "Did you mean 'max_tokens'?"),
+    ("completions", {"tools": [TOOL]}, "tools", "tools is not a field that this server knows. Leave"),
+    ("chat/completions", {"messages": [{"role": "user", "content": "x", "tools": []}]}, "messages[0].tools",
+     "Did you mean 'tool_calls'?"),
+    ("chat/completions", {"messages": [{"role": "user", "content": "x", "weight": 1}]}, "messages[0].weight",
+     "messages[0].weight is not a field that this server knows. Leave"),
     ("chat/completions", {"messages": []}, "messages", "messages=[]"),
     ("chat/completions", {"messages": "hi"}, "messages", "messages='hi'"),
     ("chat/completions", {"messages": [{"role": "user"}]}, "messages[0].content", "is missing"),
@@ -74,11 +84,15 @@ LEGAL = [
         "logit_bias", "user", "metadata", "response_format", "presence_penalty", "frequency_penalty", "seed",
         "stream", "stream_options", "logprobs", "top_logprobs", "parallel_tool_calls", "function_call",
         "functions", "store", "reasoning_effort", "modalities", "audio", "prediction", "service_tier",
-        "top_k", "min_p", "repetition_penalty", "min_tokens", "ignore_eos", "stop_token_ids",
+        "top_k", "min_p", "repetition_penalty", "min_tokens", "ignore_eos", "stop_token_ids", "moderation",
+        "prompt_cache_options", "prompt_cache_retention", "verbosity", "web_search_options",
     ])),
     ("chat/completions", {"presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {}, "user": "me",
                           "metadata": {"a": "b"}, "response_format": {"type": "text"}, "tool_choice": "none",
-                          "tools": [], "store": False, "n": 1, "stream": False, "logprobs": False}),
+                          "tools": [], "store": False, "n": 1, "stream": False, "logprobs": False,
+                          "top_logprobs": 0, "stop": [], "reasoning_effort": "none", "verbosity": "medium",
+                          "modalities": ["text"], "parallel_tool_calls": True, "service_tier": "auto",
+                          "functions": [], "function_call": "none", "prompt_cache_retention": "in_memory"}),
     ("chat/completions", {"top_k": 5, "min_p": 0.1, "repetition_penalty": 1.1, "min_tokens": 1,
                           "ignore_eos": True, "stop_token_ids": [3], "max_tokens": 5}),
     ("chat/completions", {"messages": [
@@ -136,6 +150,38 @@ def test_bodies_that_are_no_request(content: bytes, said: str) -> None:
             assert response.status_code in (400, 404) and error_of(response)["message"]
             assert said in response.text or "pars" in response.text, response.text
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("path, wrong, param, said", [
+    ("chat/completions", {"messages": [1] * 200_000}, "messages[0]", "messages[0]=1"),
+    ("chat/completions", {"metadata": {str(i): 1 for i in range(50_000)}}, "metadata", "50000"),
+    ("completions", {"prompt": [1] + [""] * 200_000}, "prompt", "a list of token ids"),
+    ("completions", {str(i): 1 for i in range(50_000)}, None, "at most 100"),
+    ("completions", {"stop": ["x"] * 17 + [1] * 200_000}, "stop", "a non-empty string"),
+    ("completions", {"stop_token_ids": [""] * 200_000}, "stop_token_ids[0]", "valid integer"),
+])
+def test_a_thousand_faults_cost_no_more_than_one(path: str, wrong: dict, param: str, said: str,
+                                                 monkeypatch) -> None:
+    """One fault each is written down: a body of 4 MB with a million took seconds of everybody's time."""
+    counts = []
+    told = complaint.refusal_of
+    monkeypatch.setattr(complaint, "refusal_of", lambda errors, form: (counts.append(len(errors)),
+                                                                       told(errors, form))[1])
+
+    async def run():
+        async with parrot("ok") as served:
+            body = chat(**wrong) if path.startswith("chat") else completion(**wrong)
+            error = error_of(await served.client.post(path, json=body))
+            assert error["param"] == param and said in error["message"] and len(error["message"]) < 400
+    asyncio.run(run())
+    assert counts[0] < 10
+
+
+def test_every_field_of_the_stock_client_is_known() -> None:
+    """And its null is legal, whatever else is not."""
+    for module, form in ((completion_create_params, CompletionRequest), (chat_params, ChatRequest)):
+        names = {"stream", *get_type_hints(module.CompletionCreateParamsBase)}
+        assert names <= set(form.model_fields), form
 
 
 def test_addresses_methods_and_models_that_are_not_there() -> None:
