@@ -4,8 +4,9 @@
 
 The same requests as `load.replay` serves in one process, and answers of the same kind: prompts are token ids
 (or as many words, for chats and for routers, which read text), each asks for exactly `output_tokens`, and
-times count from when a request *should* have been sent. A request that failed has a reason and is in no
-percentile: it is never a zero there. Notebook 15.
+times count from when a request *should* have been sent. Each has a connection of its own, as users have who
+do not know each other. A request that failed has a reason and is in no percentile: it is never a zero there.
+Notebook 15.
 """
 
 import asyncio
@@ -66,7 +67,10 @@ class Endpoint:
         self.timeout = timeout
         # No limit: requests that wait in here for a connection would have been sent late.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        # A server that gives up an idle connection, as after a standstill, loses what was just sent over it.
+        self._headers = {"Connection": "close"}
+        if key:
+            self._headers["Authorization"] = f"Bearer {key}"
         self._options = {"limits": limits, "transport": transport, "trust_env": False}
 
     async def __aenter__(self) -> Self:

@@ -36,6 +36,7 @@ class Fake:
     break_after: int | None = None              # tokens, then the connection is cut
     error_after: int | None = None              # tokens, then an error event
     bytes_a_write: int = 0                      # cut what is written into such pieces (0: do not)
+    stale: bool = False                         # a connection stays open, and is cut when it is used again
     key: str | None = None
     text: str = " é"
     bodies: list[dict[str, Any]] = field(default_factory=list)
@@ -182,13 +183,16 @@ async def serve_socket(fake: Fake, reader: asyncio.StreamReader, writer: asyncio
         headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
         body = await reader.readexactly(int(headers.get("content-length", 0)))
         status, pieces = fake.reply(first.split()[1], headers.get("authorization"), body)
-        writer.write(HEAD.replace(b"200 OK", b"%d X" % status))
+        sent = HEAD.replace(b"close", b"keep-alive") if fake.stale else HEAD
+        writer.write(sent.replace(b"200 OK", b"%d X" % status))
         async for piece in pieces:
             writer.write(b"%x\r\n%s\r\n" % (len(piece), piece))
             await writer.drain()
             await asyncio.sleep(0)
         writer.write(b"0\r\n\r\n")
         await writer.drain()
+        if fake.stale and await reader.read(1):
+            writer.transport.abort()
     except (ConnectionError, asyncio.IncompleteReadError):
         fake.hung_up += 1
         writer.transport.abort()

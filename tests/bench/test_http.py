@@ -89,6 +89,12 @@ def test_a_connection_that_is_cut() -> None:
     assert not got.answered and got.failure.startswith(("RemoteProtocolError", "ReadError"))
 
 
+def test_no_request_is_lost_on_a_connection_that_the_server_gives_up() -> None:
+    """A server that stood still for longer than it keeps a connection cuts it, and a request is on its way."""
+    got = ask_socket(Fake(stale=True))            # the second over this address: the first asked for the model
+    assert got.answered, got.failure
+
+
 def test_a_server_that_never_ends() -> None:
     got = ask(Fake(first=5), timeout=0.1)
     assert got.failure == "no end after 0.1 s" and not got.at_seconds and not got.hung_up
