@@ -65,6 +65,7 @@ _STOPS = (
     ("no, nothing", ("STOP", "ing!")), ("is it aab", ("aabb", "b")), ("aaa", ("aab",)),
     ("x###", ("####",)), ("one. two", ("two", "one")), ("ends in User", ("User:", "\nUser:")),
     ("ends in \nUser", ("er::", "\nUser:")), ("plain", ()), ("", ("x",)), ("波の", ("の波",)),
+    ("abc", ("abcX", "bc")),
 )
 
 

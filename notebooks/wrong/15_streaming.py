@@ -169,6 +169,16 @@ def may_leave(text, stops):                    # only at the end of the text
 
 check("15.may_leave", may_leave)
 
+# %% 15.may_leave | stop string was not found
+def may_leave(text, stops):                    # waits for an earlier one that might still be completed
+    held = max((n for stop in stops for n in range(len(stop)) if text.endswith(stop[:n])), default=0)
+    ends = [text.find(stop) for stop in stops if stop in text]
+    if ends and min(ends) <= len(text) - held:
+        return text[:min(ends)], True
+    return text[:len(text) - held], False
+
+check("15.may_leave", may_leave)
+
 # %% 15.waits | the first chunk has no token
 def waits(sent, chunks):                       # the chunk that says who speaks
     real = [c for c in chunks if c[1]]
