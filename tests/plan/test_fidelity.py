@@ -1,5 +1,7 @@
 """The simulator beside the engine: the same work always, the same times on a quiet machine."""
 
+from dataclasses import replace
+
 import pytest
 from tests.engine.small_model import random_model
 
@@ -28,20 +30,25 @@ def test_both_make_the_same_tokens_of_the_same_requests() -> None:
             assert all(at == sorted(at) and at[0] > 0 for at in times.values())
 
 
-def test_a_row_compares_with_the_mean_of_two_runs() -> None:
-    row = FidelityRow(load="x", figure="tokens a second", engine=90.0, simulated=88.0, again=110.0)
+def test_a_row_compares_with_the_median_of_the_runs() -> None:
+    row = FidelityRow(load="x", figure="tokens a second", engine=(90.0, 100.0, 110.0), simulated=88.0)
     assert row.error == pytest.approx(-0.12) and row.spread == pytest.approx(0.2)
-    assert row.bound == BOUNDS["tokens a second"] == 0.1
-    assert "beyond its bound" in str(row) and "-12.0%" in str(row)
+    assert row.bound == BOUNDS["tokens a second"] == 0.1 and not row.within and row.noisy
+    assert "beyond its bound   the engine differs more from itself" in str(row) and "-12.0%" in str(row)
+    quiet = replace(row, figure="TTFT P50", engine=(100.0, 90.0, 95.0))
+    assert quiet.bound == 0.2 and quiet.within and not quiet.noisy and str(quiet).endswith(" 20%")
 
 
 @pytest.mark.alone
 @pytest.mark.model
 def test_the_simulator_tells_the_truth_on_this_machine() -> None:
-    """Throughput within 10 %, P50 and P99 of both latencies within 20 %; more only by as much as the engine's
-    own two runs differ."""
+    """Throughput within 10 %, P50 and P99 of both latencies within 20 %, of the median of three runs. Where a
+    run of the engine is further from another than that, nothing is measured: then all of it is done again,
+    once. The second time counts, however the machine behaves."""
     model, _ = load("smollm2-135m")
-    rows = list(fidelity(model, measure_cost(model), requests=24))
-    assert len(rows) == 10
-    for row in rows:
-        assert abs(row.error) <= row.bound + row.spread, row
+    for _ in range(2):
+        rows = list(fidelity(model, measure_cost(model), requests=24))
+        assert len(rows) == 10
+        if not any(row.noisy for row in rows):
+            break
+    assert all(row.within for row in rows), "\n".join(map(str, rows))
