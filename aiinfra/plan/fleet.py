@@ -53,6 +53,10 @@ class Failure:
 
     at_seconds: float
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.at_seconds < inf:
+            raise ValueError(f"at_seconds={self.at_seconds!r}; a failure is at 0 seconds or later.")
+
 
 @config
 class FleetPlan:
@@ -79,8 +83,8 @@ class FleetPlan:
             known = ", ".join(ROUTERS)
             raise ValueError(f"router={self.router!r} is not known.{nearest(self.router, ROUTERS)} "
                              f"Known: {known}.")
-        if not self.start_seconds >= 0:
-            raise ValueError(f"start_seconds={self.start_seconds!r}; it must be at least 0.")
+        if not 0 <= self.start_seconds < inf:
+            raise ValueError(f"start_seconds={self.start_seconds!r}; it must be a number of at least 0.")
         check_steps(self.token_budget, self.max_running, "continuous", self.chunk_tokens)
         scale = self.autoscale
         if scale is not None and not scale.least <= self.replicas <= scale.most:

@@ -25,7 +25,7 @@ def print_fleet(args: argparse.Namespace) -> None:
     it. Raises ValueError for what cannot be together, and for a target that no number of replicas keeps."""
     target = LatencyTarget(ttft_seconds=args.target_ttft, tpot_seconds=args.target_itl, share=args.share)
     turns = _turns(args)
-    cost, plan = _deployed(args)
+    cost, plan = _deployed(args, longest=max(turn.prompt_tokens + turn.output_tokens for turn in turns))
     one_less = None
     with tqdm(desc="requests", unit="req", unit_scale=True, disable=None) as bar:
         if args.replicas is None and args.autoscale is None:
@@ -69,8 +69,8 @@ def _turns(args: argparse.Namespace) -> Sequence[Turn]:
     return turns
 
 
-def _deployed(args: argparse.Namespace) -> tuple[DecodeCost, FleetPlan]:
-    """The price of a step, and the fleet."""
+def _deployed(args: argparse.Namespace, longest: int) -> tuple[DecodeCost, FleetPlan]:
+    """The price of a step, and the fleet. Raises ValueError for a turn that is longer than the context."""
     deployment = Deployment(
         model=read_model(args.model),
         machine=read_machine(args.gpu),
@@ -79,6 +79,10 @@ def _deployed(args: argparse.Namespace) -> tuple[DecodeCost, FleetPlan]:
         kv=args.kv,
         token_budget=args.token_budget,
         max_running=args.max_running)
+    context = deployment.model.config.max_position_embeddings
+    if longest > context:
+        raise ValueError(f"a request of the traffic has {longest:,} tokens; the context of {args.model} is "
+                         f"{context:,}. Shorten it, or choose another model.")
     holding = deployment.holding
     blocks = holding.kv_tokens // FleetPlan.block_size
     if blocks < 1:
@@ -91,7 +95,7 @@ def _deployed(args: argparse.Namespace) -> tuple[DecodeCost, FleetPlan]:
         scale = Autoscale(*args.autoscale)
     least = 1 if scale is None else scale.least
     plan = FleetPlan(
-        replicas=args.replicas or least,
+        replicas=least if args.replicas is None else args.replicas,
         blocks=blocks,
         gpus_each=args.tp,
         router=args.router,

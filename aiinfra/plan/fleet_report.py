@@ -9,6 +9,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from math import inf
 from operator import itemgetter
 
 from aiinfra.plan.fleet import FleetPlan, FleetRun, serve_fleet
@@ -45,12 +46,13 @@ class FleetReport:
     gpu_hours: float
     dollars: float
     dollars_per_million: float           # output tokens, of all answers
-    score: float                         # dollars a million output tokens in time: see `score`
+    score: float                         # dollars a million output tokens in time: see the function
     binds: str
 
     def as_json(self) -> dict:
-        """All of it in plain values."""
-        return asdict(self)
+        """All of it in plain values; JSON has no infinity: a price that there is not is None."""
+        plain = asdict(self)
+        return plain | {name: None for name, value in plain.items() if value == inf}
 
     def lines(self) -> Iterator[str]:
         """All of it for a terminal."""
@@ -72,8 +74,8 @@ class FleetReport:
 
 def report(run: FleetRun, target: LatencyTarget, dollars_per_gpu_hour: float) -> FleetReport:
     """The figures of a run. Raises ValueError for a price below 0."""
-    if not dollars_per_gpu_hour >= 0:
-        raise ValueError(f"dollars_per_gpu_hour={dollars_per_gpu_hour!r}; it must be at least 0.")
+    if not 0 <= dollars_per_gpu_hour < inf:
+        raise ValueError(f"dollars_per_gpu_hour={dollars_per_gpu_hour!r}; it must be a number of at least 0.")
     answered = [visit for visit in run.visits if not visit.failed]
     good = in_time(run, target)
     tokens = sum(visit.output_tokens for visit in answered)
@@ -89,11 +91,11 @@ def report(run: FleetRun, target: LatencyTarget, dollars_per_gpu_hour: float) ->
         ttft_seconds=_percentiles([visit.ttft_seconds for visit in answered]),
         tpot_seconds=_percentiles([visit.tpot_seconds for visit in answered if visit.output_tokens > 1]),
         itl_seconds=_gaps(run),
-        cached_share=sum(v.cached_tokens for v in answered) / sum(v.prompt_tokens for v in answered),
+        cached_share=sum(v.cached_tokens for v in answered) / max(1, sum(v.prompt_tokens for v in answered)),
         most_replicas=run.most_replicas,
         gpu_hours=hours,
         dollars=dollars,
-        dollars_per_million=1e6 * dollars / tokens,
+        dollars_per_million=1e6 * dollars / tokens if tokens else inf,
         score=score(run, target, dollars_per_gpu_hour),
         binds=what_binds(run, target),
     )
@@ -112,7 +114,7 @@ def score(run: FleetRun, target: LatencyTarget, dollars_per_gpu_hour: float) -> 
     the target's share were in time: a fleet that breaks its promise is no bargain."""
     good = in_time(run, target)
     if len(good) < target.share * len(run.visits):
-        return float("inf")
+        return inf
     tokens = sum(visit.output_tokens for visit in good)
     return 1e6 * run.gpu_seconds / 3600 * dollars_per_gpu_hour / tokens
 

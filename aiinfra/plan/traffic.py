@@ -64,8 +64,8 @@ class TrafficShape:
     def __post_init__(self) -> None:
         for name in ("seconds", "per_second", "day_seconds", "burst", "pause_seconds", "scale", "context"):
             value = getattr(self, name)
-            if not value > 0:
-                raise ValueError(f"{name}={value!r}; it must be above 0.")
+            if not 0 < value < math.inf:
+                raise ValueError(f"{name}={value!r}; it must be above 0, and finite.")
         if not 1 <= self.peak <= 2:
             raise ValueError(f"peak={self.peak!r}; a cosine that stays above 0 has 1 to 2 times its mean.")
         if not 0 <= self.again < 1:

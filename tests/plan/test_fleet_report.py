@@ -74,6 +74,16 @@ def test_a_prompt_that_takes_long_binds_where_nobody_waits() -> None:
     assert what_binds(run, hurried).startswith("reading prompts")
 
 
+def test_a_price_that_there_is_not_is_null() -> None:
+    """JSON knows no infinity; and where nobody was answered, no token has a price."""
+    [only] = [Turn(arrival_seconds=0.0, conversation=0, prompt_tokens=3, output_tokens=30)]
+    plan = FleetPlan(replicas=1, blocks=10, failures=(Failure(2.5),))
+    got = report(serve_fleet([only], plan, LinearCost(step_seconds=1.0)), TARGET, 1.0)
+    assert got.failed == 1 and got.score == got.dollars_per_million == math.inf and got.in_time == 0
+    told = json.loads(json.dumps(got.as_json(), allow_nan=False))
+    assert told["score"] is None and told["dollars_per_million"] is None and told["ttft_seconds"] == {}
+
+
 def test_a_fleet_is_asked_for_on_the_command_line(tmp_path, capsys) -> None:
     trace = tmp_path / "trace.jsonl"
     trace.write_text(as_lines(turns(20.0, seconds=20)))
@@ -94,8 +104,18 @@ def test_a_fleet_is_asked_for_on_the_command_line(tmp_path, capsys) -> None:
     (["--trace", "nowhere.jsonl"], "nowhere.jsonl cannot be read"),
     (["--hours", "0.0001", "--rate", "0.001"], "nobody comes"),
     (["--share", "2"], "share above 0 and at most 1"),
+    (["--replicas", "0", "--hours", "0.01"], "replicas=0; it must be at least 1"),
+    (["--hours", "inf"], "seconds=inf; it must be above 0, and finite"),
+    (["--hours", "0.01", "--start", "inf"], "start_seconds=inf"),
+    (["--hours", "0.01", "--fail", "-5"], "at_seconds=-5.0; a failure is at 0 seconds or later"),
+    (["--hours", "0.01", "--price", "nan", "--replicas", "1"], "dollars_per_gpu_hour=nan"),
+    (["--hours", "0.01", "--model", "gpt-oss-120b", "--precision", "mxfp4", "--trace", "LONG"],
+     "has 140,001 tokens; the context of gpt-oss-120b is 131,072"),
 ])
-def test_what_cannot_be_is_one_line(words: list[str], said: str, capsys) -> None:
+def test_what_cannot_be_is_one_line(words: list[str], said: str, capsys, tmp_path) -> None:
+    long = tmp_path / "long.jsonl"
+    long.write_text('{"prompt_tokens": 140000, "output_tokens": 1}\n')
+    words = [str(long) if word == "LONG" else word for word in words]
     assert main(["plan", "fleet", *words]) == 1
     out, error = capsys.readouterr()
     assert not out and error.count("\n") == 1 and said in error
