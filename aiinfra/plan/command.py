@@ -139,7 +139,7 @@ def add_serve(parser: Parser) -> None:
     add("--input", type=int, default=1024, help="tokens of a prompt")
     add("--shared-prefix", type=int, default=0, help="of them, the same in all prompts and cached")
     add("--output", type=int, default=1024, help="tokens of an answer")
-    add("--concurrency", type=int, default=1, help="requests under way at any time, on all GPUs")
+    add("--concurrency", type=int, help="requests under way at any time, on all GPUs (None: 1)")
     add("--rate", type=float, help="or requests a second: finds how many are under way then")
     add("--apart", action="store_true", help="some replicas read prompts, others answer: how many of each?")
     add("--sweep", action="store_true", help="for 1, 2, 4, … requests under way, up to the knee and beyond")
@@ -173,6 +173,7 @@ def add_fidelity(parser: Parser) -> None:
     add("--model", default="smollm2-135m", help="a known name, a Hugging Face folder or a .gguf file")
     add("--requests", type=int, default=32, help="of each of the two loads")
     add("--turns", type=int, default=3, help="of the measurement that the cost is made from")
+    add("--runs", type=int, default=3, help="of the engine over each load: their median is compared")
     add("--seed", type=int, default=0, help="of the loads")
     add("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run_fidelity)
@@ -181,7 +182,7 @@ def add_fidelity(parser: Parser) -> None:
 def run_fidelity(args: argparse.Namespace) -> None:
     """Print engine and simulator side by side. Raises ValueError for a number below 1."""
     from aiinfra.plan.fidelity_report import print_fidelity
-    print_fidelity(args.model, args.requests, args.turns, args.seed, args.json)
+    print_fidelity(args)
 
 
 def add_fleet(parser: Parser) -> None:

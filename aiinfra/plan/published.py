@@ -174,7 +174,7 @@ def _loop(row: PublishedRow, deployment: Deployment) -> float:
 
 def _most(row: PublishedRow, deployment: Deployment) -> float:
     room = deployment.holding.kv_tokens / (row.input + row.output / 2)
-    clients = int(deployment.groups * min(deployment.max_running, 1.3 * room)) + 1
+    clients = deployment.groups * (1 + int(min(deployment.max_running, 1.3 * room)))
     load = ServingLoad(input_tokens=row.input, output_tokens=row.output, concurrency=clients)
     return size(deployment, load).output_tokens_per_s / deployment.split.gpus
 

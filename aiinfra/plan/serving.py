@@ -8,7 +8,9 @@ cache is full: from there on a token takes no longer, but everybody waits. Noteb
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from math import inf
 
 from aiinfra.config import config
 from aiinfra.plan.machine import Efficiency, Machine
@@ -20,6 +22,7 @@ from aiinfra.plan.step_cost import ServingCost, StepLoad
 GRID = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 _QUEUED = 0.5                       # requests that wait on average: from here on there is a queue
 _MOST_TP = 64
+_MOST_TOKENS = 2**27                # of all requests of a group: what a simulation holds in memory
 
 
 @config
@@ -128,14 +131,27 @@ class ServingAnswer:
         return self.fits and self.state.waiting >= _QUEUED
 
     @property
+    def busy_groups(self) -> float:
+        """By so much the group that was simulated is multiplied: it has its share of the clients, rounded up,
+        so that one client of 8 groups keeps one of them busy, and 12 keep 6 busy by twos."""
+        if self.queued:
+            return self.deployment.groups
+        return self.load.concurrency / clients_each(self.deployment, self.load)
+
+    @property
+    def requests_per_s(self) -> float:
+        """Of all replicas together."""
+        return self.state.requests_per_second * self.busy_groups
+
+    @property
     def output_tokens_per_s(self) -> float:
         """Of all replicas together."""
-        return self.state.requests_per_second * self.load.output_tokens * self.deployment.groups
+        return self.requests_per_s * self.load.output_tokens
 
     @property
     def input_tokens_per_s(self) -> float:
         """Of prompts, those that were found in the cache included."""
-        return self.state.requests_per_second * self.load.input_tokens * self.deployment.groups
+        return self.requests_per_s * self.load.input_tokens
 
     @property
     def computed_input_tokens_per_s(self) -> float:
@@ -175,14 +191,14 @@ class ServingAnswer:
         return found | self._times()
 
     def _times(self) -> dict:
-        state, groups = self.state, self.deployment.groups
+        state, groups = self.state, self.busy_groups
         return {
             "ttft_ms": 1e3 * state.ttft_seconds,
             "tpot_ms": 1e3 * self.tpot_seconds,
             "output_tokens_per_s": self.output_tokens_per_s,
             "input_tokens_per_s": self.input_tokens_per_s,
             "computed_input_tokens_per_s": self.computed_input_tokens_per_s,
-            "requests_per_s": state.requests_per_second * groups,
+            "requests_per_s": self.requests_per_s,
             "running": state.running * groups,
             "waiting": state.waiting * groups,
             "queue_ms": 1e3 * state.queue_seconds,
@@ -197,18 +213,25 @@ class ServingAnswer:
 
 
 def size(deployment: Deployment, load: ServingLoad) -> ServingAnswer:
-    """What this deployment does under this load; `fits` is False if there is no room for a single request."""
+    """What this deployment does under this load; `fits` is False if there is no room for a single request.
+    Raises ValueError for requests that are longer than the model's context, and for more than can be
+    simulated."""
     holding, context = deployment.holding, deployment.model.config.max_position_embeddings
     if load.tokens > context:
         raise ValueError(f"input and output are {load.tokens:,} tokens; the context of "
                          f"{deployment.model.name} is {context:,}. Ask for fewer.")
     if not deployment.has_room(load):
         return ServingAnswer(deployment, load, state=None)
+    clients = clients_each(deployment, load)
+    if clients * load.tokens > _MOST_TOKENS:
+        most = _MOST_TOKENS // load.tokens * deployment.groups
+        raise ValueError(f"concurrency={load.concurrency:,}; at most {most:,} requests of {load.tokens:,} "
+                         "tokens are simulated. Ask for fewer: behind the knee more of them only wait.")
     steps = max(1, round(load.output_tokens / (1 + deployment.accepted)))
     # Where guesses come true, the simulated request takes fewer steps, and is shorter than the real one.
     longer = (load.input_tokens + load.output_tokens / 2) / (load.input_tokens + steps / 2)
     loop = ClosedLoop(
-        clients=-(-load.concurrency // deployment.groups),
+        clients=clients,
         input_tokens=load.input_tokens,
         steps=steps,
         kv_tokens=int(holding.kv_tokens / longer),
@@ -218,25 +241,29 @@ def size(deployment: Deployment, load: ServingLoad) -> ServingAnswer:
     return ServingAnswer(deployment, load, state=settle(loop, deployment.cost(longer)))
 
 
+def clients_each(deployment: Deployment, load: ServingLoad) -> int:
+    """Of the group that has the most of them."""
+    return -(-load.concurrency // deployment.groups)
+
+
 def size_at_rate(deployment: Deployment, load: ServingLoad, requests_per_s: float) -> ServingAnswer:
     """The same when so many requests a second come: the fewest under way with which as many are answered.
     Raises ValueError for a rate that no number of them reaches: the queue would grow for ever."""
-    if requests_per_s <= 0:
-        raise ValueError(f"rate={requests_per_s:g}; it must be above 0: requests a second.")
+    if not 0 < requests_per_s < inf:
+        raise ValueError(f"rate={requests_per_s:g}; it must be a number above 0: requests a second.")
     low, high = 0, 1
     while (answer := size(deployment, replace(load, concurrency=high))).fits:
-        reached = answer.state.requests_per_second * deployment.groups
-        if reached >= requests_per_s:
+        if answer.requests_per_s >= requests_per_s:
             break
         if answer.queued:
-            most = f"at most {reached:.3g} requests a second are answered"
+            most = f"at most {answer.requests_per_s:.3g} requests a second are answered"
             raise ValueError(f"rate={requests_per_s:g}; {most}, the queue would grow for ever. Give it more "
                              "GPUs, or a lower rate.")
         low, high = high, 2 * high
     while answer.fits and high - low > max(1, high // 50):
         middle = (low + high) // 2
         tried = size(deployment, replace(load, concurrency=middle))
-        if tried.state.requests_per_second * deployment.groups >= requests_per_s:
+        if tried.requests_per_s >= requests_per_s:
             high, answer = middle, tried
         else:
             low = middle
@@ -264,9 +291,11 @@ def why(answer: ServingAnswer) -> str:
     (name, bound), most = max(state.parts.items(), key=lambda item: item[1])
     share = most / state.step_seconds
     said = f"{share:.0%} of a step is {name}, bound by {bound}"
-    if answer.queued:
-        return f"{said}; the cache holds {state.running:.0f} requests of a group, the others are queued"
-    return said
+    if not answer.queued:
+        return said
+    if state.running > answer.deployment.max_running - _QUEUED:
+        return f"{said}; max_running lets a group answer {state.running:.0f} at a time, the others are queued"
+    return f"{said}; the cache holds {state.running:.0f} requests of a group, the others are queued"
 
 
 def shortage(deployment: Deployment, load: ServingLoad) -> str:
@@ -290,8 +319,9 @@ def _others(deployment: Deployment) -> Iterable[tuple[str, Deployment]]:
         ep = deployment.split.ep
         if ep > 1:
             ep = tp * deployment.split.dp
-        split = replace(deployment.split, tp=tp, ep=ep)
-        yield f"tp={tp}", replace(deployment, split=split, gpus=None)
+        with suppress(ValueError):              # what cannot be spread so is no remedy
+            split = replace(deployment.split, tp=tp, ep=ep)
+            yield f"tp={tp}", replace(deployment, split=split, gpus=None)
         tp *= 2
     bits = PRECISIONS[deployment.precision].matrix_bits
     for name, precision in PRECISIONS.items():
@@ -324,6 +354,8 @@ class ApartAnswer:
 def size_apart(deployment: Deployment, load: ServingLoad) -> ApartAnswer:
     """What each kind does, with `load.concurrency` under way on one replica that answers. Raises ValueError
     if it has no room for them; moving caches from one to the other is not priced."""
+    if not deployment.has_room(load):
+        raise ValueError(f"{deployment.model.name} does not fit: {shortage(deployment, load)}")
     running = -(-load.concurrency // deployment.split.groups)
     context = load.input_tokens + load.output_tokens // 2
     room = deployment.holding.kv_tokens // context
@@ -332,7 +364,7 @@ def size_apart(deployment: Deployment, load: ServingLoad) -> ApartAnswer:
                          f"{room * deployment.split.groups:,}. Lower it, or give it more GPUs.")
     reading = prefill_tokens_per_s(deployment, load.input_tokens, cached=load.shared_prefix)
     seconds = decode_seconds(deployment, running, context)
-    answering = running * deployment.split.groups / seconds
+    answering = load.concurrency / seconds
     wanted = answering / load.output_tokens * load.input_tokens
     return ApartAnswer(
         prompt_tokens_per_s=reading,

@@ -5,6 +5,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict
+from math import inf
 
 from tqdm import tqdm
 
@@ -18,9 +19,8 @@ from aiinfra.plan.split import ServingSplit
 
 def print_serve(args: argparse.Namespace) -> None:
     """Print the answer. Raises ValueError for what cannot be together."""
+    _check_together(args)
     deployment, load = _deployment(args), _load(args)
-    if args.price is not None and args.price <= 0:
-        raise ValueError(f"--price {args.price:g}; it must be above 0: dollars for a GPU and hour.")
     if args.sweep:
         _print_sweep(deployment, load, args)
         return
@@ -35,6 +35,18 @@ def print_serve(args: argparse.Namespace) -> None:
         print(json.dumps(_as_json(found, args.price), indent=1))
         return
     print("\n".join(serve_lines(found, args.price)))
+
+
+def _check_together(args: argparse.Namespace) -> None:
+    """What is asked for must be answered; nothing is left aside."""
+    if args.price is not None and not 0 < args.price < inf:
+        raise ValueError(f"--price {args.price:g}; it must be a number above 0: dollars for a GPU and hour.")
+    asked = [name for name in ("concurrency", "rate", "sweep") if getattr(args, name)]
+    if len(asked) > 1:
+        raise ValueError(f"--{asked[0]} and --{asked[1]} both say how many are under way: give one of them.")
+    for name in ("rate", "sweep", "price"):
+        if args.apart and getattr(args, name):
+            raise ValueError(f"--apart does not answer --{name}. Leave one of them out.")
 
 
 def _print_apart(found: ApartAnswer, as_json: bool) -> None:
@@ -75,7 +87,7 @@ def _load(args: argparse.Namespace) -> ServingLoad:
     return ServingLoad(
         input_tokens=args.input,
         output_tokens=args.output,
-        concurrency=args.concurrency,
+        concurrency=1 if args.concurrency is None else args.concurrency,
         shared_prefix=args.shared_prefix)
 
 
@@ -99,7 +111,7 @@ def serve_lines(found: ServingAnswer, price: float | None = None) -> Iterator[st
     if not found.fits:
         yield f"It does not fit: {shortage(deployment, load)}"
         return
-    state = found.state
+    state, groups = found.state, found.busy_groups
     queued = f"{1e3 * state.queue_seconds:,.0f} in the queue; without front end, network and bursts"
     yield f"first token      {1e3 * state.ttft_seconds:,.0f} ms, of it {queued}"
     yield f"each token       {1e3 * found.tpot_seconds:,.2f} ms"
@@ -107,8 +119,7 @@ def serve_lines(found: ServingAnswer, price: float | None = None) -> Iterator[st
     yield f"throughput       {found.output_tokens_per_s:,.0f} tokens/s out, {into}"
     if state.cached_share:
         yield f"                 {found.computed_input_tokens_per_s:,.0f} in were run, the others were cached"
-    yield (f"requests         {state.running * deployment.groups:,.0f} run, "
-           f"{state.waiting * deployment.groups:,.0f} wait")
+    yield f"requests         {state.running * groups:,.0f} run, {state.waiting * groups:,.0f} wait"
     if deployment.drafts:
         yield f"guesses          {deployment.accepted:g} of {deployment.drafts} come true, as you stated"
     if price is not None:
@@ -121,10 +132,9 @@ def serve_lines(found: ServingAnswer, price: float | None = None) -> Iterator[st
 
 
 def _print_sweep(deployment: Deployment, load: ServingLoad, args: argparse.Namespace) -> None:
-
     if not deployment.has_room(load):
         raise ValueError(f"{deployment.model.name} does not fit: {shortage(deployment, load)}")
-    found = list(sweep(deployment, load, tqdm(GRID, desc="clients", leave=False)))
+    found = list(sweep(deployment, load, tqdm(GRID, desc="clients", leave=False, disable=None)))
     best = knee(found)
     if args.json:
         answer = {"rows": [_as_json(one, args.price) for one in found],
@@ -133,7 +143,7 @@ def _print_sweep(deployment: Deployment, load: ServingLoad, args: argparse.Names
         return
     print(f"{'clients':>8}{'first token':>14}{'each token':>13}{'tokens/s out':>14}{'run':>7}{'wait':>7}")
     for one in found:
-        groups = deployment.groups
+        groups = one.busy_groups
         print(f"{one.load.concurrency:8,}{1e3 * one.state.ttft_seconds:11,.0f} ms"
               f"{1e3 * one.tpot_seconds:10,.2f} ms{one.output_tokens_per_s:14,.0f}"
               f"{one.state.running * groups:7,.0f}{one.state.waiting * groups:7,.0f}")
@@ -148,13 +158,12 @@ def _print_sweep(deployment: Deployment, load: ServingLoad, args: argparse.Names
 
 def print_check(args: argparse.Namespace) -> None:
     """Print every row with its signed error, and the medians. Raises ValueError for an unknown family."""
-
     rows = read_rows()
     chosen = [row for row in rows if (args.family or "").lower() in row.family.lower()]
     if not chosen:
         names = sorted({row.family for row in rows})
         raise ValueError(f"family={args.family!r} is not known. Known: {', '.join(names)}.")
-    found = list(check(chosen, progress=lambda rows: tqdm(rows, desc="rows", leave=False)))
+    found = list(check(chosen, progress=lambda rows: tqdm(rows, desc="rows", leave=False, disable=None)))
     if args.json:
         answer = {"median_absolute_error": median_error(found), "rows": [one.as_json() for one in found]}
         print(json.dumps(answer, indent=1))

@@ -13,6 +13,7 @@ so tensor parallelism has nothing to divide: every rank keeps a copy. Notebook 1
 """
 
 from dataclasses import dataclass
+from math import inf
 
 from aiinfra.config import config
 from aiinfra.errors import nearest
@@ -84,12 +85,21 @@ class ServingSplit:
                 raise ValueError(f"{name}={value!r}; it must be a whole number of at least 1.")
         if self.redundant_experts < 0:
             raise ValueError(f"redundant_experts={self.redundant_experts}; it must be at least 0.")
-        if self.imbalance < 1:
-            raise ValueError(f"imbalance={self.imbalance:g}; it must be at least 1: the busiest over the "
-                             "mean.")
+        if not 1 <= self.imbalance < inf:
+            raise ValueError(f"imbalance={self.imbalance:g}; it must be a number of at least 1: the busiest "
+                             "over the mean.")
+        self._check_groups()
+
+    def _check_groups(self) -> None:
         if self.ep > 1 and (self.tp * self.dp) % self.ep:
             raise ValueError(f"ep={self.ep} does not divide tp · dp = {self.tp * self.dp} ranks. Choose "
                              f"ep={self.tp * self.dp}.")
+        if self.redundant_experts and self.ep == 1:
+            raise ValueError(f"redundant_experts={self.redundant_experts}, but ep=1: nothing is spread that "
+                             "copies could even out. Leave it at 0, or raise ep.")
+        if self.two_batches and self.groups == 1:
+            raise ValueError(f"two_batches, but dp={self.dp} and ep={self.ep}: no tokens travel to experts "
+                             "that products could overlap. Leave it out, or raise dp and ep.")
 
     @property
     def gpus(self) -> int:

@@ -1,6 +1,7 @@
 """What a deployment does under a load: the scheduler's queue, the knee where the cache is full, the price."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -109,6 +110,31 @@ def test_replicas_share_the_clients() -> None:
     assert one.dollars_per_million(3.6) == pytest.approx(1000 / one.output_tokens_per_s)
 
 
+def test_one_client_of_many_groups_is_one_client() -> None:
+    """Who are fewer than the groups leave some idle, and are not counted for each; beyond room all are
+    busy."""
+    alone = size(deployment(), asked(1))
+    for gpus, clients in ((4, 1), (8, 3), (8, 12)):
+        several = size(replace(deployment(), gpus=gpus), asked(clients))
+        each = size(deployment(), asked(-(-clients // gpus)))
+        assert several.tpot_seconds == each.tpot_seconds
+        share = clients / each.load.concurrency
+        assert several.output_tokens_per_s == pytest.approx(share * each.output_tokens_per_s)
+        assert several.as_json()["running"] == pytest.approx(share * each.state.running)
+    four = size_at_rate(replace(deployment(), gpus=4), asked(), alone.requests_per_s)
+    assert four.load.concurrency == 1
+    full = size(replace(deployment(), gpus=2, max_running=4), asked(15))
+    assert full.queued and full.busy_groups == 2
+    apart = replace(deployment("deepseek-r1", "H200", "fp8", dp=8, ep=8))
+    assert size_apart(apart, asked(1)).output_tokens_per_s == pytest.approx(
+        1e3 / size_apart(apart, asked(1)).tpot_ms)
+
+
+def test_the_queue_says_what_it_is_for() -> None:
+    places = size(replace(deployment(), max_running=4), asked(10)).as_json()
+    assert places["queued"] and "max_running lets a group answer 4 at a time" in places["why"]
+
+
 def test_prompts_and_answers_apart() -> None:
     """Readers keep up with answerers: the same requests pass through both."""
     where = deployment("deepseek-r1", "H200", "fp8", dp=8, ep=8)
@@ -157,6 +183,12 @@ def test_settings_that_cannot_be_are_refused() -> None:
         replace(deployment(), drafts=1, accepted=2)
     with pytest.raises(ValueError, match="the context of llama-3.1-8b is 131,072"):
         size(deployment(), asked(1, 131_000, 100))
+    with pytest.raises(ValueError, match="concurrency=1,000,000,000; at most 111,848 requests of 1,200"):
+        size(deployment(), asked(10**9))
+    with pytest.raises(ValueError, match="rate=nan; it must be a number above 0"):
+        size_at_rate(deployment(), asked(), math.nan)
+    with pytest.raises(ValueError, match="deepseek-r1 does not fit: .* GB a GPU are missing"):
+        size_apart(deployment("deepseek-r1", "H20", tp=8), asked())
     with pytest.raises(ValueError, match="input_tokens=0"):
         ServingLoad(input_tokens=0, output_tokens=1)
     with pytest.raises(ValueError, match="shared_prefix=1000"):
@@ -175,3 +207,20 @@ def test_the_command_prints_one_object(capsys: pytest.CaptureFixture) -> None:
     assert "each token" in capsys.readouterr().out
     assert main("plan serve --model llama-3.1-70b --tp 3".split()) == 1
     assert "tp=3 does not divide" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    ("--price nan", "--price nan; it must be a number above 0"),
+    ("--rate 2 --sweep", "--rate and --sweep both say how many are under way"),
+    ("--rate 2 --concurrency 3", "--concurrency and --rate both say"),
+    ("--apart --price 2", "--apart does not answer --price"),
+    ("--apart --sweep", "--apart does not answer --sweep"),
+    ("--concurrency 0", "concurrency=0; it must be a whole number of at least 1"),
+    ("--imbalance nan", "imbalance=nan"),
+    ("--redundant-experts 8", "redundant_experts=8, but ep=1"),
+    ("--two-batches", "two_batches, but dp=1 and ep=1"),
+])
+def test_nothing_that_is_asked_for_is_left_aside(words: str, said: str, capsys) -> None:
+    assert main(["plan", "serve", *words.split()]) == 1
+    out, error = capsys.readouterr()
+    assert not out and error.count("\n") == 1 and said in error
