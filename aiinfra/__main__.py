@@ -106,12 +106,21 @@ class _Parser(argparse.ArgumentParser):
         sys.exit(2)
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows a default where its value says something; None has its meaning in the help itself."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or action.default is False or action.default == []:
+            return action.help
+        return super()._get_help_string(action)
+
+
 class _CommandParser(_Parser):
     """Of a command, or of one below it: shows what is used where an option is left out, and can show a
     traceback."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**options, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        super().__init__(**options, formatter_class=_Help)
         self.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 

@@ -55,6 +55,12 @@ def data_dir() -> Path:
     return _folder("AIINFRA_DATA", "XDG_DATA_HOME", Path(".local", "share"))
 
 
+def api_key() -> str | None:
+    """$AIINFRA_API_KEY, of a server or for one: unlike an argument, other users of the machine cannot see it.
+    An empty variable counts as unset."""
+    return os.environ.get("AIINFRA_API_KEY") or None
+
+
 def _folder(ours: str, system: str, usual: Path) -> Path:
     """Our variable, or the system's, or the usual place below the home folder. An empty variable counts as
     unset."""

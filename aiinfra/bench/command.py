@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiinfra.bench.arrivals import ARRIVALS, Lengths, lengths
 from aiinfra.engine.command import add_engine_settings, add_model_argument
+from aiinfra.environment import api_key
 from aiinfra.files import save_json
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ BENCHMARKS = {
         "first_token", "bench_load"),
 }
 _TRACE = ('JSON lines such as {"prompt_tokens": 57, "output_tokens": 80, "arrival_seconds": 0.4}, '
-          'or with the ids as "prompt" (None: random, seeded)')
+          'or with the ids as "prompt" (default: random, seeded)')
 _SAVE = "also write the rows and their settings as JSON"
 _LENGTHS = "128, 16:256 (drawn evenly), or lognormal:MEDIAN:SIGMA:MOST"
 _TRAIN = "a step of training: ours against transformers' model in the same loop, with the same losses"
@@ -95,7 +96,7 @@ def add_bench(parser: Parser) -> None:
     _add_serve(_add(what, "serve", _SERVE))
     card = _add(what, "card", _CARD)
     card.set_defaults(run=run_bench_card)
-    card.add_argument("--data", type=Path, metavar="FILE", help="to train on (None: the course's stories)")
+    card.add_argument("--data", type=Path, metavar="FILE", help="to train on (default: the course's stories)")
     card.add_argument("--steps", type=int, default=40, help="of each training")
     card.add_argument("--rate", type=_positive, default=4.0, help="requests a second of the load")
     card.add_argument("--seconds", type=_positive, default=10.0, help="of load")
@@ -103,7 +104,7 @@ def add_bench(parser: Parser) -> None:
     _add_save(card)
     kernels = _add(what, "kernels", _KERNELS)
     kernels.set_defaults(run=run_bench_kernels)
-    kernels.add_argument("--only", nargs="+", metavar="NAME", help="some of them (None: all)")
+    kernels.add_argument("--only", nargs="+", metavar="NAME", help="some of them (default: all)")
     kernels.add_argument("--compile", action="store_true",
                          help="also compile for sm_80, sm_90, sm_100: registers, shared memory, spills")
     _add_save(kernels)
@@ -160,10 +161,11 @@ def run_bench_serve(args: argparse.Namespace) -> None:
     from aiinfra.bench.serve import LoadTest
     from aiinfra.checkpoint import DEFAULT_MODEL
     load = _load(args)
-    serving = own_server(args.model or DEFAULT_MODEL, _own(args.set), args.api_key)
+    key = args.api_key or api_key()
+    serving = own_server(args.model or DEFAULT_MODEL, _own(args.set), key)
     with nullcontext(args.url) if args.url else serving as url:
         model = args.model if args.url else None          # ours has one, and knows its name
-        endpoint = Endpoint(url, model, args.api_key, asked=args.ask, plain=args.plain)
+        endpoint = Endpoint(url, model, key, asked=args.ask, plain=args.plain)
         test = LoadTest(endpoint, load)
         sweeping = args.sweep is not None
         measured = test.sweep(args.sweep) if sweeping else test.rows()
@@ -286,20 +288,20 @@ def _add_options(parser: Parser, options: tuple[str, ...]) -> None:
 def _add_serve(parser: Parser) -> None:
     parser.set_defaults(run=run_bench_serve)
     add = parser.add_argument
-    add("--url", help="http://HOST:PORT of the server (None: one of ours, for as long as it takes)")
-    add("--model", help="its name there (None: the first that it lists); of ours, a folder or file, too")
-    add("--api-key", metavar="KEY")
+    add("--url", help="http://HOST:PORT of the server (default: one of ours, for as long as it takes)")
+    add("--model", help="its name there (default: the first that it lists); of ours, a folder or file, too")
+    add("--api-key", metavar="KEY", help="the server's (default: the variable AIINFRA_API_KEY)")
     add("--ask", choices=("ids", "words", "chat"), default="ids", help="completions of token ids, whose "
         "number is exact; of words, for routers that read text alone; or chats")
     add("--plain", action="store_true", help="send OpenAI's own fields alone, so answers may end early")
     add_engine_settings(parser)
     add("--arrivals", choices=ARRIVALS, default="poisson", help="how requests come")
-    add("--rate", type=_positive, help="requests a second, or inf for all at once (None: 1; a trace keeps "
+    add("--rate", type=_positive, help="requests a second, or inf for all at once (default: 1; a trace keeps "
         "its own times)")
     add("--users", type=int, help="in place of a rate: so many, who wait for an answer before they ask again")
     add("--sweep", type=_positive, nargs="*", metavar="RATE", help="one run at each rate, and the knee; "
         "without rates, those that find it")
-    add("--requests", type=int, help="without a file: how many (None: 100; of a sweep, 20 seconds' worth)")
+    add("--requests", type=int, help="without a file: how many (default: 100; of a sweep, 20 seconds' worth)")
     add("--trace", type=Path, metavar="FILE", help=_TRACE)
     add("--input", type=_lengths, default="16:256", metavar="LENGTHS", help=f"tokens of a prompt: {_LENGTHS}")
     add("--output", type=_lengths, default="16:128", metavar="LENGTHS", help="tokens of an answer")

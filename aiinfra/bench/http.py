@@ -52,9 +52,9 @@ class Endpoint:
     """An OpenAI-compatible address; `async with` opens it.
 
     url: with or without /v1. model: None asks the server for its first. key: an API key. asked: one of
-    ASKED. plain: send OpenAI's own fields alone, so no `ignore_eos`, and
-    an answer may end before `output_tokens`. timeout: seconds until a request counts as failed. transport:
-    httpx's, for tests. Raises ValueError for an address that is none.
+    ASKED. plain: send OpenAI's own fields alone, so no `ignore_eos`, and an answer may end before
+    `output_tokens`. timeout: seconds until a request counts as failed. transport: httpx's, for tests. Raises
+    ValueError for an address that is none.
     """
 
     def __init__(self, url: str, model: str | None = None, key: str | None = None, *, asked: str = "ids",

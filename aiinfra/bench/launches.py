@@ -96,7 +96,7 @@ def main(argv: list[str] | None = None) -> None:
     """Measure, print, and save as one row with its settings."""
     question = __doc__.splitlines()[0]
     parser = argparse.ArgumentParser(prog="python -m aiinfra.bench.launches", description=question)
-    parser.add_argument("--device", help="cpu or cuda (None: a GPU if there is one)")
+    parser.add_argument("--device", help="cpu or cuda (default: a GPU if there is one)")
     parser.add_argument("--save", type=Path, help="write the result to this JSON file")
     args = parser.parse_args(argv)
     row = measure_launches(args.device)

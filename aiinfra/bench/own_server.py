@@ -15,6 +15,8 @@ from typing import IO
 
 import httpx
 
+from aiinfra.environment import child_environment
+
 _READY_SECONDS = 600.0                # a large model is read from disk first
 _END_SECONDS = 30.0                   # to finish what it has accepted
 _LOOK_SECONDS = 0.1
@@ -26,12 +28,11 @@ def own_server(model: str, arguments: Sequence[str] = (), key: str | None = None
     arguments: more of `serve`'s. Raises RuntimeError with its last words if it ends before it is ready."""
     port = free_port()
     command = [sys.executable, "-m", "aiinfra", "serve", "--model", model, "--port", str(port), *arguments]
-    if key is not None:
-        command += ["--api-key", key]
     url = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryFile("w+") as said:
         # In a session of its own: Ctrl-C is for us, who then end it.
-        process = subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True)
+        process = subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True,
+                                   env=child_environment(AIINFRA_API_KEY=key))
         try:
             _wait_until_ready(process, url, said)
             yield url

@@ -88,7 +88,7 @@ class Tokenizer:
         except UnicodeEncodeError as error:                          # half a surrogate is such a byte
             said = f"the text is not valid Unicode: {ascii(text[:40])}. Convert it to UTF-8 first."
             raise ValueError(said) from error
-        if len(text) > _LONG:                      # other threads go on meanwhile, which `encode` keeps waiting
+        if len(text) > _LONG:                      # other threads go on, which `encode` keeps waiting
             [found] = self.backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
             return found.ids
         return self.backend.encode(text, add_special_tokens=add_special_tokens).ids

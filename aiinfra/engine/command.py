@@ -135,9 +135,9 @@ def add_model_arguments(parser: Parser) -> None:
     """--model and how to load it."""
     add = parser.add_argument
     add_model_argument(parser)
-    add("--device", help="cpu or cuda (None: a GPU if there is one)")
-    add("--dtype", help="float32, bfloat16 or float16 (None: bfloat16 on a GPU, else float32)")
-    add("--quantize", choices=("int8", "int4"), help="weights of 8 or 4 bits (None: of the dtype)")
+    add("--device", help="cpu or cuda (default: a GPU if there is one)")
+    add("--dtype", help="float32, bfloat16 or float16 (default: bfloat16 on a GPU, else float32)")
+    add("--quantize", choices=("int8", "int4"), help="weights of 8 or 4 bits (default: of the dtype)")
 
 
 def add_engine_settings(parser: Parser) -> None:

@@ -24,6 +24,10 @@ from aiinfra.engine.sampling_params import SamplingParams
 Prompt = str | list[int] | dict[str, Any]        # a dict: vLLM's {"prompt": …} or {"prompt_token_ids": …}
 
 
+class PromptTooLong(ValueError):
+    """It leaves no room in the context."""
+
+
 class TextEngine:
     """`engine` with a tokenizer. seed: makes requests without one of their own draw the same in every run.
 
@@ -45,7 +49,7 @@ class TextEngine:
 
     def request(self, prompt: Prompt, params: SamplingParams) -> RequestOutput:
         """What will grow, for a prompt that is a string or token ids. Raises ValueError for an empty prompt,
-        an unknown token, and one that leaves no room in the context."""
+        an unknown token; PromptTooLong for one that leaves no room in the context."""
         if isinstance(prompt, dict):                         # vLLM's other form
             prompt = prompt.get("prompt", prompt.get("prompt_token_ids"))
         text = None
@@ -60,8 +64,8 @@ class TextEngine:
         check_ids(ids, self.engine.model.config.vocab_size)
         context = self.engine.max_model_len
         if len(ids) >= context:
-            raise ValueError(f"the prompt is {len(ids):,} tokens; the context is {context:,}, and one is "
-                             "needed for the answer. Shorten the prompt.")
+            raise PromptTooLong(f"the prompt is {len(ids):,} tokens; the context is {context:,}, and one is "
+                                "needed for the answer. Shorten the prompt.")
         return RequestOutput(
             request_id=str(next(self._numbers)),
             prompt=text,

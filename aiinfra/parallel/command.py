@@ -25,7 +25,7 @@ def add_parallel(parser: argparse.ArgumentParser) -> None:
     check = below.add_parser("check", help="is every mix one process?", description=purpose)
     add = check.add_argument
     add("rows", nargs="*", metavar="ROW", help="only rows that have one of these texts in name or mesh")
-    add("--ranks", type=int, nargs="*", metavar="N", help="only meshes of so many processes (None: any)")
+    add("--ranks", type=int, nargs="*", metavar="N", help="only meshes of so many processes (default: any)")
     add("--dtype", choices=_DTYPES, default=_DTYPES[0], help="to compute in")
     check.set_defaults(run=run_check)
     _add_schedule(below)
@@ -38,12 +38,12 @@ def _add_schedule(below: argparse._SubParsersAction) -> None:
     add("name", help=f"{', '.join(SCHEDULES)}, or a CSV file of torch.distributed.pipelining")
     add("--ranks", type=int, default=4, metavar="N", help="of the pipeline")
     add("--micro-batches", type=int, default=8, metavar="N", help="of a step")
-    add("--stages", type=int, metavar="N", help="of each rank (None: as is usual for the schedule)")
+    add("--stages", type=int, metavar="N", help="of each rank (default: as is usual for the schedule)")
     add("--costs", type=_at_least_one, nargs=3, default=(1, 1, 1), metavar=("F", "I", "W"),
         help="of a forward, of the input's gradient and of the weights', in whole units")
     add("--run", type=float, metavar="SECONDS", dest="unit_seconds",
-        help="also run it, on processes here, with actions of so many seconds a unit (None: do not)")
-    add("--csv", type=Path, metavar="FILE", help="also write the table there (None: do not)")
+        help="also run it, on processes here, with actions of so many seconds a unit (default: do not)")
+    add("--csv", type=Path, metavar="FILE", help="also write the table there (default: do not)")
     schedule.set_defaults(run=run_schedule)
 
 
@@ -106,9 +106,9 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     train.add_train(parser)
     add = parser.add_argument
     add("--mesh", help="under torchrun: ranks by dimension, as dp=2,tp=2; names dp, fsdp, tp, pp, cp, ep "
-                       "(None: all ranks are dp)")
+                       "(default: all ranks are dp)")
     add("--schedule", default="1f1b", help=f"of a pipeline (pp): {', '.join(SCHEDULES)}")
-    add("--stages", type=int, metavar="N", help="of each rank of a pipeline (None: as is usual for it)")
+    add("--stages", type=int, metavar="N", help="of each rank of a pipeline (default: as is usual for it)")
     add("--zero", type=int, choices=(2, 3), default=3,
         help="with fsdp: 3 drops a layer's weights after its forward pass, 2 keeps them for the backward")
     add("--timeout", type=float, default=600.0, help="the longest that a rank waits for the others: seconds")

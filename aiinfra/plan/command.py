@@ -39,7 +39,7 @@ def add_memory(parser: Parser) -> None:
     add("--batch", type=int, default=8, help="rows a micro-batch, on each data-parallel rank")
     add("--sequence", type=int, default=2048, help="tokens a row")
     add("--accumulate", type=int, default=1, help="micro-batches a step")
-    add("--dtype", help="to compute in; weights stay float32 (None: bfloat16 on a GPU, else float32)")
+    add("--dtype", help="to compute in; weights stay float32 (default: bfloat16 on a GPU, else float32)")
     add("--recompute", default="none",
         help="activations to compute again instead of keeping them: none, operation or block")
     add("--memory", default="this machine",
@@ -120,7 +120,7 @@ def add_serve(parser: Parser) -> None:
     add("--model", default="llama-3.1-8b",
         help="a name such as deepseek-r1 or qwen3-235b-a22b, or a folder with a config.json")
     add("--gpu", default="H100", help='H20, H800, H100, H200, A100, B200, or "this machine", measured')
-    add("--gpus", type=int, help="all of them: replicas of tp · dp (None: one replica)")
+    add("--gpus", type=int, help="all of them: replicas of tp · dp (default: one replica)")
     add("--tp", type=int, default=1, help="ranks that share each matrix")
     add("--dp", type=int, default=1,
         help="groups with requests of their own, which share experts with --ep above 1, else nothing")
@@ -196,14 +196,14 @@ def add_fleet(parser: Parser) -> None:
     add("--kv", default="bf16", help="of the cache: bf16, fp8 or fp32")
     add("--trace", type=Path, metavar="FILE",
         help='JSON lines such as {"arrival_seconds": 0.4, "conversation": 7, "prompt_tokens": 57, '
-             '"output_tokens": 80} (None: drawn by --hours and --rate)')
+             '"output_tokens": 80} (default: drawn by --hours and --rate)')
     add("--hours", type=float, default=1.0, help="without a file: how long the trace is; 24 is a day")
     add("--rate", type=float, default=2.0, help="without a file: requests a second, on average")
     add("--seed", type=int, default=0, help="without a file: of the trace")
-    add("--replicas", type=int, help="so many from the start (None: the fewest that keep the target)")
+    add("--replicas", type=int, help="so many from the start (default: the fewest that keep the target)")
     add("--router", default="prefix aware", help="round robin, least loaded or prefix aware")
     add("--token-budget", type=int, default=2048, help="tokens in a step")
-    add("--chunk-tokens", type=int, help="of prompts in a step beside decodes (None: all of the budget)")
+    add("--chunk-tokens", type=int, help="of prompts in a step beside decodes (default: all of the budget)")
     add("--max-running", type=int, default=256, help="requests that a replica answers side by side")
     add("--start", type=float, default=120.0, help="seconds until a replica that was asked for serves")
     add("--autoscale", type=_least_most, metavar="LEAST:MOST",

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aiinfra.engine import command as engine
-from aiinfra.environment import torchrun_place
+from aiinfra.environment import api_key, torchrun_place
 
 if TYPE_CHECKING:
     import socket
@@ -41,14 +41,15 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
     engine.add_model_arguments(parser)
     add("--host", default="127.0.0.1", help="address to listen at; one that others can reach needs --api-key")
     add("--port", type=_port, default=8000, help="0: one that is free, which the first line names")
-    add("--api-key", metavar="KEY", help="clients must send Authorization: Bearer KEY (None: nobody need)")
-    add("--name", help="of the model, for clients (None: its name or folder)")
+    add("--api-key", metavar="KEY", help="clients must send Authorization: Bearer KEY; others on this "
+        "machine can see it here, and not in the variable AIINFRA_API_KEY (default: that one, else no key)")
+    add("--name", help="of the model, for clients (default: its name or folder)")
     add("--max-queued-requests", type=_positive, default=256,
         help="answers that may wait; who comes then gets 429 at once")
     add("--max-queued-tokens", type=_positive, default=262_144, help="the same, of their prompts")
     add("--request-seconds", type=_seconds, default=600.0, help="an answer that takes longer is given up")
     add("--max-body-bytes", type=_positive, default=4 << 20, help="of a request")
-    add("--drain-seconds", type=float, default=0.0,
+    add("--drain-seconds", type=_pause, default=0.0,
         help="after SIGTERM, go on refusing for at least so long, so that routers notice")
     engine.add_engine_settings(parser)
     parser.set_defaults(run=run_serve)
@@ -58,6 +59,8 @@ def run_serve(args: argparse.Namespace) -> None:
     """Serve until a signal. Raises ValueError and OSError, before the model is loaded, for what cannot be."""
     from aiinfra.serve.server import bind, check_address
     place = torchrun_place()
+    if args.api_key is None:                  # "" is no key, but somebody's mistake, and refused
+        args.api_key = api_key()
     check_address(args.host, args.api_key)
     if place is not None and place.rank > 0:
         _end_with_rank_0()
@@ -76,7 +79,7 @@ def _serve(args: argparse.Namespace, listener: "socket.socket", llm: "LLM") -> N
     from aiinfra.serve.server import HttpServer, serve_until_signal
     llm.generate([[0]], SamplingParams(temperature=0, max_tokens=2), use_tqdm=False)     # the first is slow
     thread = EngineThread(llm)
-    name = args.name or Path(args.model).name
+    name = args.name or Path(args.model).absolute().name
     app = make_app(
         thread,
         name,
@@ -135,6 +138,13 @@ def _seconds(text: str) -> float:
     value = float(text)
     if not 0 < value < math.inf:                        # NaN is not, either
         raise argparse.ArgumentTypeError(f"{value}; it must be above 0")
+    return value
+
+
+def _pause(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{value}; it must be at least 0")
     return value
 
 

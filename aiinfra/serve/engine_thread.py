@@ -73,6 +73,7 @@ class EngineThread:
         self.on_end: list[Callable[[Ticket], None]] = []
         self.open: set[Ticket] = set()             # tickets that have not ended, as the event loop knows it
         self._seats: dict[str, _Seat] = {}         # by the engine's name of the request
+        self._sent = self._added = 0               # requests, by the event loop and by the engine thread
         self._letters: SimpleQueue[Letter] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -90,7 +91,7 @@ class EngineThread:
     @property
     def waiting(self) -> int:
         """Requests that have not begun: in the letter box, and in the scheduler's queue."""
-        return self._letters.qsize() + len(self.llm.engine.scheduler.waiting)
+        return self._sent - self._added + len(self.llm.engine.scheduler.waiting)
 
     @property
     def running(self) -> int:
@@ -115,6 +116,7 @@ class EngineThread:
         self.open.add(ticket)
         for listener in self.on_submit:
             listener(ticket)
+        self._sent += len(requests)
         self._letters.put(partial(self._add, ticket))
         return ticket
 
@@ -170,6 +172,7 @@ class EngineThread:
             self._letters.get()()
 
     def _add(self, ticket: Ticket) -> None:
+        self._added += len(ticket.requests)
         try:
             if self.state in ("failed", "stopped"):
                 self.check_open()

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from aiinfra.serve.refusal import Refusal
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+_DIGITS = 18                                             # of a length; more would be too many anyway
 _OPEN = ("/", "/health", "/ready", "/metrics")           # need no key: they say nothing of anybody's request
 
 
@@ -60,8 +61,9 @@ class Gate:
                           code="invalid_api_key")
 
     def _check_size(self, length: bytes) -> None:
-        if length.isdigit() and int(length) > self.max_body_bytes:
-            raise Refusal(413, self._too_large(f"{int(length):,}"), code="body_too_large")
+        size = int(length[:_DIGITS]) if length.isdigit() else 0
+        if size > self.max_body_bytes:
+            raise Refusal(413, self._too_large(f"{size:,}"), code="body_too_large")
 
     def _too_large(self, size: str) -> str:
         return f"the body has {size} bytes; this server takes {self.max_body_bytes:,}. Shorten it."

@@ -11,7 +11,7 @@ Notebook 15.
 
 import json
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -171,6 +171,7 @@ class AnswerRequest(Form):
 class CompletionRequest(AnswerRequest):
     """POST /v1/completions."""
 
+    asks: ClassVar[str] = "prompt"                     # the field that has the question
     prompt: TextPrompts | IdPrompts
     logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS)
     best_of: int | None = ruled("n", None)
@@ -242,6 +243,7 @@ class Message(Form):
 class ChatRequest(AnswerRequest):
     """POST /v1/chat/completions."""
 
+    asks: ClassVar[str] = "messages"
     messages: Annotated[list[Message], Field(fail_fast=True)] = Field(min_length=1)
     max_completion_tokens: int | None = ruled("max_tokens", None)
     logprobs: bool | None = None

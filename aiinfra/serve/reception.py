@@ -12,6 +12,7 @@ from typing import Any
 
 from aiinfra.engine.output import RequestOutput
 from aiinfra.engine.sampling_params import SamplingParams
+from aiinfra.engine.text_engine import PromptTooLong
 from aiinfra.errors import nearest
 from aiinfra.serve.admission import Admission
 from aiinfra.serve.engine_thread import EngineThread
@@ -20,6 +21,7 @@ from aiinfra.serve.refusal import Refusal, quote
 from aiinfra.serve.ticket import Ticket
 
 _LONG = 10_000                       # characters that are tokenized in about ten milliseconds
+_TOO_LONG = "context_length_exceeded"
 _CHARACTERS = 4                      # a token, in most texts
 
 Body = ChatRequest | CompletionRequest
@@ -67,9 +69,9 @@ class Reception:
         streams = body.streams
         places = self.admission.enter(params.n, guesses)
         try:
-            requests = await _read_all(reads, sum(guesses))
+            requests = await _read_all(reads, sum(guesses), body.asks)
             for place, request in zip(places, requests):
-                self._check_room(len(request.prompt_token_ids), body.asked_tokens)
+                self._check_room(len(request.prompt_token_ids), body)
                 place.weigh(len(request.prompt_token_ids))
             return self.thread.submit(requests, params, places, streams)
         except BaseException:
@@ -77,32 +79,26 @@ class Reception:
                 place.leave()
             raise
 
-    def _check_room(self, prompt: int, asked: int | None) -> None:
+    def _check_room(self, prompt: int, body: Body) -> None:
         """vLLM and OpenAI refuse a length that cannot be; cut down in silence, an answer would look as if it
         had its limit from the client."""
         context = self.thread.context
         most = context - prompt
         if most < 1:
             raise Refusal(400, f"the prompt is {prompt:,} tokens; the context is {context:,}, and one is "
-                               "needed for the answer. Shorten the prompt.", param="prompt",
-                          code="context_length_exceeded")
+                               "needed for the answer. Shorten the prompt.", param=body.asks, code=_TOO_LONG)
+        asked = body.asked_tokens
         if asked is not None and asked > most:
-            raise Refusal(400, f"max_tokens={asked:,} after a prompt of {prompt:,} tokens; the "
-                               f"context is {context:,}. Ask for at most {most:,}, or leave it out.",
-                          param="max_tokens", code="context_length_exceeded")
+            name = "max_tokens" if body.max_tokens is not None else "max_completion_tokens"
+            raise Refusal(400, f"{name}={asked:,} after a prompt of {prompt:,} tokens; the context is "
+                               f"{context:,}. Ask for at most {most:,}, or leave it out.",
+                          param=name, code=_TOO_LONG)
 
     def _read(self, prompt: str | list[int], params: SamplingParams) -> RequestOutput:
-        try:
-            return self.thread.llm.texts.request(prompt, params)
-        except ValueError as error:
-            raise Refusal(400, str(error), param="prompt") from error
+        return self.thread.llm.texts.request(prompt, params)
 
     def _read_chat(self, conversation: list[dict[str, Any]], params: SamplingParams) -> RequestOutput:
-        try:
-            ids = self.tokenizer.encode_chat(conversation)
-            return self.thread.llm.texts.request(ids, params)
-        except ValueError as error:
-            raise Refusal(400, str(error), param="messages") from error
+        return self._read(self.tokenizer.encode_chat(conversation), params)
 
 
 def _guess(prompt: str | list[int]) -> int:
@@ -110,9 +106,14 @@ def _guess(prompt: str | list[int]) -> int:
     return len(prompt) // _CHARACTERS if isinstance(prompt, str) else len(prompt)
 
 
-async def _read_all(reads: list[Read], guess: int) -> list[RequestOutput]:
+async def _read_all(reads: list[Read], guess: int, asks: str) -> list[RequestOutput]:
     def read_all() -> list[RequestOutput]:
         return [read() for read in reads]
-    if guess * _CHARACTERS < _LONG:
-        return read_all()
-    return await asyncio.to_thread(read_all)
+    try:
+        if guess * _CHARACTERS < _LONG:
+            return read_all()
+        return await asyncio.to_thread(read_all)
+    except PromptTooLong as error:
+        raise Refusal(400, str(error), param=asks, code=_TOO_LONG) from error
+    except ValueError as error:
+        raise Refusal(400, str(error), param=asks) from error

@@ -66,10 +66,13 @@ class HttpServer(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """In place of uvicorn's."""
         loop = asyncio.get_running_loop()
+        signalled = False                    # two may come before the loop has heard of the first
 
         def on_signal(number: int, _: FrameType | None) -> None:
-            if self._draining is not None or loop.is_closed():
+            nonlocal signalled
+            if signalled or self._draining is not None or loop.is_closed():
                 _end_at_once(number)
+            signalled = True
             loop.call_soon_threadsafe(self._drain)
         before = {number: signal.signal(number, on_signal) for number in _SIGNALS}
         try:
@@ -89,7 +92,6 @@ class HttpServer(uvicorn.Server):
         await asyncio.sleep(self.drain_seconds)
         await self.engine_thread.until_drained()
         self.should_exit = True
-
 
     async def _end_soon(self) -> None:
         await asyncio.sleep(_SHOWN_SECONDS)
@@ -125,10 +127,10 @@ def bind(host: str, port: int) -> socket.socket:
 def check_address(host: str, api_key: str | None) -> None:
     """Raise ValueError for an address that others can reach, without a key."""
     if api_key is None and not _is_loopback(host):
-        raise ValueError(f"host {host} can be reached by others: set --api-key, or leave --host at "
-                         "127.0.0.1.")
+        raise ValueError(f"host {host} can be reached by others: set --api-key or AIINFRA_API_KEY, "
+                         "or leave --host at 127.0.0.1.")
     if api_key is not None and not (api_key.isascii() and api_key.isprintable() and len(api_key) >= 8):
-        raise ValueError("--api-key must be at least 8 printable ASCII characters.")
+        raise ValueError("the API key must be at least 8 printable ASCII characters.")
 
 
 def _is_loopback(host: str) -> bool:

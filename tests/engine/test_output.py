@@ -1,4 +1,4 @@
-"""Text that grows token by token is cut where the whole text would be, at a cost that does not grow with it."""
+"""Text that grows is cut where all of it would be, and a token costs as much at the end as at first."""
 
 from random import Random
 

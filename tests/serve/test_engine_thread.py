@@ -161,6 +161,7 @@ def test_who_asks_between_steps_and_goes_away_stops_nobody() -> None:
             await until(lambda: served.engine.unfinished)
             question = asyncio.create_task(served.thread.between_steps(lambda: 1))
             await asyncio.sleep(0)
+            assert served.thread.waiting == 0, "a question is no request"
             question.cancel()
             served.runner.gate.set()
             assert await asyncio.wait_for(served.thread.between_steps(lambda: 2), 10) == 2

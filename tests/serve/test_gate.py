@@ -40,6 +40,10 @@ def test_a_body_has_a_limit_whether_its_length_is_told_or_not() -> None:
                     yield large[start:start + 100]
             untold = await served.client.post("completions", content=pieces(),
                                               headers={"content-type": "application/json"})
+            for length in ("9" * 5_000, "1" + "0" * 18):
+                more = {"content-type": "application/json", "content-length": length}
+                longer = await served.client.post("completions", content=b"{}", headers=more)
+                assert longer.status_code == 413 and error_of(longer)["code"] == "body_too_large"
             assert told.status_code == untold.status_code == 413
             assert "1,000" in error_of(told)["message"] and "1,000" in error_of(untold)["message"]
             assert (await served.client.post("completions", json=completion())).is_success
@@ -66,6 +70,6 @@ def test_who_can_be_reached_by_others_needs_a_key() -> None:
         with pytest.raises(ValueError, match="set --api-key"):
             check_address(host, None)
         check_address(host, KEY)
-    for key in ("", "short", "with\nline"):
+    for key in ("", "short", "with\nline"):                      # "" of an unset variable, for instance
         with pytest.raises(ValueError, match="at least 8 printable"):
             check_address("127.0.0.1", key)

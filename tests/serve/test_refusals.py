@@ -27,7 +27,8 @@ WRONG = [
     ("chat/completions", {"max_tokens": 0}, "max_tokens", "max_tokens=0"),
     ("chat/completions", {"max_completion_tokens": -1}, "max_completion_tokens", "max_completion_tokens=-1"),
     ("chat/completions", {"max_tokens": 2, "max_completion_tokens": 3}, "max_tokens", "two names of one"),
-    ("chat/completions", {"max_completion_tokens": 9_999}, "max_tokens", f"the context is {CONTEXT}"),
+    ("chat/completions", {"max_completion_tokens": 9_999}, "max_completion_tokens",
+     f"the context is {CONTEXT}"),
     ("chat/completions", {"min_tokens": 9, "max_tokens": 3}, "min_tokens", "between 0 and max_tokens=3"),
     ("chat/completions", {"seed": 2**64}, "seed", "at most 64 bits"),
     ("chat/completions", {"logprobs": 3}, "logprobs", "logprobs=3"),
@@ -120,6 +121,8 @@ def test_what_is_wrong_is_named() -> None:
                 assert response.status_code == (404 if param == "model" and "Served" in said else 400), wrong
                 error = error_of(response)
                 assert error["param"] == param and said in error["message"], (wrong, error)
+                too_long = "context" in said or said in ("Shorten", "Ask for at most 12")
+                assert error["code"] == ("context_length_exceeded" if too_long else error["code"]), error
                 assert error["type"] == "invalid_request_error" and error["message"].endswith("."), error
             assert served.engine.idle and served.admission.requests == served.admission.tokens == 0
     asyncio.run(run())

@@ -174,10 +174,9 @@ def metric_of(server: Process, metric: str) -> float:
 # Its beginning and its end
 
 def test_a_port_in_use_is_one_sentence(server: Process, folder: Path) -> None:
-    begun = time.monotonic()
     done = subprocess.run([sys.executable, "-m", "aiinfra", "serve", "--model", str(folder),
                            "--port", str(server.port)], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1 and done.stdout == "" and time.monotonic() - begun < 60
+    assert done.returncode == 1 and done.stdout == ""
     assert f"port {server.port} of 127.0.0.1 is in use" in done.stderr and done.stderr.count("\n") == 1
 
 
@@ -185,7 +184,7 @@ def test_a_port_in_use_is_one_sentence(server: Process, folder: Path) -> None:
     (["--host", "0.0.0.0"], "set --api-key"), (["--port", "70000"], "70000 is no port"),
     (["--set", "max_runing=3"], "Did you mean 'max_running'?"),
     (["--max-queued-requests", "0"], "at least 1"),
-    (["--request-seconds", "nan"], "above 0"),
+    (["--request-seconds", "nan"], "above 0"), (["--drain-seconds", "nan"], "at least 0"),
 ])
 def test_what_cannot_be_is_refused_before_the_model_is_loaded(args: list[str], said: str, capsys) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -239,7 +238,21 @@ def test_a_second_signal_ends_at_once(fresh: Process) -> None:
     assert code == 128 + signal.SIGTERM and "ended at once" in words and "Traceback" not in words
 
 
-@pytest.mark.parametrize("fresh", [("--api-key", "a-secret-key", "--name", "mine", "--drain-seconds", "1")],
+def test_a_key_of_the_environment_is_asked_for(monkeypatch, capsys) -> None:
+    """And is not in the list of processes, nor shown by --help; one on the command line goes before it."""
+    asked = []
+    monkeypatch.setenv("AIINFRA_API_KEY", "a-secret-key")
+    monkeypatch.setattr("aiinfra.serve.server.check_address", lambda host, key: asked.append(key))
+    for more, status in ((), 1), (("--api-key", "another-key"), 1), (("--api-key", ""), 1):
+        assert command_line.main(["serve", "--model", "/nowhere", "--port", "0", *more]) == status
+    assert asked == ["a-secret-key", "another-key", ""]
+    with pytest.raises(SystemExit):
+        command_line.main(["serve", "--help"])
+    shown = capsys.readouterr().out
+    assert "a-secret-key" not in shown and "None" not in shown and "AIINFRA_API_KEY" in shown
+
+
+@pytest.mark.parametrize("fresh", [("--api-key", "a-secret-key", "--name", "mine", "--drain-seconds", "3")],
                          indirect=True)
 def test_a_key_a_name_and_time_for_routers(fresh: Process) -> None:
     with pytest.raises(openai.AuthenticationError):
@@ -247,7 +260,7 @@ def test_a_key_a_name_and_time_for_routers(fresh: Process) -> None:
     client = openai.OpenAI(base_url=fresh.url, api_key="a-secret-key", max_retries=0)
     assert [model.id for model in client.models.list()] == ["mine"]
     fresh.process.send_signal(signal.SIGTERM)
-    time.sleep(0.5)
+    assert "0 requests to finish first" in fresh.process.stderr.readline()
     assert httpx.get(f"http://127.0.0.1:{fresh.port}/ready").status_code == 503
     assert fresh.ended()[0] == 0
 
