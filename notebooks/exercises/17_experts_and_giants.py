@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aiinfra.lab.boxes import boxes, judge_users
+from aiinfra.lab.boxes import boxes, judge_users, sizing
 from aiinfra.lab.exercise import Wrong, close, exercise, require
 from aiinfra.lab.judging import Largest, about, answered, drawn, explain, is_finite, pair, same
 from aiinfra.lab.rank_programs import agree, run_ranks
@@ -377,14 +377,13 @@ def _judge_scores(answer, q: Tensor, to_key: Tensor, c: Tensor) -> None:
 
 @exercise("17.users", hints=(
     "Two limits, each with its own largest number of users. The answer is the smaller one. Which is it?",
-    "By memory: room // each, a whole number. By time: count up while step_seconds(users + 1) <= limit, and "
-    "no further than memory allows.",
-    "fit = int(room // each); users = 0; while users < fit and step_seconds(users + 1) <= limit: users += 1; "
-    "return users, 'memory' if users == fit else 'time'",
+    "By memory: free // each, a whole number, and never below 0. By time: count up while step_seconds(users "
+    "+ 1) <= limit, and no further than memory allows.",
+    "fit = max(0, int(free // each)); users = 0; while users < fit and step_seconds(users + 1) <= limit: "
+    "users += 1; return users, 'memory' if users == fit else 'time'",
 ))
 def users(answer):
     for box in boxes():
         with about(box.said):
             judge_users(answer, box)
-    return ("With 8 GB of each card for the cache, memory ends DeepSeek-R1 at 13 users of 8,192 tokens, "
-            "though 22 would be in time; with 25 GB, time ends Qwen3-235B at 22, though 63 would find room.")
+    return sizing(answer)

@@ -51,8 +51,8 @@ def latent_scores(q, to_key, c):                  # -> [H, T]
 check("17.latent_scores", latent_scores)
 
 # %% 17.users
-def most_users(room, each, step_seconds, limit):  # -> (users, "memory" or "time")
-    fit = int(room // each)
+def most_users(free, each, step_seconds, limit):  # -> (users, "memory" or "time")
+    fit = max(0, int(free // each))
     users = 0
     while users < fit and step_seconds(users + 1) <= limit:
         users += 1

@@ -245,13 +245,13 @@ def latent_scores(q, to_key, c):
 check("17.latent_scores", latent_scores)
 
 # %% 17.users | So many find room
-def most_users(room, each, step_seconds, limit):
-    return int(room // each), "memory"
+def most_users(free, each, step_seconds, limit):
+    return max(0, int(free // each)), "memory"
 
 check("17.users", most_users)
 
 # %% 17.users | there is room for
-def most_users(room, each, step_seconds, limit):
+def most_users(free, each, step_seconds, limit):
     users = 0
     while users < 1000 and step_seconds(users + 1) <= limit:
         users += 1
@@ -260,8 +260,8 @@ def most_users(room, each, step_seconds, limit):
 check("17.users", most_users)
 
 # %% 17.users | the limit itself
-def most_users(room, each, step_seconds, limit):
-    fit, users = int(room // each), 0
+def most_users(free, each, step_seconds, limit):
+    fit, users = max(0, int(free // each)), 0
     while users < fit and step_seconds(users + 1) < limit:
         users += 1
     return users, "memory" if users == fit else "time"
@@ -269,20 +269,29 @@ def most_users(room, each, step_seconds, limit):
 check("17.users", most_users)
 
 # %% 17.users | the first number that is too many
-def most_users(room, each, step_seconds, limit):
+def most_users(free, each, step_seconds, limit):
     users = 1
-    while users * each <= room and step_seconds(users) <= limit:
+    while users * each <= free and step_seconds(users) <= limit:
         users += 1
-    return users, "memory" if users * each > room else "time"
+    return users, "memory" if users * each > free else "time"
 
 check("17.users", most_users)
 
 # %% 17.users | is in the way of one more is "memory"
-def most_users(room, each, step_seconds, limit):
-    fit, users = int(room // each), 0
+def most_users(free, each, step_seconds, limit):
+    fit, users = max(0, int(free // each)), 0
     while users < fit and step_seconds(users + 1) <= limit:
         users += 1
     late = step_seconds(users + 1) > limit
     return users, "time" if late else "memory"
+
+check("17.users", most_users)
+
+# %% 17.users | weights that do not fit
+def most_users(free, each, step_seconds, limit):
+    fit, users = int(free // each), 0
+    while users < fit and step_seconds(users + 1) <= limit:
+        users += 1
+    return users, "memory" if users == fit else "time"
 
 check("17.users", most_users)
