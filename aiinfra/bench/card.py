@@ -132,12 +132,19 @@ def _finish(process: subprocess.Popen, options: CardOptions, out: Path) -> None:
 
 
 def _kill(options: CardOptions, out: Path) -> int:
-    """Begin a training and kill it in its middle; returns the steps that it had done."""
+    """Begin a training and kill it in its middle; returns the steps that it had done. Raises RuntimeError if
+    it ended before."""
     process = _train(options, out)
-    while process.poll() is None and len(_losses(out)) < options.steps // 2:
-        time.sleep(_LOOK_SECONDS)
-    process.kill()
-    process.communicate()
+    try:
+        while process.poll() is None and len(_losses(out)) < options.steps // 2:
+            time.sleep(_LOOK_SECONDS)
+    finally:
+        ended = process.poll()
+        process.kill()
+        process.communicate()
+    if ended is not None:
+        raise RuntimeError(f"the training that was to be killed ended before, with status {ended}: give it "
+                           "more steps.")
     return len(_losses(out))
 
 

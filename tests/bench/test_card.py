@@ -1,6 +1,8 @@
 """The report card: every stage has its row, and what was foretold stands beside what was measured."""
 
 import json
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -32,6 +34,15 @@ def test_losses_are_of_whole_lines(tmp_path) -> None:
     lines = [json.dumps({"loss": loss}) for loss in (3.0, 2.0)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"lo')
     assert card._losses(tmp_path) == [3.0, 2.0] and card._losses(tmp_path / "none") == []
+
+
+def test_a_training_that_ends_before_it_is_killed_is_not_called_killed(tmp_path, monkeypatch) -> None:
+    def already_over(options: CardOptions, out: Path) -> subprocess.Popen:
+        return subprocess.Popen(["true"], stderr=subprocess.PIPE)
+
+    monkeypatch.setattr(card, "_train", already_over)
+    with pytest.raises(RuntimeError, match="ended before, with status 0: give it more steps"):
+        card._kill(CardOptions(), tmp_path)
 
 
 @pytest.mark.parametrize("wrong, message", [
