@@ -45,6 +45,11 @@ class Offer:
         """For instance: 2 × H100."""
         return f"{self.gpus_each} × {self.gpu}"
 
+    @property
+    def hourly(self) -> float:
+        """Dollars of a replica, an hour."""
+        return self.gpus_each * self.dollars
+
 
 def offer(model: ServedModel, gpu: str, gpus_each: int, dollars: float) -> Offer:
     """A replica of the model, in 16 bits, on so many of these GPUs. Raises ValueError if it does not fit."""
@@ -115,7 +120,7 @@ class Day:
         return self.run(name, replicas, **(usual | settings))
 
     def naive(self) -> FleetReport:
-        """What is bought without a thought: the newest GPU, one replica to carry it and one to spare, taking
+        """What is bought without a thought: the dearest offer, one replica to carry it and one to spare, taking
         turns."""
         return self.run("2 × H100", 2, router="round robin")
 

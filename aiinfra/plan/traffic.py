@@ -22,8 +22,8 @@ answers (an open loop). Invariant: the same shape and seed give the same request
 import json
 import math
 import random
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from aiinfra import files
@@ -52,7 +52,8 @@ class TrafficShape:
     """What is drawn. Raises ValueError for what cannot be."""
 
     seconds: float                        # how long the trace is
-    per_second: float                     # requests, on average
+    # Requests, on average; fewer where it is short beside pauses, since nobody asks again who came before it.
+    per_second: float
     day_seconds: float = _DAY             # a day may be told in minutes; a trace begins at midnight
     peak: float = 278 / 226.75            # the rate at noon over its mean; 1: the same all day
     burst: float = 0.5                    # shape of the gaps' Gamma distribution; 1: Poisson
@@ -91,6 +92,17 @@ def draw(shape: TrafficShape, seed: int = 0) -> list[Turn]:
         turns += _conversation(shape, rng, lengths, number, begin)
     within = [turn for turn in turns if turn.arrival_seconds < shape.seconds]
     return sorted(within, key=lambda turn: turn.arrival_seconds)
+
+
+def at_rate(turns: Sequence[Turn], per_second: float) -> list[Turn]:
+    """The same requests, told faster or slower: by the last arrival, exactly so many have come a second. So
+    two rates differ in nothing else. Raises ValueError for a rate that is not above 0, and for turns that all
+    come at second 0 or are not there."""
+    last = max((turn.arrival_seconds for turn in turns), default=0.0)
+    if not (per_second > 0 and last > 0):
+        raise ValueError(f"per_second={per_second!r}, last arrival at {last} s; both must be above 0.")
+    factor = len(turns) / per_second / last
+    return [replace(turn, arrival_seconds=factor * turn.arrival_seconds) for turn in turns]
 
 
 def published_lengths() -> list[tuple[int, int]]:

@@ -41,14 +41,10 @@ check("18.timetable", timetable)
 
 # %% 18.fleet
 def buy(offers, try_out):                          # try_out(name, replicas) -> FleetReport; -> (name, replicas)
-    best, chosen = float("inf"), None
-    for name in offers:
-        for replicas in range(1, 4):
-            found = try_out(name, replicas)
-            if found.score < best:
-                best, chosen = found.score, (name, replicas)
-            if found.score < float("inf"):         # the smallest fleet that keeps the target: more are dearer
-                break
-    return chosen
+    plans = [(name, replicas) for name in offers for replicas in (1, 2, 3)]
+    plans.sort(key=lambda plan: plan[1] * offers[plan[0]].hourly)
+    for name, replicas in plans:                   # the first that keeps the promise: all after it are dearer
+        if try_out(name, replicas).score < float("inf"):
+            return name, replicas
 
 check("18.fleet", buy)

@@ -165,15 +165,29 @@ check("18.fleet", buy)
 
 # %% 18.fleet | trials
 def buy(offers, try_out):
-    found = {(name, n): try_out(name, n) for name in offers for n in range(1, 20)}
+    found = {(name, n): try_out(name, n) for name in offers for n in (1, 2, 3)}
     return min(found, key=lambda plan: found[plan].score)
 
 check("18.fleet", buy)
 
 # %% 18.fleet | of the requests are in time
 def buy(offers, try_out):
-    found = {(name, n): try_out(name, n) for name in offers for n in (1, 2)}
-    return min(found, key=lambda plan: found[plan].dollars)
+    found = {name: try_out(name, 1) for name in offers}
+    return min(found, key=lambda name: found[name].dollars), 1
+
+check("18.fleet", buy)
+
+# %% 18.fleet | trials
+def buy(offers, try_out):
+    best, chosen = math.inf, None
+    for name in offers:
+        for replicas in (1, 2, 3):
+            score = try_out(name, replicas).score
+            if score < best:
+                best, chosen = score, (name, replicas)
+            if score < math.inf:
+                break
+    return chosen
 
 check("18.fleet", buy)
 

@@ -10,7 +10,7 @@ from aiinfra.engine.scheduler import Scheduler
 from aiinfra.lab.source import DATA
 from aiinfra.plan import traffic
 from aiinfra.plan.simulate import simulate
-from aiinfra.plan.traffic import TRACES, TrafficShape, as_lines, as_requests, draw, published_lengths
+from aiinfra.plan.traffic import TRACES, TrafficShape, as_lines, as_requests, at_rate, draw, published_lengths
 
 HOURS = TrafficShape(seconds=20_000, per_second=1.0, day_seconds=20_000)
 
@@ -75,6 +75,23 @@ def test_a_turn_begins_with_the_prompt_before_it(turns) -> None:
         assert turn.shared_tokens == last.get(turn.conversation, 0) < turn.prompt_tokens
         assert turn.prompt_tokens + turn.output_tokens <= HOURS.context
         last[turn.conversation] = turn.prompt_tokens
+
+
+@pytest.mark.parametrize("rate", (0.5, 40))
+def test_a_stated_rate_is_the_rate_of_the_trace(rate) -> None:
+    short = draw(TrafficShape(seconds=6, per_second=8))
+    told = at_rate(short, rate)
+    assert len(told) / told[-1].arrival_seconds == pytest.approx(rate)
+    ratios = [new.arrival_seconds / old.arrival_seconds for new, old in zip(told, short)]
+    assert ratios == pytest.approx([ratios[0]] * len(short))
+    assert [turn.prompt_tokens for turn in told] == [turn.prompt_tokens for turn in short]
+
+
+def test_a_rate_that_cannot_be_told_is_refused() -> None:
+    with pytest.raises(ValueError, match="per_second=0, last arrival at 1.0 s"):
+        at_rate([traffic.Turn(1.0, 0, 5, 5)], 0)
+    with pytest.raises(ValueError, match="last arrival at 0.0 s; both must be above 0"):
+        at_rate([], 3)
 
 
 def test_a_prefix_cache_finds_what_was_shared_and_no_more() -> None:
