@@ -15,7 +15,7 @@ from typing import Any
 from aiinfra.bench.http import HttpServed
 from aiinfra.bench.load import duration
 from aiinfra.bench.row import Row, digits
-from aiinfra.bench.waits import WAITS, in_time, token_seconds, wait_rows
+from aiinfra.bench.waits import WAITS, in_time, mean_waits, wait_rows
 from aiinfra.errors import plural
 from aiinfra.perf import percentile
 from aiinfra.plan.latency import QUANTILES, LatencyTarget
@@ -96,7 +96,7 @@ class Measured:
         if self.rate is not None:
             told["offered_per_second"] = self.rate
         waits = {name.replace(" ", "_"): wait(self.answered) for name, wait in WAITS.items()}
-        waits["per_token"] = [token_seconds(one) for one in self.answered]
+        waits["per_token"] = mean_waits(self.answered)
         for name, values in waits.items():
             told |= {f"{name}_p{q}": percentile(values, q) for q in QUANTILES if values}
         return told
@@ -104,7 +104,7 @@ class Measured:
     def rows(self) -> Iterator[Row]:
         """All of a single run."""
         yield from wait_rows(self.answered)
-        per_token = [token_seconds(one) for one in self.answered]
+        per_token = mean_waits(self.answered)
         for q in QUANTILES:
             if per_token:
                 yield Row(f"mean time a token, P{q}", percentile(per_token, q), "s")
@@ -117,9 +117,10 @@ class Measured:
         """A run among others: its share in time, and the rest as a note."""
         note = self._fates()
         if self.answered:
-            first, token = self._quick("first_token"), self._quick("per_token")
-            rate = digits(self.output_tokens_a_second)
-            note = f"first token {first}, a token {token} (P50, P99), {rate} tok/s; {note}"
+            waits = f"first token {self._quick('first_token')}"
+            if mean_waits(self.answered):
+                waits += f", a token {self._quick('per_token')}"
+            note = f"{waits} (P50, P99), {digits(self.output_tokens_a_second)} tok/s; {note}"
         return self.row(self.said, 100 * self.in_time, "%", note)
 
     def row(self, name: str, value: float, unit: str, note: str) -> LoadRow:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from aiinfra.bench.measured import KEEPS_UP, Measured
 from aiinfra.bench.serve import knee_row
-from aiinfra.bench.waits import WAITS, token_seconds
+from aiinfra.bench.waits import WAITS, mean_waits
 from aiinfra.files import replace_whole
 
 _MEASURED, _LIMIT, _OTHER = "#0072B2", "#6B6B6B", "#AA4499"      # the workbook's: lab/style.py
@@ -62,7 +62,7 @@ def _sweep(left: Axes, right: Axes, runs: list[Measured]) -> None:
 def _one_run(left: Axes, right: Axes, run: Measured) -> None:
     target = run.target
     first = WAITS["first token"](run.answered)
-    token = list(map(token_seconds, run.answered))
+    token = mean_waits(run.answered)
     for axes, seconds, limit in ((left, first, target.ttft_seconds), (right, token, target.tpot_seconds)):
         shares = [(i + 1) / len(seconds) for i in range(len(seconds))]
         axes.plot(sorted(seconds), shares, color=_MEASURED, drawstyle="steps-post")

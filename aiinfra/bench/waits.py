@@ -34,6 +34,11 @@ def token_seconds(answer: Served) -> float:
     return (answer.at_seconds[-1] - answer.at_seconds[0]) / after_first if after_first else 0.0
 
 
+def mean_waits(served: Sequence[Served]) -> list[float]:
+    """`token_seconds` of those answers that have a second token: one token alone is not waited for."""
+    return [token_seconds(answer) for answer in served if len(answer.at_seconds) > 1]
+
+
 WAITS: dict[str, Callable[[Sequence[Served]], list[float]]] = {
     "first token": _first_tokens,
     "next token": _next_tokens,

@@ -89,6 +89,15 @@ def test_goodput_counts_who_was_in_time() -> None:
     assert token_seconds(measured.heard[2]) == 0.75
 
 
+def test_an_answer_of_one_token_is_no_quick_one() -> None:
+    """It had no second token to wait for: three such do not make the median of a token's time 0."""
+    measured = run(2.0, heard(0.0, 0.5, 0.6), *[heard(0.0, 0.5)] * 3)
+    assert measured.figures()["per_token_p50"] == pytest.approx(0.1)
+    assert "a token 0.100" in measured.line().note
+    single = run(2.0, heard(0.0, 0.5))
+    assert "per_token_p50" not in single.figures() and ", a token" not in single.line().note
+
+
 def test_late_sending_is_told() -> None:
     late = HttpServed(arrival_seconds=1.0, at_seconds=[2.0], sent_seconds=1.5)
     assert "P99 sent 0.500 s late" in run(1.0, late).line().note
