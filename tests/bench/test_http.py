@@ -90,8 +90,8 @@ def test_a_connection_that_is_cut() -> None:
 
 
 def test_no_request_is_lost_on_a_connection_that_the_server_gives_up() -> None:
-    """A server that stood still for longer than it keeps a connection cuts it, and a request is on its way."""
-    got = ask_socket(Fake(stale=True))            # the second over this address: the first asked for the model
+    """A server that stood still for longer than it keeps a connection cuts it, a request on its way."""
+    got = ask_socket(Fake(stale=True))          # the second over this address: the first asked for the model
     assert got.answered, got.failure
 
 
