@@ -120,8 +120,8 @@ class Day:
         return self.run(name, replicas, **(usual | settings))
 
     def naive(self) -> FleetReport:
-        """What is bought without a thought: the dearest offer, one replica to carry it and one to spare, taking
-        turns."""
+        """What is bought without a thought: the dearest offer, one replica to carry it and one to spare,
+        taking turns."""
         return self.run("2 × H100", 2, router="round robin")
 
     def reference(self) -> FleetReport:

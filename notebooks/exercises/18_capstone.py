@@ -177,7 +177,8 @@ class _Counted:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         self.count += 1
-        require(self.count <= self.most, f"more than {self.most} trials: choose which are worth one, and in which order.")
+        require(self.count <= self.most,
+                f"more than {self.most} trials: choose which are worth one, and in which order.")
         return self.trial(*args, **kwargs)
 
 
