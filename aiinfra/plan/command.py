@@ -243,8 +243,11 @@ def run_recorded(args: argparse.Namespace) -> None:
     import json
     from dataclasses import asdict
 
+    from tqdm import tqdm
+
     from aiinfra.plan.recorded import SETUPS, recorded_rows
-    found = {name: list(recorded_rows(setup)) for name, setup in SETUPS.items()}
+    setups = tqdm(SETUPS.items(), desc="setups", leave=False, disable=None)
+    found = {name: list(recorded_rows(setup)) for name, setup in setups}
     if args.json:
         rows = [asdict(row) | {"error": row.error} for some in found.values() for row in some]
         print(json.dumps(rows, indent=1))
