@@ -61,7 +61,11 @@ class LLM:
         self.tokenizer = tokenizer
         self.engine = engine
         self.texts = TextEngine(engine, tokenizer, seed)
-        self.max_model_len = engine.max_model_len
+
+    @property
+    def max_model_len(self) -> int:
+        """Tokens that a prompt and its answer may have together."""
+        return self.engine.max_model_len
 
     @property
     def idle(self) -> bool:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from aiinfra import LLM, SamplingParams
+from aiinfra.engine.engine import Engine
 from aiinfra.engine.generate import generate_naive
 from aiinfra.engine.output import cut_at_stop
 
@@ -132,8 +133,7 @@ def test_an_abandoned_stream_leaves_the_engine_usable(llm: LLM) -> None:
 
 
 def test_the_context_is_the_limit(llm: LLM) -> None:
-    small = LLM.around(llm.engine, llm.tokenizer)
-    small.max_model_len = 10
+    small = LLM.around(Engine(llm.model, max_model_len=10), llm.tokenizer)
     out = small.generate([[504] * 7], SamplingParams(temperature=0, max_tokens=50,
                                                      ignore_eos=True))[0].outputs[0]
     assert len(out.token_ids) == 3 and out.finish_reason == "length"
