@@ -14,7 +14,7 @@ import time
 import pytest
 
 from aiinfra import __main__ as command_line
-from aiinfra.bench import command as bench_command
+from aiinfra.engine import command as engine_command
 
 pytestmark = pytest.mark.program
 
@@ -79,7 +79,7 @@ def test_broken_off_while_the_arguments_are_read(
 ) -> None:
     def reading(text: str) -> None:
         raise error
-    monkeypatch.setattr(bench_command, "_engine_option", reading)
+    monkeypatch.setattr(engine_command, "_engine_setting", reading)
     assert command_line.main(["bench", "throughput", "--set", "mode=static"]) == status
     assert capsys.readouterr().err == said
 
