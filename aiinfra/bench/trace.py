@@ -9,7 +9,6 @@ two share a prefix and a prefix cache wins nothing by accident; only those of on
 `load.py` replays them on any server. Notebooks 14 and 18.
 """
 
-import json
 import math
 import random
 from collections.abc import Sequence
@@ -17,9 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from aiinfra.errors import nearest
+from aiinfra.plan.turns import read_line
 
-_KEYS = ("prompt", "prompt_tokens", "output_tokens", "arrival_seconds", "conversation")
 _LATEST = 86_400                                          # seconds: a trace is at most a day
 
 
@@ -140,8 +138,8 @@ def _text(path: Path) -> str:
 
 def _checked(line: str, where: str, vocab_size: int, context: int) -> dict[str, Any]:
     """The object of one line of a trace file. `where` begins its error messages."""
-    given = _object(line, where)
-    _check_keys(given, where)
+    given = read_line(line, where)
+    _check_needed(given, where)
     for key in ("prompt_tokens", "output_tokens"):
         if key in given and not _is_whole(given[key], 1, math.inf):
             raise ValueError(f"{where}: {key} is {given[key]!r}; it must be an integer of at least 1.")
@@ -155,21 +153,7 @@ def _checked(line: str, where: str, vocab_size: int, context: int) -> dict[str, 
     return given
 
 
-def _object(line: str, where: str) -> dict[str, Any]:
-    try:
-        given = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where} is not JSON: {error}.") from error
-    if not isinstance(given, dict):
-        raise ValueError(f"{where} is not an object. Write {{\"prompt_tokens\": 57, \"output_tokens\": 80}}.")
-    return given
-
-
-def _check_keys(given: dict[str, Any], where: str) -> None:
-    for key in given:
-        if key not in _KEYS:
-            known = ", ".join(_KEYS)
-            raise ValueError(f"{where} has the unknown key {key!r}.{nearest(key, _KEYS)} Known: {known}.")
+def _check_needed(given: dict[str, Any], where: str) -> None:
     one_prompt = ("prompt" in given) != ("prompt_tokens" in given)
     if not one_prompt or "output_tokens" not in given:
         raise ValueError(f"{where} needs output_tokens, and either prompt (token ids) or prompt_tokens "

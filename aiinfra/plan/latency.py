@@ -39,6 +39,21 @@ class LatencyTarget:
         return ttft_seconds <= self.ttft_seconds and tpot_seconds <= self.tpot_seconds
 
 
+class Waits:
+    """What the user of a request waited for, from its `arrival_seconds`, `first_seconds`, `last_seconds` and
+    `output_tokens`."""
+
+    @property
+    def ttft_seconds(self) -> float:
+        """Time to first token, from when it was sent."""
+        return self.first_seconds - self.arrival_seconds
+
+    @property
+    def tpot_seconds(self) -> float:
+        """Time per output token after the first; 0 for a single one."""
+        return (self.last_seconds - self.first_seconds) / max(1, self.output_tokens - 1)
+
+
 class Classes:
     """Many values above 0, counted in classes a hundredth wide."""
 

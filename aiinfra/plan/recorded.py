@@ -18,6 +18,7 @@ from aiinfra.perf.collectives import Link
 from aiinfra.perf.hardware import Hardware
 from aiinfra.perf.timing import percentile
 from aiinfra.plan.fleet import FleetPlan, FleetRun, serve_fleet
+from aiinfra.plan.latency import Waits
 from aiinfra.plan.leap import DecodeCost
 from aiinfra.plan.machine import Machine
 from aiinfra.plan.models import read_model
@@ -37,7 +38,7 @@ _RTX_PRO_6000 = Hardware("RTX PRO 6000", memory_bytes=96e9, bandwidth=1.597e12, 
 
 
 @dataclass(frozen=True)
-class TimedRequest:
+class TimedRequest(Waits):
     """One line of the file; seconds since the first request came."""
 
     arrival_seconds: float
@@ -45,16 +46,6 @@ class TimedRequest:
     output_tokens: int
     first_seconds: float
     last_seconds: float
-
-    @property
-    def ttft_seconds(self) -> float:
-        """Time to first token, from when it was sent."""
-        return self.first_seconds - self.arrival_seconds
-
-    @property
-    def tpot_seconds(self) -> float:
-        """Time per output token after the first."""
-        return (self.last_seconds - self.first_seconds) / max(1, self.output_tokens - 1)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from math import inf
 
 from aiinfra.engine.request import Request
 from aiinfra.engine.scheduler import Plan, Scheduler
-from aiinfra.plan.latency import Classes
+from aiinfra.plan.latency import Classes, Waits
 from aiinfra.plan.leap import DecodeCost, Leap, foresee, take
 from aiinfra.plan.simulate import VirtualEngine
 
@@ -21,7 +21,7 @@ _EVEN = 0.01                  # gaps of a leap count as equal if they differ by 
 
 
 @dataclass(eq=False)
-class Visit:
+class Visit(Waits):
     """A request on its way through a fleet; seconds are of the fleet's clock, None: not yet."""
 
     number: int                            # in the trace
@@ -35,16 +35,6 @@ class Visit:
     replica: int | None = None             # where it is, or was last
     tries: int = 0                         # replicas that it was sent to
     failed: bool = False                   # its replica died while it was being answered
-
-    @property
-    def ttft_seconds(self) -> float:
-        """Time to first token."""
-        return self.first_seconds - self.arrival_seconds
-
-    @property
-    def tpot_seconds(self) -> float:
-        """Time per output token after the first; 0 for a single one."""
-        return (self.last_seconds - self.first_seconds) / max(1, self.output_tokens - 1)
 
 
 class Replica:

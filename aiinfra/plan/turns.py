@@ -13,7 +13,7 @@ from typing import Any
 from aiinfra.errors import nearest
 from aiinfra.plan.traffic import Turn
 
-_KEYS = ("arrival_seconds", "conversation", "prompt_tokens", "prompt", "output_tokens")
+_KEYS = ("prompt", "prompt_tokens", "output_tokens", "arrival_seconds", "conversation")
 
 
 def read_turns(path: Path) -> list[Turn]:
@@ -42,7 +42,8 @@ def _turn(line: dict[str, Any], own: int) -> Turn:
         output_tokens=line["output_tokens"])
 
 
-def _checked(text: str, where: str) -> dict[str, Any]:
+def read_line(text: str, where: str) -> dict[str, Any]:
+    """The object of one line of a trace file, whose keys are known. `where` begins its error messages."""
     try:
         line = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -53,6 +54,11 @@ def _checked(text: str, where: str) -> dict[str, Any]:
         if key not in _KEYS:
             raise ValueError(f"{where} has the unknown key {key!r}.{nearest(key, _KEYS)} Known: "
                              f"{', '.join(_KEYS)}.")
+    return line
+
+
+def _checked(text: str, where: str) -> dict[str, Any]:
+    line = read_line(text, where)
     for problem in _problems(line):
         raise ValueError(f"{where}: {problem}")
     return line
