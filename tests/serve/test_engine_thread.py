@@ -88,7 +88,7 @@ def test_a_step_that_raises_fails_who_waits_and_flips_health() -> None:
             assert stream.status == 200 and '"error"' in stream.text.split("data: ")[-1]
             assert "fell off the bus" in stream.text and "[DONE]" not in stream.text
             assert whole.status == 500 and "fell off the bus" in whole.text
-            assert free(served) == (0, 0, 0)
+            await until(lambda: free(served) == (0, 0, 0))          # told first, then taken out
             for path in ("/../health", "/../ready"):
                 response = await served.client.get(path)
                 assert response.status_code == 503 and "fell off" in error_of(response)["message"]
