@@ -5,7 +5,8 @@
 
 Both are asked in turn, so that a busy minute is everybody's; each turn has prompts of its own, so that no
 prefix cache helps. The server is a process of its own with a copy of the model: only one of the two works at
-a time. Notebook 15.
+a time. On a CPU both leave a core to whoever asks: his own work for a token is no part of what a server
+costs, and beside as many threads as cores each of them would wait for it. Notebook 15.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from aiinfra.bench.http import Endpoint, HttpServed
@@ -26,6 +28,7 @@ from aiinfra.bench.row import Row
 from aiinfra.bench.trace import TraceRequest, trace_for
 from aiinfra.engine.llm import LLM
 from aiinfra.engine.sampling_params import SamplingParams
+from aiinfra.errors import plural
 
 _LONE_TIMES = 20
 _LONE = (32, 4)                       # tokens in and out of the request that is alone
@@ -35,10 +38,13 @@ def bench_overhead(model_name: str, trace: Path | None = None, requests: int = 6
                    turns: int = 3, **engine_options: Any) -> Iterator[Row]:
     """Two rows: saturated throughput, and the first token of a request that is alone; the engine in this
     process is the peer. Raises RuntimeError if the server refuses or fails a request."""
+    threads = max(1, torch.get_num_threads() - 1)
+    torch.set_num_threads(threads)
     llm = LLM(model_name, **engine_options)
     config = llm.model.config
     settings = [word for name, value in engine_options.items() for word in ("--set", f"{name}={value}")]
-    with own_server(model_name, [*settings, "--max-queued-requests", "100000"]) as url:
+    arguments = [*settings, "--max-queued-requests", "100000"]
+    with own_server(model_name, arguments, threads=threads) as url:
         endpoint = Endpoint(url)
         yield _lone_row(llm, endpoint, random.Random(seed))
         both = []
@@ -51,7 +57,8 @@ def bench_overhead(model_name: str, trace: Path | None = None, requests: int = 6
 def _saturated_row(both: list[tuple[float, float]], requests: int) -> Row:
     ours, theirs = (statistics.median(rates) for rates in zip(*both))
     ratio = statistics.median(ours / theirs for ours, theirs in both)
-    note = f"{requests} requests at once; median of {len(both)} turns' ratios: {ratio:.3f}"
+    threads = plural(torch.get_num_threads(), "thread")
+    note = f"{requests} requests at once, {threads}; median of {len(both)} turns' ratios: {ratio:.3f}"
     return Row("saturated server", ours, "tok/s", peer=theirs, peer_name="LLM.generate", note=note)
 
 

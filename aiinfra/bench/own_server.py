@@ -23,16 +23,21 @@ _LOOK_SECONDS = 0.1
 
 
 @contextmanager
-def own_server(model: str, arguments: Sequence[str] = (), key: str | None = None) -> Iterator[str]:
+def own_server(model: str, arguments: Sequence[str] = (), key: str | None = None,
+               threads: int | None = None) -> Iterator[str]:
     """The address of a server of `model`, once it is ready; it ends with the block, whatever ends that.
-    arguments: more of `serve`'s. Raises RuntimeError with its last words if it ends before it is ready."""
+    arguments: more of `serve`'s. threads: of PyTorch, if not its own choice. Raises RuntimeError with its
+    last words if it ends before it is ready."""
     port = free_port()
     command = [sys.executable, "-m", "aiinfra", "serve", "--model", model, "--port", str(port), *arguments]
     url = f"http://127.0.0.1:{port}"
+    environment = child_environment(AIINFRA_API_KEY=key)
+    if threads is not None:
+        environment["OMP_NUM_THREADS"] = str(threads)
     with tempfile.TemporaryFile("w+") as said:
         # In a session of its own: Ctrl-C is for us, who then end it.
         process = subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True,
-                                   env=child_environment(AIINFRA_API_KEY=key))
+                                   env=environment)
         try:
             _wait_until_ready(process, url, said)
             yield url

@@ -41,10 +41,15 @@ def add_chat(parser: Parser) -> None:
     parser.set_defaults(run=run_chat, n=1)
 
 
+def make_llm(args: argparse.Namespace) -> "LLM":
+    """The LLM that the arguments name."""
+    from aiinfra.engine import LLM
+    return LLM(args.model, args.dtype, args.device, quantization=args.quantize, **settings_of(args))
+
+
 def with_llm(args: argparse.Namespace, use: Callable[["LLM"], None]) -> None:
     """Make the LLM that the arguments name, in this process, and use it."""
-    from aiinfra.engine import LLM
-    use(LLM(args.model, args.dtype, args.device, quantization=args.quantize, **settings_of(args)))
+    use(make_llm(args))
 
 
 def run_generate(args: argparse.Namespace, with_llm: WithLLM = with_llm) -> None:

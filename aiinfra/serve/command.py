@@ -57,6 +57,7 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
 
 def run_serve(args: argparse.Namespace) -> None:
     """Serve until a signal. Raises ValueError and OSError, before the model is loaded, for what cannot be."""
+    from aiinfra.serve.engine_thread import made_aside
     from aiinfra.serve.server import bind, check_address
     place = torchrun_place()
     if args.api_key is None:                  # "" is no key, but somebody's mistake, and refused
@@ -67,17 +68,23 @@ def run_serve(args: argparse.Namespace) -> None:
         with_llm_on_ranks(args, None)
         return
     with bind(args.host, args.port) as listener:
-        make = engine.with_llm if place is None else with_llm_on_ranks
-        make(args, partial(_serve, args, listener))
+        if place is None:
+            _serve(args, listener, made_aside(lambda: _warmed_up(engine.make_llm(args))))
+        else:
+            with_llm_on_ranks(args, lambda llm: _serve(args, listener, _warmed_up(llm)))
+
+
+def _warmed_up(llm: "LLM") -> "LLM":
+    from aiinfra.engine import SamplingParams
+    llm.generate([[0]], SamplingParams(temperature=0, max_tokens=2), use_tqdm=False)     # the first is slow
+    return llm
 
 
 def _serve(args: argparse.Namespace, listener: "socket.socket", llm: "LLM") -> None:
-    from aiinfra.engine import SamplingParams
     from aiinfra.serve.admission import Admission
     from aiinfra.serve.app import make_app
     from aiinfra.serve.engine_thread import EngineThread
     from aiinfra.serve.server import HttpServer, serve_until_signal
-    llm.generate([[0]], SamplingParams(temperature=0, max_tokens=2), use_tqdm=False)     # the first is slow
     thread = EngineThread(llm)
     name = args.name or Path(args.model).absolute().name
     app = make_app(

@@ -19,7 +19,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from aiinfra.engine.llm import LLM
 from aiinfra.engine.output import RequestOutput
@@ -31,9 +31,24 @@ from aiinfra.serve.ticket import Growth, Ticket
 
 State = Literal["ready", "draining", "failed", "stopped"]
 Letter = Callable[[], None]
+_T = TypeVar("_T")
 _AGAIN_SECONDS = 5
 _LOOK_SECONDS = 0.02
 _STEP_SECONDS = 5.0                                # no step takes so long; one that has lost a rank may hang
+
+
+def made_aside(make: Callable[[], _T]) -> _T:
+    """What `make` returns or raises, called in a thread that is gone afterwards.
+
+    OpenMP keeps workers for each thread that has ever computed. With more of them than cores it lets all of
+    them sleep between two operations: on a CPU, an engine thread was slower by a third only because the main
+    thread had loaded the model.
+    """
+    made: Future[_T] = Future()
+    thread = threading.Thread(target=_answer, args=(make, made), name="aside", daemon=True)
+    thread.start()
+    thread.join()
+    return made.result()
 
 
 class _Seat(NamedTuple):
@@ -273,7 +288,7 @@ def _answer(function: Callable[[], Any], found: Future[Any]) -> None:
         return                                     # who asked has gone
     try:
         found.set_result(function())
-    except Exception as error:                     # whoever asked has it, not the engine
+    except Exception as error:                     # whoever asked has it, not this thread
         found.set_exception(error)
 
 

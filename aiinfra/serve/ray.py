@@ -23,7 +23,7 @@ from aiinfra.checkpoint import DEFAULT_MODEL
 from aiinfra.engine.llm import LLM
 from aiinfra.serve.admission import Admission
 from aiinfra.serve.app import make_app
-from aiinfra.serve.engine_thread import EngineThread
+from aiinfra.serve.engine_thread import EngineThread, made_aside
 from aiinfra.serve.scaling import replicas_wanted
 
 
@@ -43,10 +43,11 @@ class RayArguments(BaseModel):
 
 
 class RayReplica:
-    """One engine thread and its app, as Ray Serve's replica."""
+    """One engine thread and its app."""
     def __init__(self, arguments: RayArguments) -> None:
         self.arguments = arguments
-        self.thread = EngineThread(LLM(arguments.model, max_running=arguments.max_running)).start()
+        llm = made_aside(lambda: LLM(arguments.model, max_running=arguments.max_running))
+        self.thread = EngineThread(llm).start()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Ray asks for the app once the replica is there."""
@@ -70,7 +71,6 @@ class RayReplica:
 
 class WaitingPolicy:
     """Ray's policy: `serve.scaling` of what the replicas record. places: that each has."""
-
     def __init__(self, places: int) -> None:
         self.places = places
 

@@ -1,7 +1,10 @@
 """One thread steps: who hangs up frees his places, who reads slowly stops nobody, and a fault is told."""
 
 import asyncio
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 from tests.serve.parrot import Client, chat, completion, error_of, events, parrot, until
@@ -251,3 +254,23 @@ def test_what_can_never_wait_is_told_so_and_not_to_try_again() -> None:
     asyncio.run(run())
     with pytest.raises(ValueError, match="max_tokens=0"):
         Admission(max_tokens=0)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted as Linux shows them")
+def test_who_loads_the_model_leaves_no_openmp_workers_behind() -> None:
+    """They would slow the engine thread down: see `made_aside`. The first child shows that they are seen."""
+    code = """
+import os, sys, torch
+from aiinfra.serve.engine_thread import made_aside
+torch.set_num_threads(3)
+work = lambda: torch.ones(512, 512) @ torch.ones(512, 512)
+before = len(os.listdir("/proc/self/task"))
+assert (made_aside(work) if sys.argv[1] == "aside" else work()).shape == (512, 512)
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+    counts = {}
+    for how in ("here", "aside"):
+        done = subprocess.run([sys.executable, "-c", code, how], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        counts[how] = int(done.stdout)
+    assert counts["here"] >= 2 and counts["aside"] == 0
