@@ -18,7 +18,7 @@ import nbclient
 import nbformat
 
 from aiinfra import files
-from aiinfra.environment import child_environment
+from aiinfra.environment import calm_threads, child_environment
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 _SECONDS = 600                # for one cell
@@ -76,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for page in pages:
         if not page.is_file():
             parser.error(f"{page} does not exist.")
+    calm_threads()                    # as `make lab` has them, also for a page that imports PyTorch first
     for page in pages:
         rerun(page.resolve())
         print(f"{page.name}: {page.stat().st_size / 1000:.0f} KB")
