@@ -108,7 +108,7 @@ def bench_gpu(seed: int = 0, device: torch.device | None = None) -> Iterator[Row
     device = as_device(device)
     for target, shape, rows in PARTS:
         yield from part_rows(target, lambda: rows(shape, random_model(SHAPES[shape], device), seed))
-        _tidy(device)                     # the next one has the memory to itself
+        tidy(device)                     # the next one has the memory to itself
 
 
 def part_rows(target: str, measure: Callable[[], Iterator[Row]]) -> Iterator[Row]:
@@ -267,7 +267,7 @@ def _served(trace: list[TraceRequest], device: torch.device, make: Callable[[], 
         if isinstance(server, GenerateBatch):
             server.close()
         del server
-        _tidy(device)
+        tidy(device)
 
 
 PARTS: list[tuple[str, str, Callable[[str, Transformer, int], Iterator[Row]]]] = [
@@ -276,7 +276,7 @@ PARTS: list[tuple[str, str, Callable[[str, Transformer, int], Iterator[Row]]]] =
     ("G4", "Qwen3-0.6B", throughput_rows)]
 
 
-def _tidy(device: torch.device) -> None:
+def tidy(device: torch.device) -> None:
     """Give back what nobody uses any more: the next one sizes its cache by what is free."""
     gc.collect()
     if device.type == "cuda":
@@ -284,7 +284,7 @@ def _tidy(device: torch.device) -> None:
 
 
 def _decoding(model: Transformer, requests: int, **engine_options: Any) -> EngineServer:
-    _tidy(model.device)
+    tidy(model.device)
     output = 4 * STEPS
     engine = Engine(
         model,

@@ -28,12 +28,13 @@ from typing import Any
 import torch
 
 from aiinfra.bench import gpu as bench_gpu
+from aiinfra.bench import gpu_training
 from aiinfra.bench import kernels as bench_kernels
 from aiinfra.bench.kernel_row import KernelRow
 from aiinfra.bench.launches import measure_launches
 from aiinfra.bench.overlap import copies_row
 from aiinfra.bench.row import Row, reason_of
-from aiinfra.bench.targets import TARGETS, summary
+from aiinfra.bench.targets import measured, summary
 from aiinfra.bench.token_checks import token_rows
 from aiinfra.device import build_tools_missing, default_device, device_name, gpu_report
 from aiinfra.files import write_json
@@ -44,7 +45,6 @@ _ROOT = Path(__file__).parents[2]
 _LAST_SECONDS = 10.0
 _TEST_SECONDS = 600.0
 _MOST_SAID = 200                            # characters of a process's last words
-_SHARES = ("G12", "G13")                    # reported in per cent
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,7 @@ PARTS = {
     "decode": ReportPart("decoding one request, and 64 (G1, G2, G3, G13)", 180,
                          _gpu_rows("G1", "G2", "G3", "G13")),
     "copies": ReportPart("copies that computation hides (G12)", 120, _copies),
+    "training": ReportPart("steps of a 1B model (G11)", 300, gpu_training.training_rows),
     "peers": ReportPart("256 requests, and transformers (G4, G5)", 600, _gpu_rows("G4")),
 }
 
@@ -191,19 +192,6 @@ def is_bad(row: dict[str, Any]) -> bool:
     return row["note"].startswith("failed") or row.get("correct") is False
 
 
-def measured(rows: list[dict[str, Any]]) -> dict[str, float | None]:
-    """Of each target its ratio, the least of several; or its share."""
-    found: dict[str, float | None] = dict.fromkeys(TARGETS)
-    for row in rows:
-        target = row["target"]
-        value = row["ratio"]
-        if target in _SHARES and row["ours"] is not None:
-            value = row["ours"] / 100
-        if target in found and value is not None:
-            found[target] = value if found[target] is None else min(value, found[target])
-    return found
-
-
 def line_of(row: dict[str, Any]) -> str:
     """A row as text."""
     names = ("name", "ours", "unit", "peer", "peer_name", "note", "target")
@@ -238,6 +226,7 @@ def small_shapes(stack: ExitStack) -> None:
     """For the fake GPU: it computes nothing, but Python is asked for every layer and step."""
     shapes = {name: replace(config, num_hidden_layers=1) for name, config in bench_gpu.SHAPES.items()}
     stack.enter_context(replaced(bench_gpu, SHAPES=shapes, STEPS=4, CONTEXT=16))
+    stack.enter_context(replaced(gpu_training, TEXTS=1, LENGTH=64, STEPS=1, WARMUP=1, WAYS=(False,)))
 
 
 def main(argv: list[str] | None = None) -> int:

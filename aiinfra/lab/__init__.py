@@ -20,6 +20,7 @@ _HOMES = {
     "data_file": "source",
     "explore": "sliders",
     "hint": "hints",
+    "on_gpus": "gpus",
     "predict": "guess",
     "progress": "course",
     "recorded": "source",

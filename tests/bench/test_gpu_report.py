@@ -6,10 +6,13 @@ import time
 import pytest
 
 from aiinfra.bench import gpu_report
-from aiinfra.bench.gpu_report import ReportPart, main, measured, run_limited
+from aiinfra.bench.gpu_report import ReportPart, main, run_limited
 from aiinfra.bench.row import Row
-from aiinfra.bench.targets import READ, TARGETS, decode_share, summary
+from aiinfra.bench.on_paper import READ, decode_share
+from aiinfra.bench.targets import TARGETS, measured, summary
 from aiinfra.device import default_device
+from aiinfra.lab import gpus
+from aiinfra.lab.gpus import on_gpus
 
 NO_GPU = pytest.mark.skipif(default_device().type == "cuda", reason="there is a GPU")
 
@@ -25,7 +28,7 @@ def test_without_a_gpu_it_says_what_it_would_do(capsys) -> None:
 
 @NO_GPU
 @pytest.mark.program
-def test_the_whole_command_on_a_fake_gpu(tmp_path, capsys) -> None:
+def test_the_whole_command_on_a_fake_gpu(tmp_path, capsys, monkeypatch) -> None:
     """Its figures mean nothing; each part runs to its end, and what it found is in the file."""
     saved = tmp_path / "gpu.json"
     parts = ["environment", "tokens", "decode", "kernels"]
@@ -39,6 +42,10 @@ def test_the_whole_command_on_a_fake_gpu(tmp_path, capsys) -> None:
     assert len(tokens) == 4 and all(row["ours"] == 100 for row in tokens)
     assert by_target["G13"]["note"].startswith("failed: ")           # nothing to profile: said, not fatal
     assert content["settings"]["device"] == "a fake GPU" and "targets measured of 13" in said
+    monkeypatch.setattr(gpus, "RECORDED", tmp_path)                  # and a page shows it
+    today = content["settings"]["date"]
+    shown = repr(on_gpus("G1", "G3"))
+    assert f"a fake GPU, {today}" in shown and "Nobody" not in shown and shown.count("–") == 0
 
 
 @pytest.mark.parametrize("code, note", [
@@ -84,7 +91,7 @@ def test_verdicts_and_expectations() -> None:
     found = measured(rows)
     assert found["G6"] == 1.05 and found["G13"] == 0.02 and found["G1"] is None
     lines = {line[:4].strip(): line for line in summary(found, "NVIDIA H100 80GB HBM3").splitlines()}
-    assert "floor" in lines["G6"] and "1.00 to 1.40" in lines["G6"] and "floor" in lines["G13"]
+    assert "floor" in lines["G6"] and "1 to 1.4" in lines["G6"] and "floor" in lines["G13"]
     assert TARGETS["G13"].met(0.04) == "missed" and TARGETS["G13"].met(0.01) == "goal"
     assert TARGETS["G1"].met(0.95) == "goal" and TARGETS["G1"].met(0.7) == "missed"
     assert TARGETS["G1"].expected_on("a fake GPU") == "–"

@@ -15,7 +15,7 @@ DEVICE = default_device()
 def randn(*shape: int, dtype: torch.dtype = torch.float32, grad: bool = False, seed: int = 0) -> torch.Tensor:
     """Unit-scale normal values (small ones would hide a wrong non-linearity), the same at every run."""
     generator = torch.Generator().manual_seed(seed + sum(shape))
-    return torch.randn(shape, generator=generator).to(DEVICE, dtype).requires_grad_(grad)
+    return torch.randn(shape, generator=generator, device="cpu").to(DEVICE, dtype).requires_grad_(grad)
 
 
 def relative_error(got: torch.Tensor, wanted: torch.Tensor) -> float:

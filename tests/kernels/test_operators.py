@@ -1,5 +1,7 @@
 """Kernels are operators: who watches, traces or compiles sees them; and a launch is guarded."""
 
+from subprocess import CalledProcessError
+
 import pytest
 import torch
 from tests.kernels.kernel_checks import DEVICE, randn
@@ -149,3 +151,19 @@ def test_a_launch_is_on_the_gpu_of_its_tensors(monkeypatch):
     x = randn(3, 64)
     swiglu(x, backend="triton")
     assert [value is None for value in entered] == [False, True] and entered[0].data_ptr() == x.data_ptr()
+
+
+@pytest.mark.parametrize("missing, raised, said", [
+    ("Triton needs a C compiler.", RuntimeError, "layer could not be started. Triton needs a C compiler"),
+    ("", CalledProcessError, "'gcc'"),
+])
+def test_a_launch_that_finds_no_compiler_says_so(missing, raised, said, monkeypatch):
+    """Old code: a compiler's command and its exit status, in the middle of a recording."""
+    class Kernel:
+        fn = layer
+
+        def __getitem__(self, grid):
+            raise CalledProcessError(1, ["gcc", "driver.c"])
+    monkeypatch.setattr(operators, "build_tools_missing", lambda: missing)
+    with pytest.raises(raised, match=said):
+        operators.launch(Kernel(), (1,), randn(1))

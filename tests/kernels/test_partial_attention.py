@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from tests.kernels.kernel_checks import on_device  # noqa: F401
 
 from aiinfra.kernels.flash_attention import attention_reference
 from aiinfra.kernels.partial_attention import join, partial_attention, partial_backward
 
+pytestmark = pytest.mark.usefixtures("on_device")
 SCALE = 0.3
 
 

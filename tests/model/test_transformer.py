@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.kernels.kernel_checks import on_device  # noqa: F401
 
 from aiinfra.model import Transformer, attention, layers
 from aiinfra.model.config import ModelConfig
@@ -16,21 +17,22 @@ SMALL = dict(vocab_size=61, hidden_size=48, num_hidden_layers=2, num_attention_h
 
 
 @pytest.fixture
-def on_triton(monkeypatch):
-    """Make every kernel wrapper below the model choose Triton."""
-    def switch() -> None:
+def choose(monkeypatch):
+    """Make every kernel wrapper below the model choose Triton, or PyTorch."""
+    def switch(chosen: str) -> None:
         import aiinfra.kernels.flash_attention as f
         import aiinfra.kernels.rmsnorm as n
         import aiinfra.kernels.rope as r
         import aiinfra.kernels.swiglu as s
         for module in (f, n, r, s, layers, attention):
-            monkeypatch.setattr(module, "pick_backend", lambda tensor, backend: "triton")
+            monkeypatch.setattr(module, "pick_backend", lambda tensor, backend: chosen)
     return switch
 
 
 @pytest.mark.parametrize("extra", [{}, {"qk_norm": True}, {"qkv_bias": True, "tie_word_embeddings": True}])
 @pytest.mark.parametrize("shape", [(9,), (2, 17)])
-def test_the_path_of_a_gpu_gives_the_same_logits_and_gradients(extra: dict, shape: tuple, on_triton) -> None:
+@pytest.mark.usefixtures("on_device")
+def test_the_path_of_a_gpu_gives_the_same_logits_and_gradients(extra: dict, shape: tuple, choose) -> None:
     """Norms, rotations, gates and attention in Triton, interpreted where there is no GPU."""
     torch.manual_seed(0)
     model = Transformer(ModelConfig(**SMALL, **extra))
@@ -44,8 +46,9 @@ def test_the_path_of_a_gpu_gives_the_same_logits_and_gradients(extra: dict, shap
         logits = model(tokens)
         (logits * probe).sum().backward()
         return logits.detach(), [p.grad.clone() for p in model.parameters()]
+    choose("torch")
     expected, expected_grads = run()
-    on_triton()
+    choose("triton")
     logits, grads = run()
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
     for got, want in zip(grads, expected_grads):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.distributed._tools.mem_tracker import MemTracker
 
+from aiinfra.environment import triton_interpreted
 from aiinfra.model.packed_documents import PackedDocuments
 from aiinfra.perf.memory import MemoryPlan, layer_activations, parameter_count, predict_memory
 from aiinfra.perf.memory_recorder import MemoryRecorder, OutOfBudget, storage_bytes
@@ -79,6 +80,7 @@ def test_prediction_and_measurement(case: str) -> None:
 
 
 @pytest.mark.compile
+@pytest.mark.skipif(not triton_interpreted(), reason="counts in Triton's interpreter")
 @pytest.mark.parametrize("policy", ["none", "operation"])
 def test_what_a_gpus_kernels_keep(policy: str, monkeypatch) -> None:
     """Triton's interpreter runs the kernels' own autograd functions: what they keep can be counted here."""
