@@ -1,6 +1,6 @@
 """From y = ax + b to serving and training language models: the library under the workbook.
 
-    errors, files, config, environment, device   the ground; device.py is the only one that asks "CPU or GPU?"
+    errors, arguments, files, config, environment, device      the ground; device.py alone asks "CPU or GPU?"
     perf/         HOW FAST SHOULD IT BE?    cost of an op, hardware sheet, roofline, timing
     kernels/      ONE OP, WRITTEN TWICE     torch reference, then Triton; one file an op
     gpu/          WHAT WOULD A GPU DO?      compile, listing, dry run, traffic, occupancy, graph capture

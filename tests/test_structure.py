@@ -18,7 +18,7 @@ from tests.source_tree import say, short, text, tree
 
 # A file imports from its own folder and from lower floors. Siblings on one floor do not import each other.
 FLOORS = [
-    ("errors", "files", "config", "environment", "device"),
+    ("errors", "arguments", "files", "config", "environment", "device"),
     ("perf",), ("kernels",), ("gpu",), ("model",), ("compress",), ("checkpoint",),
     ("train", "engine"), ("parallel",), ("serve", "plan"), ("bench",), ("__main__", "__init__"),
     ("lab",), ("puzzles",), ("exercises",),

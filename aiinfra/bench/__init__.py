@@ -6,6 +6,6 @@ once), latency (by and by), steps (where a step's time goes), first_token (a fre
 and kernels, launches; command.
 
 Load on a server known by its address: events (tokens, as they are read), http (one request), open_loop (all
-of them), arrivals, measured (a run's figures), serve (runs, and the knee), serve_plot; own_server starts
-ours, and overhead compares it with its engine.
+of them), arrivals, measured (a run's figures), serve (runs, and the knee), serve_options, serve_plot;
+own_server starts ours, and overhead compares it with its engine.
 """

@@ -15,10 +15,11 @@ from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
-from aiinfra.bench.trace import TraceRequest, poisson_arrivals, prompts
+from aiinfra.bench.trace import TraceRequest, check_duration, poisson_arrivals, prompts
 
 ARRIVALS = ("poisson", "constant", "trace")
 _LONGEST = 1_000_000                                   # tokens
+_MOST_TOKENS = 50_000_000                              # of all prompts: some two gigabytes
 
 
 class Lengths(NamedTuple):
@@ -46,9 +47,13 @@ def lengths(text: str) -> Lengths:
 def drawn_trace(requests: int, vocab_size: int, seed: int, prompt_tokens: Lengths,
                 output_tokens: Lengths) -> list[TraceRequest]:
     """`requests` prompts of random ids, all at second 0; no two begin with the same token. Raises ValueError
-    for more requests than the vocabulary has tokens."""
+    for more requests than the vocabulary has tokens, and for more tokens than can be held."""
     rng = random.Random(seed)
     sizes = [(prompt_tokens.draw(rng), output_tokens.draw(rng)) for _ in range(requests)]
+    tokens = sum(asked for asked, _ in sizes)
+    if tokens > _MOST_TOKENS:
+        raise ValueError(f"{requests:,} prompts of {prompt_tokens.said} have {tokens:,} tokens; at most "
+                         f"{_MOST_TOKENS:,} are held. Ask for fewer, or for shorter ones.")
     drawn = prompts(rng, [asked for asked, _ in sizes], vocab_size)
     return [TraceRequest(prompt, made) for prompt, (_, made) in zip(drawn, sizes)]
 
@@ -71,8 +76,9 @@ def arrive(trace: Sequence[TraceRequest], how: str, per_second: float | None,
         return [replace(request, arrival_seconds=0.0) for request in trace]
     if how == "trace" and per_second is None:
         return list(trace)
-    if per_second is None or not per_second > 0:              # NaN is not, either
-        raise ValueError(f"{per_second} requests a second; it must be above 0.")
+    if per_second is None:
+        raise ValueError(f"arrivals={how!r} need a rate, requests a second; it must be above 0.")
+    check_duration(len(trace), per_second)
     if how == "poisson":
         return poisson_arrivals(trace, per_second, seed)
     if how == "constant":

@@ -42,11 +42,13 @@ _MODEL = ("--layers 2 --width 64 --heads 2 --kv-heads 1 --feed-forward 172 --voc
 _CHUNK = 128                         # of prompts beside decodes: what an engine chooses on a CPU
 _BLOCKS = 4096                       # of cache: more than this load ever holds
 _LOOK_SECONDS = 0.01
+_LONGEST = 3600                      # seconds of load
 
 
 @config
 class CardOptions:
-    """How long the card takes. Raises ValueError for a training that cannot be killed in its middle."""
+    """How long the card takes. Raises ValueError for a training that cannot be killed in its middle, and for
+    a load of nobody."""
 
     data: Path = STORIES
     steps: int = 40                  # of each training
@@ -60,8 +62,19 @@ class CardOptions:
         if self.steps < 20:
             raise ValueError(f"steps={self.steps}; at least 20, to be killed in the middle of them.")
         for name in ("rate", "seconds", "ttft", "tpot"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)!r}; it must be above 0.")
+            if not 0 < getattr(self, name) <= _LONGEST:
+                raise ValueError(f"{name}={getattr(self, name)!r}; it must be above 0 and at most "
+                                 f"{_LONGEST:,}.")
+        # An answer that has no second token has no time for it.
+        if not any(turn.output_tokens > 1 for turn in self.turns()):
+            raise ValueError(f"rate={self.rate:g}, seconds={self.seconds:g}: nobody comes who asks for two "
+                             "tokens, so there is nothing to measure. Raise one of them.")
+
+    def turns(self) -> list[Turn]:
+        """The load. Lengths are a sixteenth of the published ones: the model reads 512 tokens."""
+        shape = TrafficShape(seconds=self.seconds, per_second=self.rate, peak=1, pause_seconds=1,
+                             scale=1 / 16, context=480)
+        return draw(shape, self.seed)
 
 
 @dataclass(frozen=True)
@@ -163,7 +176,7 @@ def _exported(model: Path) -> Iterator[CardRow]:
 
 
 def _served(options: CardOptions, model: Path, folder: Path) -> Iterator[CardRow]:
-    turns = draw(_shape(options), options.seed)
+    turns = options.turns()
     trace = folder / "trace.jsonl"
     write_text(trace, as_lines(turns))
     foretold = forecast(options, model, turns)
@@ -183,12 +196,6 @@ def _served(options: CardOptions, model: Path, folder: Path) -> Iterator[CardRow
     yield _row("load", "output", made, "tok/s", foretold=foretold.output_tokens_per_second)
     note = f"first token ≤ {options.ttft:g} s, a token ≤ {options.tpot:g} s"
     yield _row("load", "in time", 100 * run.in_time, "%", foretold=100 * foretold.in_time, note=note)
-
-
-def _shape(options: CardOptions) -> TrafficShape:
-    """Lengths are a sixteenth of the published ones: the model reads 512 tokens."""
-    return TrafficShape(seconds=options.seconds, per_second=options.rate, peak=1, pause_seconds=1,
-                        scale=1 / 16, context=480)
 
 
 def forecast(options: CardOptions, model: Path, turns: Sequence[Turn]) -> FleetReport:

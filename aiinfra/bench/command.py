@@ -10,11 +10,14 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from datetime import date
 from importlib import import_module
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aiinfra.bench.arrivals import ARRIVALS, Lengths, lengths
-from aiinfra.engine.command import add_engine_settings, add_model_argument
+from aiinfra.arguments import file_to_read, file_to_write, number, whole
+from aiinfra.bench.arrivals import lengths
+from aiinfra.bench.serve_options import MOST_REQUESTS, TRACE, add_serve_options, check_together, said_of
+from aiinfra.engine.command import add_engine_settings, add_model_argument, settings_of
 from aiinfra.environment import api_key
 from aiinfra.files import save_json
 
@@ -56,10 +59,8 @@ BENCHMARKS = {
         "a fresh process: seconds to the first token, peak memory",
         "first_token", "bench_load"),
 }
-_TRACE = ('JSON lines such as {"prompt_tokens": 57, "output_tokens": 80, "arrival_seconds": 0.4}, '
-          'or with the ids as "prompt" (default: random, seeded)')
 _SAVE = "also write the rows and their settings as JSON"
-_LENGTHS = "128, 16:256 (drawn evenly), or lognormal:MEDIAN:SIGMA:MOST"
+_REQUESTS = 64
 _TRAIN = "a step of training: ours against transformers' model in the same loop, with the same losses"
 _OVERLAP = "what of communication computation hides: gradients, batches; on a GPU copies, too"
 _SERVE = "load on a server of OpenAI's wire, ours or another: what users wait for, and where the knee is"
@@ -83,23 +84,28 @@ def add_bench(parser: Parser) -> None:
     _add_save(gpu)
     train = _add(what, "train", _TRAIN)
     train.set_defaults(run=run_bench_train)
-    train.add_argument("--steps", type=int, default=8, help="that count, of each model")
-    train.add_argument("--length", type=int, default=256, help="of a row, in tokens; a step takes eight rows")
+    train.add_argument("--steps", type=whole(), default=8, help="that count, of each model")
+    train.add_argument("--length", type=whole(2, 1 << 20), default=256,
+                       help="of a row, in tokens; a step takes eight rows")
     train.add_argument("--seed", type=int, default=0, help="of weights and texts")
     train.add_argument("--compile", action="store_true", help="compile both models first: minutes")
     _add_save(train)
     overlap = _add(what, "overlap", _OVERLAP)
     overlap.set_defaults(run=run_bench_overlap)
-    overlap.add_argument("--ranks", type=int, default=2, help="processes")
-    overlap.add_argument("--steps", type=int, default=8, help="that count, of each way")
+    overlap.add_argument("--ranks", type=whole(2, 64), default=2, help="processes")
+    overlap.add_argument("--steps", type=whole(), default=8, help="that count, of each way")
     _add_save(overlap)
-    _add_serve(_add(what, "serve", _SERVE))
+    serve = _add(what, "serve", _SERVE)
+    serve.set_defaults(run=run_bench_serve)
+    add_serve_options(serve)
+    _add_save(serve)
     card = _add(what, "card", _CARD)
     card.set_defaults(run=run_bench_card)
-    card.add_argument("--data", type=Path, metavar="FILE", help="to train on (default: the course's stories)")
-    card.add_argument("--steps", type=int, default=40, help="of each training")
-    card.add_argument("--rate", type=_positive, default=4.0, help="requests a second of the load")
-    card.add_argument("--seconds", type=_positive, default=10.0, help="of load")
+    card.add_argument("--data", type=file_to_read, metavar="FILE",
+                      help="to train on (default: the course's stories)")
+    card.add_argument("--steps", type=whole(), default=40, help="of each training")
+    card.add_argument("--rate", type=number(above=0), default=4.0, help="requests a second of the load")
+    card.add_argument("--seconds", type=number(above=0), default=10.0, help="of load")
     card.add_argument("--seed", type=int, default=0, help="of the requests")
     _add_save(card)
     kernels = _add(what, "kernels", _KERNELS)
@@ -111,13 +117,29 @@ def add_bench(parser: Parser) -> None:
 
 
 def run_bench(args: argparse.Namespace) -> None:
-    """Print the rows as they come, and save them if asked to."""
+    """Print the rows as they come, and save them if asked to. Raises ValueError, before a model is loaded,
+    for a trace or a setting that is wrong."""
     benchmark = BENCHMARKS[args.what]
-    measure = getattr(import_module(f"aiinfra.bench.{benchmark.module}"), benchmark.function)
     options = {name: getattr(args, name) for name in benchmark.options}
-    options |= dict(getattr(args, "set", []))
+    if "trace" in options:
+        _check_trace(options)
+    options |= settings_of(args)
+    measure = getattr(import_module(f"aiinfra.bench.{benchmark.module}"), benchmark.function)
     settings = {"command": f"bench {args.what}", "model": str(args.model)}
     _print_rows(measure(args.model, **options), settings, options, args.save)
+
+
+def _check_trace(options: dict[str, Any]) -> None:
+    """What is wrong with the requests is said now; `requests` is a number afterwards, or there is a file."""
+    from aiinfra.bench.trace import check_duration, check_trace
+    if options["trace"] is None:
+        options["requests"] = options["requests"] or _REQUESTS
+        check_duration(options["requests"], options.get("rate", inf))
+        return
+    if options.pop("requests") is not None:
+        raise ValueError("--trace and --requests both say how many requests there are. Leave one of them "
+                         "out.")
+    check_trace(options["trace"])
 
 
 def run_bench_train(args: argparse.Namespace) -> None:
@@ -159,19 +181,24 @@ def run_bench_serve(args: argparse.Namespace) -> None:
     from aiinfra.bench.http import Endpoint
     from aiinfra.bench.own_server import own_server
     from aiinfra.bench.serve import LoadTest
-    from aiinfra.checkpoint import DEFAULT_MODEL
+    from aiinfra.checkpoint.hub import DEFAULT_MODEL, resolve
     load = _load(args)
+    load.check(args.sweep)                                # before a server is started
     key = args.api_key or api_key()
-    serving = own_server(args.model or DEFAULT_MODEL, _own(args.set), key)
-    with nullcontext(args.url) if args.url else serving as url:
-        model = args.model if args.url else None          # ours has one, and knows its name
+    model, serving = args.model, nullcontext(args.url)
+    if args.url is None:
+        model = None                                      # ours has one, and knows its name
+        own, settings = args.model or DEFAULT_MODEL, settings_of(args)
+        resolve(own)                                      # a name that is none, or a download, is seen here
+        serving = own_server(own, _own(settings), key)
+    with serving as url:
         endpoint = Endpoint(url, model, key, asked=args.ask, plain=args.plain)
         test = LoadTest(endpoint, load)
         sweeping = args.sweep is not None
         measured = test.sweep(args.sweep) if sweeping else test.rows()
         settings = {"command": "bench serve", "model": args.model or "the server's first"}
         try:
-            _print_rows(measured, settings, _said_of(args), args.save)
+            _print_rows(measured, settings, said_of(args), args.save)
         finally:
             if args.plot and any(run.answered for run in test.runs):
                 from aiinfra.bench.serve_plot import plot
@@ -179,39 +206,35 @@ def run_bench_serve(args: argparse.Namespace) -> None:
 
 
 def _load(args: argparse.Namespace) -> "Load":
+    """What is asked of the server; fills in the defaults. Raises ValueError for what contradicts itself."""
     from aiinfra.bench.serve import Load
     from aiinfra.plan.latency import LatencyTarget
-    rate = args.rate
-    if rate is None and args.arrivals != "trace":
-        rate = 1.0
+    check_together(args)
+    args.arrivals = args.arrivals or "poisson"
+    if args.rate is None and args.arrivals != "trace":
+        args.rate = 1.0
+    if args.trace is None:
+        args.input = args.input or lengths("16:256")
+        args.output = args.output or lengths("16:128")
+    drawn = {"prompt_tokens": args.input, "output_tokens": args.output}
     return Load(
-        rate=rate,
+        rate=args.rate,
         users=args.users,
         requests=args.requests,
         arrivals=args.arrivals,
         trace=args.trace,
-        prompt_tokens=args.input,
-        output_tokens=args.output,
         prefixes=args.prefixes,
         vocab_size=args.vocab_size,
         hang_up=args.hang_up,
         target=LatencyTarget(ttft_seconds=args.ttft_target, tpot_seconds=args.tpot_target),
         seed=args.seed,
+        **{name: value for name, value in drawn.items() if value is not None},
     )
 
 
-_NOT_SAID = ("run", "debug", "api_key", "save", "plot", "set", "model")     # a key is nobody's business
-
-
-def _said_of(args: argparse.Namespace) -> dict[str, Any]:
-    """The arguments of `bench serve`, as a file of rows keeps them."""
-    said = {name: value for name, value in vars(args).items() if name not in _NOT_SAID}
-    return said | {"input": args.input.said, "output": args.output.said, **dict(args.set)}
-
-
-def _own(settings: list[tuple[str, object]]) -> list[str]:
+def _own(settings: dict[str, object]) -> list[str]:
     """The engine's settings, as our server takes them."""
-    return [word for name, value in settings for word in ("--set", f"{name}={value}")]
+    return [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
 
 
 def _print_rows(measured: Iterator[Any], settings: dict[str, Any], options: dict[str, Any],
@@ -242,11 +265,11 @@ def run_bench_kernels(args: argparse.Namespace) -> None:
     else."""
     from aiinfra.bench import kernels
     from aiinfra.gpu import compile as compiler
-    settings = kernels.settings()
+    settings, measured = kernels.settings(), kernels.run(names=args.only)
     print(", ".join(f"{key} {value}" for key, value in settings.items()))
     rows = []
     try:
-        for row in kernels.run(names=args.only):
+        for row in measured:
             rows.append(row)
             print(row, flush=True)
     finally:                              # as in _print_rows
@@ -272,70 +295,19 @@ def _add_options(parser: Parser, options: tuple[str, ...]) -> None:
     """Those of `options`; and, where there is an engine, its own settings."""
     add = parser.add_argument
     if "trace" in options:
-        add("--trace", type=Path, metavar="FILE", help=_TRACE)
-        add("--requests", type=int, default=64,
-            help="without a file: how many, prompts of 16 to 256 tokens, answers of 16 to 128")
+        add("--trace", type=file_to_read, metavar="FILE", help=TRACE)
+        add("--requests", type=whole(1, MOST_REQUESTS),
+            help=f"without a file: how many (default: {_REQUESTS}), prompts of 16 to 256 tokens, answers of "
+                 "16 to 128")
     if "turns" in options:
-        add("--turns", type=int, default=1, help="serve the trace so many times, and take the median")
+        add("--turns", type=whole(), default=1, help="serve the trace so many times, and take the median")
     if "rate" in options:
-        add("--rate", type=float, default=1.0,
+        add("--rate", type=number(above=0, endless=True), default=1.0,
             help="requests a second, on average, where the file has no times")
     if "seed" in options:
         add("--seed", type=int, default=0, help="of the trace")
         add_engine_settings(parser)
 
 
-def _add_serve(parser: Parser) -> None:
-    parser.set_defaults(run=run_bench_serve)
-    add = parser.add_argument
-    add("--url", help="http://HOST:PORT of the server (default: one of ours, for as long as it takes)")
-    add("--model", help="its name there (default: the first that it lists); of ours, a folder or file, too")
-    add("--api-key", metavar="KEY", help="the server's (default: the variable AIINFRA_API_KEY)")
-    add("--ask", choices=("ids", "words", "chat"), default="ids", help="completions of token ids, whose "
-        "number is exact; of words, for routers that read text alone; or chats")
-    add("--plain", action="store_true", help="send OpenAI's own fields alone, so answers may end early")
-    add_engine_settings(parser)
-    add("--arrivals", choices=ARRIVALS, default="poisson", help="how requests come")
-    add("--rate", type=_positive, help="requests a second, or inf for all at once (default: 1; a trace keeps "
-        "its own times)")
-    add("--users", type=int, help="in place of a rate: so many, who wait for an answer before they ask again")
-    add("--sweep", type=_positive, nargs="*", metavar="RATE", help="one run at each rate, and the knee; "
-        "without rates, those that find it")
-    add("--requests", type=int, help="without a file: how many (default: 100; of a sweep, 20 seconds' worth)")
-    add("--trace", type=Path, metavar="FILE", help=_TRACE)
-    add("--input", type=_lengths, default="16:256", metavar="LENGTHS", help=f"tokens of a prompt: {_LENGTHS}")
-    add("--output", type=_lengths, default="16:128", metavar="LENGTHS", help="tokens of an answer")
-    add("--prefixes", type=_prefixes, metavar="COUNT:TOKENS", help="each prompt begins with one of so many")
-    add("--vocab-size", type=int, default=32_000, help="prompts are ids below it")
-    add("--hang-up", type=float, default=0.0, metavar="SHARE", help="of the requests: their sender leaves")
-    add("--ttft-target", type=_positive, default=2.0, metavar="SECONDS", help="in time: to the first token")
-    add("--tpot-target", type=_positive, default=0.1, metavar="SECONDS",
-        help="in time: a token, on average over an answer")
-    add("--seed", type=int, default=0, help="of requests and arrivals")
-    add("--plot", type=Path, metavar="FILE", help="draw it, as .png, .svg or .pdf")
-    _add_save(parser)
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not value > 0:                                # NaN is not, either
-        raise argparse.ArgumentTypeError(f"{text} must be above 0.")
-    return value
-
-
-def _lengths(text: str) -> Lengths:
-    try:
-        return lengths(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def _prefixes(text: str) -> tuple[int, int]:
-    count, colon, tokens = text.partition(":")
-    if not (colon and count.isdecimal() and tokens.isdecimal() and int(count) and int(tokens)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not COUNT:TOKENS, for instance 4:128.")
-    return int(count), int(tokens)
-
-
 def _add_save(parser: Parser) -> None:
-    parser.add_argument("--save", type=Path, metavar="FILE", help=_SAVE)
+    parser.add_argument("--save", type=file_to_write(), metavar="FILE", help=_SAVE)

@@ -14,7 +14,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 import httpx
 
@@ -149,11 +148,19 @@ class Endpoint:
 
 
 def _base(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
+    if not _is_address(url):
         raise ValueError(f"{url!r} is not an address; write http://HOST:PORT.")
     base = url.rstrip("/")
     return base if base.endswith("/v1") else f"{base}/v1"
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = httpx.URL(url)
+    except httpx.InvalidURL:                     # a port that is none, a bracket too many
+        return False
+    port_is_one = parts.port is None or 0 < parts.port < 1 << 16
+    return parts.scheme in ("http", "https") and bool(parts.host) and port_is_one
 
 
 def _why(error: Exception) -> str:

@@ -11,7 +11,7 @@ are timed as a CUDA graph of many launches over different buffers: a launch cost
 weights that stay in the 50 MB cache are read too fast. `python -m aiinfra bench kernels`; notebook 10.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import date
 from functools import partial
 
@@ -53,7 +53,11 @@ def run(device: torch.device | str | None = None, names: list[str] | None = None
         if name not in COMPARISONS:
             known = ", ".join(COMPARISONS)
             raise ValueError(f"no bench is called {name!r}.{nearest(name, COMPARISONS)} Known: {known}.")
-    for name in names or COMPARISONS:
+    return _rows(names or COMPARISONS, device, measure)
+
+
+def _rows(names: Iterable[str], device: torch.device, measure: bool) -> Iterator[KernelRow]:
+    for name in names:
         torch.manual_seed(0)
         for compare in COMPARISONS[name]:
             yield _row(name, compare, device, measure)

@@ -51,7 +51,7 @@ def bench_overhead(model_name: str, trace: Path | None = None, requests: int = 6
         for turn in tqdm(range(turns), desc="turns", disable=None):
             todo = trace_for(config.vocab_size, llm.max_model_len, trace, requests, seed + turn)
             both.append((_over_http(endpoint, todo), _in_process(llm, todo)))
-        yield _saturated_row(both, requests)
+        yield _saturated_row(both, len(todo))
 
 
 def _saturated_row(both: list[tuple[float, float]], requests: int) -> Row:

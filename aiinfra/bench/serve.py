@@ -13,7 +13,7 @@ Each run has prompts of its own: a server that keeps prefixes would know those o
 
 import asyncio
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import field, replace
 from pathlib import Path
 
@@ -24,13 +24,14 @@ from aiinfra.bench.http import Endpoint, HttpServed
 from aiinfra.bench.measured import KEEPS_UP, Measured
 from aiinfra.bench.open_loop import closed_loop, open_loop, random_patience
 from aiinfra.bench.row import Row
-from aiinfra.bench.trace import TraceRequest, read_trace
+from aiinfra.bench.trace import ANY_CONTEXT, TraceRequest, read_trace
 from aiinfra.config import config
 from aiinfra.errors import plural
 from aiinfra.plan.latency import LatencyTarget
 
 SWEEP_SECONDS = 20                 # of traffic at each rate, at least so many requests
 _SWEEP_LEAST = 20
+_REQUESTS = 100
 _DOUBLINGS, _HALVINGS = 12, 3      # a sweep's steps: to find the knee, and to narrow it
 _WARM_REQUEST = (8, 4)             # tokens in and out of the request that goes first
 
@@ -66,16 +67,31 @@ class Load:
             raise ValueError("arrivals are a trace's, and there is no trace: name its file.")
         if self.users is not None and self.hang_up:
             raise ValueError("users who wait for their answers do not hang up: give a rate, or no hang_up.")
+        if not 0 <= self.hang_up <= 1:
+            raise ValueError(f"hang_up={self.hang_up:g}; it is a share: 0 to 1.")
         for name in ("users", "requests"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value}; it must be at least 1.")
 
+    def check(self, rates: Sequence[float] | None = None) -> None:
+        """Draw the first run at each of these rates, or at its own, and forget it: raises ValueError for a
+        trace that is wrong, for more than can be held, and for a load of more than a day."""
+        for rate in rates or [self.rate]:
+            self.requests_of(0, rate, self.count(rate, sweeping=rates is not None))
+
+    def count(self, rate: float | None, sweeping: bool) -> int:
+        """How many requests a run has, if no file says which."""
+        if self.requests is not None or not sweeping:
+            return self.requests or _REQUESTS
+        wanted = max(_SWEEP_LEAST, math.ceil((rate or 1.0) * SWEEP_SECONDS))
+        return min(wanted, self.vocab_size)               # each begins with a token of its own
+
     def requests_of(self, run: int, rate: float | None, count: int) -> list[TraceRequest]:
         """The requests of the run-th run: `count` of them, if no file says which."""
         seed = self.seed + run
         if self.trace is not None:
-            trace = read_trace(self.trace, self.vocab_size, math.inf, seed)
+            trace = read_trace(self.trace, self.vocab_size, ANY_CONTEXT, seed)
         else:
             trace = drawn_trace(count, self.vocab_size, seed, self.prompt_tokens, self.output_tokens)
         if self.prefixes is not None:
@@ -96,7 +112,7 @@ class LoadTest:
         """One run. After Ctrl-C the rows are of what had been answered, and then KeyboardInterrupt is
         raised. Raises ConnectionError if a first, unmeasured request gets no answer."""
         self._warm()
-        measured = self._run(self.load.rate, self.load.requests or 100)
+        measured = self._run(self.load.rate, self.load.count(self.load.rate, sweeping=False))
         yield from measured.rows()
         if measured.interrupted:
             raise KeyboardInterrupt
@@ -111,8 +127,7 @@ class LoadTest:
         yield knee_row(self.runs)
 
     def _at(self, rate: float) -> Measured:
-        count = max(_SWEEP_LEAST, math.ceil(rate * SWEEP_SECONDS))
-        return self._run(rate, self.load.requests or count)
+        return self._run(rate, self.load.count(rate, sweeping=True))
 
     def _run(self, rate: float | None, count: int) -> Measured:
         load = self.load

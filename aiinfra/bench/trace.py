@@ -19,6 +19,8 @@ from typing import Any
 from aiinfra.plan.turns import read_line
 
 _LATEST = 86_400                                          # seconds: a trace is at most a day
+ANY_CONTEXT = 1_000_000                                   # tokens: of a model that is not known
+_ANY_VOCABULARY = 1 << 32
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,7 @@ def read_trace(path: Path, vocab_size: int, context: int, seed: int = 0) -> list
     """The requests of a trace file, in its order; the prompts that it does not give begin with different
     tokens. Raises ValueError, before anything is drawn, naming a file that cannot be read or a line that is
     wrong: one with more tokens than `context`, too."""
-    lines = [
-        _checked(line, f"{path}, line {number}", vocab_size, context)
-        for number, line in enumerate(_text(path).splitlines(), 1) if line.strip()
-    ]
-    if not lines:
-        raise ValueError(f"{path} has no requests: a trace is one JSON object a line.")
+    lines = _lines(path, vocab_size, context)
     drawn = [line for line in lines if "prompt" not in line]
     if drawn:
         _draw_prompts(drawn, random.Random(seed), vocab_size)
@@ -69,11 +66,29 @@ def read_trace(path: Path, vocab_size: int, context: int, seed: int = 0) -> list
     ]
 
 
+def check_trace(path: Path) -> None:
+    """Raise ValueError as `read_trace` does for any model, before one is loaded."""
+    _lines(path, _ANY_VOCABULARY, ANY_CONTEXT)
+
+
+def check_duration(requests: int, per_second: float) -> None:
+    """Raise ValueError for a load that would take more than a day."""
+    if not per_second > 0:                               # NaN is not, either
+        raise ValueError(f"{per_second} requests a second; it must be above 0.")
+    seconds = requests / per_second
+    if seconds > _LATEST:
+        raise ValueError(f"{requests:,} requests at {per_second:g} a second take {seconds:,.0f} s; a load is "
+                         f"at most a day, {_LATEST:,} s. Raise the rate, or ask for fewer.")
+
+
 def check_length(where: str, prompt_tokens: int, output_tokens: int, context: int) -> None:
     """Raise ValueError, beginning with `where`, for a request that is longer than the model's context."""
+    limit = f"the model's context is {context:,}"
+    if context == ANY_CONTEXT:
+        limit = f"no request may have more than {context:,}"
     if prompt_tokens + output_tokens > context:
-        raise ValueError(f"{where} has {prompt_tokens:,} tokens in and {output_tokens:,} out; "
-                         f"the model's context is {context:,}. Shorten it.")
+        raise ValueError(f"{where} has {prompt_tokens:,} tokens in and {output_tokens:,} out; {limit}. "
+                         "Shorten it.")
 
 
 def trace_for(vocab_size: int, context: int, file: Path | None, requests: int,
@@ -91,8 +106,7 @@ def trace_for(vocab_size: int, context: int, file: Path | None, requests: int,
 def poisson_arrivals(trace: Sequence[TraceRequest], per_second: float, seed: int = 0) -> list[TraceRequest]:
     """The same requests, arriving one by one with exponential gaps: an open loop, which does not wait for
     answers."""
-    if not per_second > 0:                               # NaN is not, either
-        raise ValueError(f"{per_second} requests a second; it must be above 0.")
+    check_duration(len(trace), per_second)
     rng = random.Random(seed)
     clock = 0.0
     arriving = []
@@ -124,6 +138,16 @@ def _firsts(rng: random.Random, requests: int, vocab_size: int) -> list[int]:
         raise ValueError(f"{requests} requests; it must be 1 to {vocab_size:,}, so that each can begin "
                          "with a token of its own.")
     return rng.sample(range(vocab_size), requests)
+
+
+def _lines(path: Path, vocab_size: int, context: int) -> list[dict[str, Any]]:
+    lines = [
+        _checked(line, f"{path}, line {number}", vocab_size, context)
+        for number, line in enumerate(_text(path).splitlines(), 1) if line.strip()
+    ]
+    if not lines:
+        raise ValueError(f"{path} has no requests: a trace is one JSON object a line.")
+    return lines
 
 
 def _text(path: Path) -> str:

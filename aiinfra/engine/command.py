@@ -152,8 +152,11 @@ def add_engine_settings(parser: Parser) -> None:
 
 
 def settings_of(args: argparse.Namespace) -> dict[str, object]:
-    """Those of --set; none of a command that does not have it."""
-    return dict(getattr(args, "set", []))
+    """Those of --set; none of a command that does not have it. Raises ValueError for a value that cannot
+    be."""
+    settings = dict(getattr(args, "set", []))
+    EngineOptions(**settings)
+    return settings
 
 
 def _engine_setting(text: str) -> tuple[str, object]:

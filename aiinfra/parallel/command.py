@@ -6,8 +6,8 @@ PyTorch is imported only to do it.
 """
 
 import argparse
-from pathlib import Path
 
+from aiinfra.arguments import file_to_write, number, whole
 from aiinfra.environment import torchrun_place
 from aiinfra.parallel.orders import SCHEDULES, make_table
 from aiinfra.parallel.schedule import PipelineTable, read_csv, write_csv
@@ -16,6 +16,8 @@ from aiinfra.parallel.timing import StageCosts
 from aiinfra.train import command as train
 
 _DTYPES = ("float64", "float32")
+# Of a table that is printed: more would take minutes and be read by nobody.
+_MOST_RANKS, _MOST_MICRO_BATCHES, _MOST_STAGES = 256, 4096, 64
 
 
 def add_parallel(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +27,8 @@ def add_parallel(parser: argparse.ArgumentParser) -> None:
     check = below.add_parser("check", help="is every mix one process?", description=purpose)
     add = check.add_argument
     add("rows", nargs="*", metavar="ROW", help="only rows that have one of these texts in name or mesh")
-    add("--ranks", type=int, nargs="*", metavar="N", help="only meshes of so many processes (default: any)")
+    add("--ranks", type=whole(), nargs="+", metavar="N",
+        help="only meshes of so many processes (default: any)")
     add("--dtype", choices=_DTYPES, default=_DTYPES[0], help="to compute in")
     check.set_defaults(run=run_check)
     _add_schedule(below)
@@ -36,21 +39,16 @@ def _add_schedule(below: argparse._SubParsersAction) -> None:
     schedule = below.add_parser("schedule", help="a pipeline's table, on no device", description=purpose)
     add = schedule.add_argument
     add("name", help=f"{', '.join(SCHEDULES)}, or a CSV file of torch.distributed.pipelining")
-    add("--ranks", type=int, default=4, metavar="N", help="of the pipeline")
-    add("--micro-batches", type=int, default=8, metavar="N", help="of a step")
-    add("--stages", type=int, metavar="N", help="of each rank (default: as is usual for the schedule)")
-    add("--costs", type=_at_least_one, nargs=3, default=(1, 1, 1), metavar=("F", "I", "W"),
+    add("--ranks", type=whole(1, _MOST_RANKS), default=4, metavar="N", help="of the pipeline")
+    add("--micro-batches", type=whole(1, _MOST_MICRO_BATCHES), default=8, metavar="N", help="of a step")
+    add("--stages", type=whole(1, _MOST_STAGES), metavar="N",
+        help="of each rank (default: as is usual for the schedule)")
+    add("--costs", type=whole(), nargs=3, default=(1, 1, 1), metavar=("F", "I", "W"),
         help="of a forward, of the input's gradient and of the weights', in whole units")
-    add("--run", type=float, metavar="SECONDS", dest="unit_seconds",
+    add("--run", type=number(above=0, most=10), metavar="SECONDS", dest="unit_seconds",
         help="also run it, on processes here, with actions of so many seconds a unit (default: do not)")
-    add("--csv", type=Path, metavar="FILE", help="also write the table there (default: do not)")
+    add("--csv", type=file_to_write(), metavar="FILE", help="also write the table there (default: do not)")
     schedule.set_defaults(run=run_schedule)
-
-
-def _at_least_one(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
-    return int(text)
 
 
 def run_schedule(args: argparse.Namespace) -> None:
@@ -108,10 +106,12 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     add("--mesh", help="under torchrun: ranks by dimension, as dp=2,tp=2; names dp, fsdp, tp, pp, cp, ep "
                        "(default: all ranks are dp)")
     add("--schedule", default="1f1b", help=f"of a pipeline (pp): {', '.join(SCHEDULES)}")
-    add("--stages", type=int, metavar="N", help="of each rank of a pipeline (default: as is usual for it)")
+    add("--stages", type=whole(), metavar="N",
+        help="of each rank of a pipeline (default: as is usual for it)")
     add("--zero", type=int, choices=(2, 3), default=3,
         help="with fsdp: 3 drops a layer's weights after its forward pass, 2 keeps them for the backward")
-    add("--timeout", type=float, default=600.0, help="the longest that a rank waits for the others: seconds")
+    add("--timeout", type=number(above=0), default=600.0,
+        help="the longest that a rank waits for the others: seconds")
     add("--sequence", action="store_true", help="with tp: cut the norms' rows, too")
     parser.set_defaults(run=run_train)
 

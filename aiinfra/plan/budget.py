@@ -7,6 +7,7 @@
 
 import re
 from dataclasses import dataclass
+from math import inf
 
 from aiinfra.device import default_device, device_name
 from aiinfra.errors import nearest
@@ -14,7 +15,7 @@ from aiinfra.perf.hardware import SHEETS, device_memory_bytes
 
 HERE = "this machine"
 _UNITS = {"": 1, "B": 1, "MB": 10**6, "GB": 10**9, "TB": 10**12, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
-_NUMBER = re.compile(r"([\d.]+(?:e\d+)?)\s*([a-z]*)", re.IGNORECASE)
+_NUMBER = re.compile(r"(\d+\.?\d*(?:e\d+)?|\.\d+)\s*([a-z]*)", re.IGNORECASE | re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ def read_budget(text: str) -> Budget:
     number = _NUMBER.fullmatch(text.strip())
     if number and number[2].upper() in _UNITS:
         nbytes = float(number[1]) * _UNITS[number[2].upper()]
-        if nbytes <= 0:
-            raise ValueError(f"memory={text!r}; it must be above 0.")
+        if not 0 < nbytes < inf:
+            raise ValueError(f"memory={text!r}; it must be above 0, and finite.")
         return Budget(f"{nbytes / 1e9:,.1f} GB", nbytes, default_device().type == "cuda")
     if text.strip().lower() == HERE:
         here = default_device()

@@ -197,9 +197,9 @@ def add_fleet(parser: Parser) -> None:
     add("--trace", type=Path, metavar="FILE",
         help='JSON lines such as {"arrival_seconds": 0.4, "conversation": 7, "prompt_tokens": 57, '
              '"output_tokens": 80} (default: drawn by --hours and --rate)')
-    add("--hours", type=float, default=1.0, help="without a file: how long the trace is; 24 is a day")
-    add("--rate", type=float, default=2.0, help="without a file: requests a second, on average")
-    add("--seed", type=int, default=0, help="without a file: of the trace")
+    add("--hours", type=float, help="without a file: how long the trace is; 24 is a day (default: 1)")
+    add("--rate", type=float, help="without a file: requests a second, on average (default: 2)")
+    add("--seed", type=int, help="without a file: of the trace (default: 0)")
     add("--replicas", type=int, help="so many from the start (default: the fewest that keep the target)")
     add("--router", default="prefix aware", help="round robin, least loaded or prefix aware")
     add("--token-budget", type=int, default=2048, help="tokens in a step")
@@ -227,7 +227,7 @@ def run_fleet(args: argparse.Namespace) -> None:
 
 def _least_most(text: str) -> tuple[int, int]:
     least, colon, most = text.partition(":")
-    if not (colon and least.isdigit() and most.isdigit()):
+    if not (colon and least.isdecimal() and most.isdecimal()):
         raise argparse.ArgumentTypeError(f"{text!r} is not LEAST:MOST, such as 2:16.")
     return int(least), int(most)
 

@@ -12,13 +12,16 @@ from aiinfra.errors import plural
 from aiinfra.plan.fidelity import HEADING, fidelity
 from aiinfra.plan.measured import measure_cost
 
+_MOST = 10_000                        # requests, turns or runs
+
 
 def print_fidelity(args: argparse.Namespace) -> None:
-    """Measure, serve, simulate, compare. Raises ValueError for less than two requests, a turn or a run."""
+    """Measure, serve, simulate, compare. Raises ValueError for less than two requests, a turn or a run, and
+    for more than anybody would wait for."""
     for name, value, least in (("--requests", args.requests, 2), ("--turns", args.turns, 1),
                                ("--runs", args.runs, 1)):
-        if value < least:
-            raise ValueError(f"{name} {value}; it must be at least {least}.")
+        if not least <= value <= _MOST:
+            raise ValueError(f"{name} {value}; it must be at least {least}, and at most {_MOST:,}.")
     model, _ = load(args.model)
     with tqdm(total=args.turns, desc="cost of a step", disable=None) as bar:
         cost = measure_cost(model, args.turns, bar.update)

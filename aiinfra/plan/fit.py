@@ -14,6 +14,7 @@ The prediction is `perf/memory.py`'s; nothing is run. Notebook 05.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from math import inf
 
 from aiinfra.config import config
 from aiinfra.errors import nearest
@@ -23,6 +24,7 @@ from aiinfra.perf.training import DecoderShape, decoder_flops, recomputed_flops
 from aiinfra.train.recompute import POLICIES
 
 _MOST_ROWS = 1 << 20
+_LONGEST = 1 << 30
 _MOST_RANKS = 4096
 
 
@@ -43,6 +45,9 @@ class PlannedRun:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name}={value!r}; it must be a whole number of at least 1.")
+        if self.rows > _MOST_ROWS or self.length > _LONGEST:
+            raise ValueError(f"rows={self.rows:,}, length={self.length:,}; at most {_MOST_ROWS:,} rows of "
+                             f"{_LONGEST:,} tokens are planned.")
         if self.recompute not in POLICIES:
             known = ", ".join(POLICIES)
             raise ValueError(f"recompute={self.recompute!r} is not known."
@@ -169,7 +174,7 @@ def _more_ranks(shape: DecoderShape, run: PlannedRun, budget: float) -> Iterator
     """FSDP over the fewest ranks that do (powers of two): for the run as it is, and for one that saves."""
     tried: list[PlannedRun] = []
     for spare in (False, True):
-        ranks = max(2, 2 * run.sharding.ranks)
+        ranks, peak = max(2, 2 * run.sharding.ranks), inf
         while ranks <= _MOST_RANKS:
             changed = replace(run, sharding=replace(run.sharding, ranks=ranks, stage=3))
             if spare:

@@ -26,7 +26,9 @@ from aiinfra.errors import nearest
 from aiinfra.plan.leap import DecodeCost, Line
 from aiinfra.plan.replica import Replica, Visit
 from aiinfra.plan.routers import ROUTERS
-from aiinfra.plan.traffic import Turn
+from aiinfra.plan.traffic import LONGEST, Turn
+
+MOST_REPLICAS = 4096
 
 
 @config
@@ -42,6 +44,8 @@ class Autoscale:
     def __post_init__(self) -> None:
         if not 1 <= self.least <= self.most:
             raise ValueError(f"least={self.least}, most={self.most}; it must be 1 <= least <= most.")
+        if self.most > MOST_REPLICAS:
+            raise ValueError(f"most={self.most:,}; at most {MOST_REPLICAS:,} replicas are simulated.")
         if not (self.waiting_each > 0 and 0 < self.full_after <= 1 and self.every_seconds > 0):
             raise ValueError(f"{self}; waiting_each and every_seconds must be above 0, full_after above 0 "
                              "and at most 1.")
@@ -83,8 +87,12 @@ class FleetPlan:
             known = ", ".join(ROUTERS)
             raise ValueError(f"router={self.router!r} is not known.{nearest(self.router, ROUTERS)} "
                              f"Known: {known}.")
-        if not 0 <= self.start_seconds < inf:
-            raise ValueError(f"start_seconds={self.start_seconds!r}; it must be a number of at least 0.")
+        if not 0 <= self.start_seconds <= LONGEST:
+            raise ValueError(f"start_seconds={self.start_seconds!r}; it must be a number from 0 to "
+                             f"{LONGEST:,}, a year.")
+        if self.replicas > MOST_REPLICAS:
+            raise ValueError(f"replicas={self.replicas:,}; at most {MOST_REPLICAS:,} are simulated. Take "
+                             "fewer, and a part of the traffic.")
         check_steps(self.token_budget, self.max_running, "continuous", self.chunk_tokens)
         scale = self.autoscale
         if scale is not None and not scale.least <= self.replicas <= scale.most:

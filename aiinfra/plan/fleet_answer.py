@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from aiinfra.errors import plural
 from aiinfra.plan.fleet import Autoscale, Failure, FleetPlan, FleetRun, serve_fleet
-from aiinfra.plan.fleet_report import machines_for, report
+from aiinfra.plan.fleet_report import check_price, machines_for, report
 from aiinfra.plan.latency import LatencyTarget
 from aiinfra.plan.leap import DecodeCost
 from aiinfra.plan.machine import read_machine
@@ -24,8 +24,11 @@ def print_fleet(args: argparse.Namespace) -> None:
     """Serve the traffic, with as many replicas as are asked for or as the target needs; print what came of
     it. Raises ValueError for what cannot be together, and for a target that no number of replicas keeps."""
     target = LatencyTarget(ttft_seconds=args.target_ttft, tpot_seconds=args.target_itl, share=args.share)
+    check_price(args.price)
+    deployment = _deployment(args)
+    plan, cost = _plan(args, deployment), deployment.cost()
     turns = _turns(args)
-    cost, plan = _deployed(args, longest=max(turn.prompt_tokens + turn.output_tokens for turn in turns))
+    _check_context(turns, args.model, deployment.model.config.max_position_embeddings)
     one_less = None
     with tqdm(desc="requests", unit="req", unit_scale=True, disable=None) as bar:
         if args.replicas is None and args.autoscale is None:
@@ -60,18 +63,29 @@ def _one_less(turns: Sequence[Turn], plan: FleetPlan, cost: DecodeCost, bar: tqd
 
 def _turns(args: argparse.Namespace) -> Sequence[Turn]:
     if args.trace is not None:
+        for name in ("hours", "rate", "seed"):
+            if getattr(args, name) is not None:
+                raise ValueError(f"--trace and --{name}: the file says who comes when. Leave one of them "
+                                 "out.")
         return read_turns(args.trace)
-    seconds = 3600 * args.hours
-    turns = draw(TrafficShape(seconds=seconds, per_second=args.rate), args.seed)
+    hours = 1.0 if args.hours is None else args.hours
+    rate = 2.0 if args.rate is None else args.rate
+    turns = draw(TrafficShape(seconds=3600 * hours, per_second=rate), args.seed or 0)
     if not turns:
-        raise ValueError(f"nobody comes in --hours {args.hours:g} at --rate {args.rate:g}. Raise one of "
-                         "them.")
+        raise ValueError(f"nobody comes in --hours {hours:g} at --rate {rate:g}. Raise one of them.")
     return turns
 
 
-def _deployed(args: argparse.Namespace, longest: int) -> tuple[DecodeCost, FleetPlan]:
-    """The price of a step, and the fleet. Raises ValueError for a turn that is longer than the context."""
-    deployment = Deployment(
+def _check_context(turns: Sequence[Turn], model: str, context: int) -> None:
+    """Raise ValueError for a turn that is longer than the context."""
+    longest = max(turn.prompt_tokens + turn.output_tokens for turn in turns)
+    if longest > context:
+        raise ValueError(f"a request of the traffic has {longest:,} tokens; the context of {model} is "
+                         f"{context:,}. Shorten it, or choose another model.")
+
+
+def _deployment(args: argparse.Namespace) -> Deployment:
+    return Deployment(
         model=read_model(args.model),
         machine=read_machine(args.gpu),
         split=ServingSplit(tp=args.tp),
@@ -79,10 +93,10 @@ def _deployed(args: argparse.Namespace, longest: int) -> tuple[DecodeCost, Fleet
         kv=args.kv,
         token_budget=args.token_budget,
         max_running=args.max_running)
-    context = deployment.model.config.max_position_embeddings
-    if longest > context:
-        raise ValueError(f"a request of the traffic has {longest:,} tokens; the context of {args.model} is "
-                         f"{context:,}. Shorten it, or choose another model.")
+
+
+def _plan(args: argparse.Namespace, deployment: Deployment) -> FleetPlan:
+    """The fleet. Raises ValueError for a model that does not fit."""
     holding = deployment.holding
     blocks = holding.kv_tokens // FleetPlan.block_size
     if blocks < 1:
@@ -94,7 +108,7 @@ def _deployed(args: argparse.Namespace, longest: int) -> tuple[DecodeCost, Fleet
     if args.autoscale is not None:
         scale = Autoscale(*args.autoscale)
     least = 1 if scale is None else scale.least
-    plan = FleetPlan(
+    return FleetPlan(
         replicas=least if args.replicas is None else args.replicas,
         blocks=blocks,
         gpus_each=args.tp,
@@ -105,4 +119,3 @@ def _deployed(args: argparse.Namespace, longest: int) -> tuple[DecodeCost, Fleet
         start_seconds=args.start,
         autoscale=scale,
         failures=tuple(map(Failure, args.fail)))
-    return deployment.cost(), plan

@@ -12,14 +12,13 @@ from dataclasses import asdict, dataclass, replace
 from math import inf
 from operator import itemgetter
 
-from aiinfra.plan.fleet import FleetPlan, FleetRun, serve_fleet
+from aiinfra.plan.fleet import MOST_REPLICAS, FleetPlan, FleetRun, serve_fleet
 from aiinfra.plan.latency import QUANTILES, Classes, LatencyTarget
 from aiinfra.plan.leap import DecodeCost
 from aiinfra.plan.replica import Visit
 from aiinfra.plan.traffic import Turn
 from aiinfra.perf.timing import percentile
 
-_MOST_REPLICAS = 4096
 _HELD = {
     "places": "max_running: all places of a replica are taken, and requests wait for one",
     "cache": "the KV cache: there are places, but no blocks for another prompt",
@@ -74,8 +73,7 @@ class FleetReport:
 
 def report(run: FleetRun, target: LatencyTarget, dollars_per_gpu_hour: float) -> FleetReport:
     """The figures of a run. Raises ValueError for a price below 0."""
-    if not 0 <= dollars_per_gpu_hour < inf:
-        raise ValueError(f"dollars_per_gpu_hour={dollars_per_gpu_hour!r}; it must be a number of at least 0.")
+    check_price(dollars_per_gpu_hour)
     answered = [visit for visit in run.visits if not visit.failed]
     good = in_time(run, target)
     tokens = sum(visit.output_tokens for visit in answered)
@@ -99,6 +97,12 @@ def report(run: FleetRun, target: LatencyTarget, dollars_per_gpu_hour: float) ->
         score=score(run, target, dollars_per_gpu_hour),
         binds=what_binds(run, target),
     )
+
+
+def check_price(dollars_per_gpu_hour: float) -> None:
+    """Raise ValueError for a price that is none."""
+    if not 0 <= dollars_per_gpu_hour < inf:
+        raise ValueError(f"dollars_per_gpu_hour={dollars_per_gpu_hour!r}; it must be a number of at least 0.")
 
 
 def in_time(run: FleetRun, target: LatencyTarget) -> list[Visit]:
@@ -147,7 +151,7 @@ def machines_for(turns: Sequence[Turn], plan: FleetPlan, cost: DecodeCost, targe
     low, high = 0, plan.replicas                       # low: too few
     while (found := keeps(high)) is None:
         low, high = high, 2 * high
-        if high > _MOST_REPLICAS:
+        if high > MOST_REPLICAS:
             raise ValueError(f"not even {low:,} replicas keep the target: a request alone is too slow. Take "
                              "a faster machine, more GPUs a replica, or a target that it can keep.")
     while high - low > 1:

@@ -216,10 +216,8 @@ def size(deployment: Deployment, load: ServingLoad) -> ServingAnswer:
     """What this deployment does under this load; `fits` is False if there is no room for a single request.
     Raises ValueError for requests that are longer than the model's context, and for more than can be
     simulated."""
-    holding, context = deployment.holding, deployment.model.config.max_position_embeddings
-    if load.tokens > context:
-        raise ValueError(f"input and output are {load.tokens:,} tokens; the context of "
-                         f"{deployment.model.name} is {context:,}. Ask for fewer.")
+    holding = deployment.holding
+    _check_context(deployment.model, load)
     if not deployment.has_room(load):
         return ServingAnswer(deployment, load, state=None)
     clients = clients_each(deployment, load)
@@ -239,6 +237,13 @@ def size(deployment: Deployment, load: ServingLoad) -> ServingAnswer:
         token_budget=deployment.token_budget,
         max_running=deployment.max_running)
     return ServingAnswer(deployment, load, state=settle(loop, deployment.cost(longer)))
+
+
+def _check_context(model: ServedModel, load: ServingLoad) -> None:
+    context = model.config.max_position_embeddings
+    if load.tokens > context:
+        raise ValueError(f"input and output are {load.tokens:,} tokens; the context of {model.name} is "
+                         f"{context:,}. Ask for fewer.")
 
 
 def clients_each(deployment: Deployment, load: ServingLoad) -> int:
@@ -353,7 +358,9 @@ class ApartAnswer:
 
 def size_apart(deployment: Deployment, load: ServingLoad) -> ApartAnswer:
     """What each kind does, with `load.concurrency` under way on one replica that answers. Raises ValueError
-    if it has no room for them; moving caches from one to the other is not priced."""
+    if it has no room for them or a request is longer than the context; moving caches from one to the other is
+    not priced."""
+    _check_context(deployment.model, load)
     if not deployment.has_room(load):
         raise ValueError(f"{deployment.model.name} does not fit: {shortage(deployment, load)}")
     running = -(-load.concurrency // deployment.split.groups)

@@ -44,7 +44,7 @@ def _check_together(args: argparse.Namespace) -> None:
     asked = [name for name in ("concurrency", "rate", "sweep") if getattr(args, name)]
     if len(asked) > 1:
         raise ValueError(f"--{asked[0]} and --{asked[1]} both say how many are under way: give one of them.")
-    for name in ("rate", "sweep", "price"):
+    for name in ("rate", "sweep", "price", "gpus"):
         if args.apart and getattr(args, name):
             raise ValueError(f"--apart does not answer --{name}. Leave one of them out.")
 

@@ -34,6 +34,8 @@ _DATA = Path(__file__).resolve().parents[2] / "data"
 _DAY = 86_400.0
 _SHORTEST = 10                    # a further question is as long as one of the shortest tenth of prompts
 _MILLI = 3                        # times are told to the millisecond
+LONGEST = 366 * 86_400            # seconds of a trace
+_MOST_REQUESTS = 20_000_000       # of a trace, in memory
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,11 @@ class TrafficShape:
             value = getattr(self, name)
             if not 0 < value < math.inf:
                 raise ValueError(f"{name}={value!r}; it must be above 0, and finite.")
+        if self.seconds > LONGEST:
+            raise ValueError(f"seconds={self.seconds:,.0f}; a trace is at most a year, {LONGEST:,}.")
+        if self.seconds * self.per_second > _MOST_REQUESTS:
+            raise ValueError(f"seconds={self.seconds:,.0f}, per_second={self.per_second:,g}; at most "
+                             f"{_MOST_REQUESTS:,} requests are drawn. Make one of them smaller.")
         if not 1 <= self.peak <= 2:
             raise ValueError(f"peak={self.peak!r}; a cosine that stays above 0 has 1 to 2 times its mean.")
         if not 0 <= self.again < 1:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aiinfra.errors import nearest
-from aiinfra.plan.traffic import Turn
+from aiinfra.plan.traffic import LONGEST, Turn
 
 _KEYS = ("prompt", "prompt_tokens", "output_tokens", "arrival_seconds", "conversation")
 
@@ -75,5 +75,5 @@ def _problems(line: dict[str, Any]) -> Iterator[str]:
         if type(value) is not int or value < least:                  # JSON's true is no number
             yield f"{key} is {value!r}; it must be a whole number of at least {least}."
     arrival = line.get("arrival_seconds", 0)
-    if type(arrival) not in (int, float) or not 0 <= arrival < float("inf"):
-        yield f"arrival_seconds is {arrival!r}; it must be a number of at least 0."
+    if type(arrival) not in (int, float) or not 0 <= arrival <= LONGEST:             # false for NaN, too
+        yield f"arrival_seconds is {arrival!r}; it must be a number from 0 to {LONGEST:,}, a year."

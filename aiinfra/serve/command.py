@@ -7,13 +7,13 @@ The other ranks hold their share of the model. PyTorch and FastAPI are imported 
 """
 
 import argparse
-import math
 import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aiinfra.arguments import number, whole
 from aiinfra.engine import command as engine
 from aiinfra.environment import api_key, torchrun_place
 
@@ -40,16 +40,17 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     engine.add_model_arguments(parser)
     add("--host", default="127.0.0.1", help="address to listen at; one that others can reach needs --api-key")
-    add("--port", type=_port, default=8000, help="0: one that is free, which the first line names")
+    add("--port", type=whole(0, 65_535), default=8000, help="0: one that is free, which the first line names")
     add("--api-key", metavar="KEY", help="clients must send Authorization: Bearer KEY; others on this "
         "machine can see it here, and not in the variable AIINFRA_API_KEY (default: that one, else no key)")
     add("--name", help="of the model, for clients (default: its name or folder)")
-    add("--max-queued-requests", type=_positive, default=256,
+    add("--max-queued-requests", type=whole(), default=256,
         help="answers that may wait; who comes then gets 429 at once")
-    add("--max-queued-tokens", type=_positive, default=262_144, help="the same, of their prompts")
-    add("--request-seconds", type=_seconds, default=600.0, help="an answer that takes longer is given up")
-    add("--max-body-bytes", type=_positive, default=4 << 20, help="of a request")
-    add("--drain-seconds", type=_pause, default=0.0,
+    add("--max-queued-tokens", type=whole(), default=262_144, help="the same, of their prompts")
+    add("--request-seconds", type=number(above=0), default=600.0,
+        help="an answer that takes longer is given up")
+    add("--max-body-bytes", type=whole(), default=4 << 20, help="of a request")
+    add("--drain-seconds", type=number(least=0), default=0.0,
         help="after SIGTERM, go on refusing for at least so long, so that routers notice")
     engine.add_engine_settings(parser)
     parser.set_defaults(run=run_serve)
@@ -132,31 +133,3 @@ def _end_with_rank_0() -> None:
     """A signal that goes to all ranks is rank 0's affair: it finishes its work first, with the others."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-
-
-def _port(text: str) -> int:
-    port = int(text)
-    if not 0 <= port <= 65_535:
-        raise argparse.ArgumentTypeError(f"{port} is no port: choose 1 to 65,535, or 0 for one that is free")
-    return port
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value < math.inf:                        # NaN is not, either
-        raise argparse.ArgumentTypeError(f"{value}; it must be above 0")
-    return value
-
-
-def _pause(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{value}; it must be at least 0")
-    return value
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value}; it must be at least 1")
-    return value
