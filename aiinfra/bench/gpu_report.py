@@ -31,6 +31,7 @@ from aiinfra.bench import gpu as bench_gpu
 from aiinfra.bench import gpu_training
 from aiinfra.bench import kernels as bench_kernels
 from aiinfra.bench.kernel_row import KernelRow
+from aiinfra.bench.kernels_a_token import kernels_rows
 from aiinfra.bench.launches import measure_launches
 from aiinfra.bench.overlap import copies_row
 from aiinfra.bench.row import Row, reason_of
@@ -82,6 +83,7 @@ def _copies() -> Iterator[Row]:
 
 PARTS = {
     "environment": ReportPart("driver, compiler, memory; what a launch costs", 90, environment_rows),
+    "asked": ReportPart("how many kernels a token is, counted", 60, kernels_rows),
     "kernels": ReportPart("every kernel: right in float64, and its time (G6 to G10)", 150, bench_kernels.run),
     "tokens": ReportPart("graphs, the step ahead, guesses: the tokens of plain steps", 150, token_rows),
     "decode": ReportPart("decoding one request, and 64 (G1, G2, G3, G13)", 180,

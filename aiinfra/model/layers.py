@@ -65,11 +65,19 @@ class RMSNorm(Weighed, nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [..., size] -> y, of the same shape."""
-        return rms_norm(x, self.weight, self.eps)
+        return rms_norm(x, self.scale, self.eps)
 
-    def add(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
-        """(norm of x + residual, x + residual), both of x's shape, in one pass over memory on a GPU."""
-        return rms_norm(x, self.weight, self.eps, residual)
+    def add(self, y: Tensor | None, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(norm of y + x, y + x), both of x's shape, in one pass over memory on a GPU; y None: nothing is
+        added."""
+        if y is None:
+            return self(x), x
+        return rms_norm(y, self.scale, self.eps, x)
+
+    @property
+    def scale(self) -> Tensor:
+        """The weight, as the kernel takes it."""
+        return self.weight
 
 
 def set_parameters(layer: nn.Module, values: dict[str, Tensor]) -> None:

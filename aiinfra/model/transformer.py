@@ -38,15 +38,17 @@ class DecoderLayer(nn.Module):
         else:
             self.mlp = SwiGLU(config.hidden_size, config.intermediate_size, config.mlp_bias)
 
-    def forward(self, x: Tensor, angles: Angles, kv: KV | None) -> Tensor:
-        """x [..., T, D] -> [..., T, D]."""
+    def forward(self, x: Tensor, y: Tensor | None, angles: Angles, kv: KV | None) -> tuple[Tensor, Tensor]:
+        """The stream, and what is still to be added to it: x and y [..., T, D] -> the same after this layer.
+        y None: nothing."""
         # x = x + self.attention(self.attention_norm(x), angles, kv)
         # x = x + self.mlp(self.mlp_norm(x))
-        # The same, but the first sum and the second norm are one pass over memory on a GPU
-        # (kernels/rmsnorm.py):
-        y = self.attention(self.attention_norm(x), angles, kv)
-        y, x = self.mlp_norm.add(y, x)
-        return x + self.mlp(y)
+        # The same, but a norm makes the sum in front of it, in one pass over memory on a GPU
+        # (kernels/rmsnorm.py); the last sum is left to the norm of the next layer.
+        normed, x = self.attention_norm.add(y, x)
+        y = self.attention(normed, angles, kv)
+        normed, x = self.mlp_norm.add(y, x)
+        return x, self.mlp(normed)
 
 
 class Transformer(nn.Module):
@@ -93,11 +95,14 @@ class Transformer(nn.Module):
         if positions is None:
             start = 0 if kv is None else kv.length
             positions = torch.arange(start, start + tokens.shape[-1], device=tokens.device)
-        x = self.embed(tokens)                                    # [..., T, D]
+        x, y = self.embed(tokens), None                           # [..., T, D]
         angles = self.rotary(positions.expand(tokens.shape), x.dtype)
         for layer in self.layers:
-            x = layer(x, angles, kv)
-        return self.norm(x)
+            x, y = layer(x, y, angles, kv)
+            if torch.is_grad_enabled():          # recomputation keeps what is between layers: one tensor
+                x, y = x + y, None
+        normed, _ = self.norm.add(y, x)
+        return normed
 
     @property
     def device(self) -> torch.device:

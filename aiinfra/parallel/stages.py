@@ -72,7 +72,8 @@ class StageLayers(nn.Module):
             x = self.embed(batch.tokens)
         angles = self.rotary(batch.positions, x.dtype)
         for layer in self.layers.values():
-            x = layer(x, angles, batch.documents)
+            x, y = layer(x, None, angles, batch.documents)
+            x = x + y
         if self.lm_head is None:
             return x
         return self.loss.from_hidden(self, self.norm(x), batch, total)

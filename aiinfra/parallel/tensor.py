@@ -23,7 +23,6 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, PrepareModuleInput
 from torch.distributed.tensor.parallel import RowwiseParallel, parallelize_module
 
-from aiinfra.kernels.rmsnorm import rms_norm
 from aiinfra.model.attention import Attention
 from aiinfra.model.layers import RMSNorm
 from aiinfra.model.mla import MLA
@@ -121,12 +120,10 @@ class RankNorm(RMSNorm):
         self.weight = _distributed(norm.weight, mesh, None)
         self.partial = partial
 
-    def forward(self, x: Tensor) -> Tensor:
-        return rms_norm(x, replicated(self.weight, self.partial), self.eps)
-
-    def add(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+    @property
+    def scale(self) -> Tensor:
         """See RMSNorm."""
-        return rms_norm(x, replicated(self.weight, self.partial), self.eps, residual)
+        return replicated(self.weight, self.partial)
 
 
 def _replace_norms(model: Transformer, layout: TokenLayout) -> None:

@@ -70,7 +70,9 @@ def test_a_layer_is_the_two_clear_lines() -> None:
     angles = model.rotary(torch.arange(7), torch.float32)
     clear = x + layer.attention(layer.attention_norm(x), angles, None)
     clear = clear + layer.mlp(layer.mlp_norm(clear))
-    torch.testing.assert_close(layer(x, angles, None), clear)
+    torch.testing.assert_close(sum(layer(x, None, angles, None)), clear)
+    half = torch.randn(7, 48)                     # a sum that the layer before has left to this one's norm
+    torch.testing.assert_close(sum(layer(x - half, half, angles, None)), clear, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("tied", [False, True])
