@@ -264,7 +264,8 @@ def run_bench_kernels(args: argparse.Namespace) -> None:
     """Print a line a kernel, and save them if asked to. Raises RuntimeError if one computes something
     else."""
     from aiinfra.bench import kernels
-    from aiinfra.gpu import compile as compiler
+    from aiinfra.gpu.compile import compile_report
+    from aiinfra.gpu.compile_table import as_text
     settings, measured = kernels.settings(), kernels.run(names=args.only)
     print(", ".join(f"{key} {value}" for key, value in settings.items()))
     rows = []
@@ -276,7 +277,7 @@ def run_bench_kernels(args: argparse.Namespace) -> None:
         if args.save and rows:
             save_json(rows, {"command": "bench kernels", **settings}, args.save)
     if args.compile:
-        print(compiler.table(compiler.compile_report()))
+        print(as_text(compile_report()))
     wrong = [row.name for row in rows if not row.correct]
     if wrong:
         raise RuntimeError(f"not equal to the reference: {', '.join(wrong)}.")

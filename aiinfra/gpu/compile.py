@@ -17,22 +17,19 @@ one entry for each kernel at each size worth knowing, with the sizes its wrapper
 compute capability `arch` (90 for 9.0). `types` maps parameters to Triton types; a parameter that is
 neither there nor in `constexprs` is "i32". As at a real launch, pointers are 16-byte aligned;
 "i32:16" is an integer known to divide by 16. num_warps and num_stages default to 4 and 3.
-
-    python -m aiinfra.gpu.compile            # the table; rc 1 if a kernel spills or does not fit
+compile_table.py has the command, and the table of all kernels on all chips.
 """
 
-import argparse
 import importlib
-import json
 import multiprocessing
 import pkgutil
 import subprocess
-import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from aiinfra.environment import triton_interpreted
 from aiinfra.gpu import process
@@ -62,6 +59,14 @@ class Compiled:
     def fits(self) -> bool:
         """True if nothing spills and the architecture has this much shared memory."""
         return not self.spill_bytes and self.shared_bytes <= SHARED_LIMIT[self.arch]
+
+
+class CompileJob(NamedTuple):
+    """One case of a kernel file, for one architecture."""
+
+    module: str
+    index: int                           # in what its compile_cases(arch) returns
+    arch: int
 
 
 def kernel_modules() -> list[str]:
@@ -136,30 +141,42 @@ def _signature(names: list[str], types: dict[str, str], constexprs: dict) -> tup
     return signature, attrs
 
 
-def compile_report(archs: tuple[int, ...] = (80, 90, 100), modules: list[str] | None = None,
-                   processes: int = 2) -> list[Compiled]:
-    """Compile every case of every kernel file (or of `modules`) for each of `archs`.
-
-    Works with and without a GPU, and also from a process that interprets its kernels (a fresh one
-    is started then). Raises ValueError for an unknown arch or module, and whatever Triton's
-    compiler raises for a kernel it refuses. Takes seconds a kernel once, then Triton's disk cache.
-    """
+def compile_jobs(archs: tuple[int, ...], modules: list[str] | None = None) -> list[CompileJob]:
+    """Every case of every kernel file, or of `modules`, for each of `archs`. Raises ValueError for an arch or
+    a module that is not known."""
     unknown = sorted(set(archs) - set(SHARED_LIMIT))
     if unknown:
         raise ValueError(f"arch {unknown[0]} is not known; use one of {sorted(SHARED_LIMIT)}.")
     missing = sorted(set(modules or ()) - set(kernel_modules()))
     if missing:
         raise ValueError(f"{missing[0]!r} has no compile_cases; use one of {kernel_modules()}.")
-    if triton_interpreted():
-        return _report_elsewhere(archs, modules or kernel_modules(), processes)
     jobs = []
     for module in modules or kernel_modules():
         for arch in archs:
             cases = _module(module).compile_cases(arch)
-            jobs += [(module, index, arch) for index in range(len(cases))]
+            jobs += [CompileJob(module, index, arch) for index in range(len(cases))]
+    return jobs
+
+
+def compile_all(jobs: list[CompileJob], processes: int = 2) -> Iterator[Compiled]:
+    """What each job takes, in order, each as soon as it is known.
+
+    Works with and without a GPU, and also from a process that interprets its kernels: a fresh one does it
+    then, and all come at its end. Raises whatever Triton's compiler raises for a kernel that it refuses.
+    Takes seconds a kernel once, then Triton's disk cache.
+    """
+    if triton_interpreted():
+        yield from _elsewhere(_compile_jobs, jobs, processes)
+        return
     # Spawned, not forked: PyTorch's threads do not survive a fork.
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-        return list(pool.map(_compile_one, jobs))
+        yield from pool.map(_compile_one, jobs)
+
+
+def compile_report(archs: tuple[int, ...] = (80, 90, 100), modules: list[str] | None = None,
+                   processes: int = 2) -> list[Compiled]:
+    """`compile_all` of `compile_jobs`."""
+    return list(compile_all(compile_jobs(archs, modules), processes))
 
 
 def variant_report(variants: Iterable[Variant], arch: int) -> list[Compiled]:
@@ -167,10 +184,7 @@ def variant_report(variants: Iterable[Variant], arch: int) -> list[Compiled]:
     texts = [variant.as_json() for variant in sorted(variants, key=Variant.as_json)]
     if not triton_interpreted():
         return _compile_variants(texts, arch)
-    try:
-        return process.call(_compile_variants, texts, arch, interpret=False)
-    except process.ChildFailed as failed:
-        raise RuntimeError(f"compiling failed: {failed}") from None
+    return _elsewhere(_compile_variants, texts, arch)
 
 
 def _compile_variants(texts: list[str], arch: int) -> list[Compiled]:
@@ -178,26 +192,16 @@ def _compile_variants(texts: list[str], arch: int) -> list[Compiled]:
     return [_compiled(variant.module, variant.case(), arch) for variant in found]
 
 
-def table(records: list[Compiled]) -> str:
-    """The records as aligned text, one line a kernel and architecture."""
-    lines = [f"{'file':<16} {'kernel':<38} {'arch':>4} {'warps':>5} {'stages':>6} "
-             f"{'registers':>9} {'shared B':>8} {'spill B':>7}"]
-    for record in records:
-        where = f"{record.module:<16} {record.name:<38} {record.arch:>4}"
-        launched = f"{record.num_warps:>5} {record.num_stages:>6}"
-        taken = f"{record.registers:>9} {record.shared_bytes:>8,} {record.spill_bytes:>7}"
-        remark = "" if record.fits else "   does not fit"
-        lines.append(f"{where} {launched} {taken}{remark}")
-    return "\n".join(lines)
-
-
 def _module(name: str):
     return importlib.import_module(f"aiinfra.kernels.{name}")
 
 
-def _compile_one(job: tuple[str, int, int]) -> Compiled:
-    module, index, arch = job
-    return _compiled(module, _module(module).compile_cases(arch)[index], arch)
+def _compile_one(job: CompileJob) -> Compiled:
+    return _compiled(job.module, _module(job.module).compile_cases(job.arch)[job.index], job.arch)
+
+
+def _compile_jobs(jobs: list[CompileJob], processes: int) -> list[Compiled]:
+    return list(compile_all(jobs, processes))
 
 
 def _compiled(module: str, case: dict, arch: int) -> Compiled:
@@ -226,27 +230,9 @@ def resource_usage(cubin: bytes) -> dict[str, int]:
     return {name: int(value) for name, value in fields if value.isdigit()}
 
 
-def _report_elsewhere(archs, modules, processes) -> list[Compiled]:
-    """The same report from a process without TRITON_INTERPRET."""
+def _elsewhere(function: Callable[..., list[Compiled]], *arguments: Any) -> list[Compiled]:
+    """function(*arguments) in a process without TRITON_INTERPRET."""
     try:
-        return process.call(compile_report, archs, modules, processes, interpret=False)
+        return process.call(function, *arguments, interpret=False)
     except process.ChildFailed as failed:
         raise RuntimeError(f"compiling failed: {failed}") from None
-
-
-def main(argv: list[str] | None = None) -> int:
-    """The command line; returns its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m aiinfra.gpu.compile", description=(
-        "Compile every kernel without a GPU; print registers, shared memory and spills."))
-    parser.add_argument("--arch", type=int, nargs="+", default=[80, 90, 100], help="compute capabilities")
-    parser.add_argument("--module", nargs="+", help="kernel files; all by default")
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--json", action="store_true", help="records as JSON instead of the table")
-    args = parser.parse_args(argv)
-    records = compile_report(tuple(args.arch), args.module, args.processes)
-    print(json.dumps([asdict(r) for r in records]) if args.json else table(records))
-    return 0 if all(r.fits for r in records) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -20,8 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from aiinfra.gpu.replaced import replaced
+from aiinfra.gpu.variants import launchers
 from aiinfra.kernels import chip, operators
-from aiinfra.kernels.lang import triton
 
 _NO_KERNEL = {"empty", "empty_like", "empty_strided", "new_empty", "_unsafe_view", "lift_fresh", "detach"}
 _ROWS_ONLY = {"embedding", "index", "index_select"}       # these read rows of a table, not the table
@@ -89,20 +89,11 @@ def dry_run(arch: int = 90, multiprocessors: int = 132) -> Iterator[list[Launch]
     with ExitStack() as stack:
         stack.enter_context(replaced(chip, _properties=lambda device: (arch, multiprocessors)))
         stack.enter_context(replaced(operators, not_started=note))
-        for kind in _launchers():
+        for kind in launchers():
             stack.enter_context(replaced(kind, run=run))
         stack.enter_context(_SaysGPU())
         stack.enter_context(_Watch(asked))
         yield asked
-
-
-def _launchers() -> list[type]:
-    """The classes whose `run` starts a Triton kernel, on a GPU and in the interpreter."""
-    if not hasattr(triton, "runtime"):
-        raise RuntimeError("Triton is not installed here (it ships for Linux), so its kernels cannot be "
-                           "counted.")
-    from triton.runtime.interpreter import InterpretedFunction
-    return [triton.runtime.JITFunction, InterpretedFunction]
 
 
 def _tensors(values: Any) -> list[Tensor]:

@@ -10,12 +10,13 @@
 Tensors of the GPU are PyTorch's FakeTensor: an operation on two devices raises, and so does one whose result
 depends on numbers (.item(), x[x > 0]): that is code that waits. What is copied back is made up: small random
 integers, and finite numbers. Streams, events and graphs keep books. What a recording must not hold (a copy
-from the CPU, a wait) is a complaint. Invariant: outside of the block nothing of this is left. Notebook 14.
+from the CPU, a wait) is a complaint. Backward passes are backward.py's. Invariant: outside of the block
+nothing of this is left. Notebook 14.
 """
 
 import ctypes
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,12 +29,14 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from aiinfra.gpu.backward import run_backward
 from aiinfra.gpu.replaced import replaced
-from aiinfra.gpu.variants import Variant, variant_of
+from aiinfra.gpu.variants import Variant, launchers, variant_of
 from aiinfra.kernels import chip, operators
 
 _NO_KERNEL = {"empty", "empty_like", "empty_strided", "new_empty", "_unsafe_view", "lift_fresh", "detach"}
 _COPIES = {"copy_", "_to_copy", "to"}
+_NUMBERS = {"item", "_local_scalar_dense", "equal"}  # what they give depends on values
 _META, _CUDA = 14, 1                     # c10::DeviceType
 _GUARDS = "_ZN3c104impl26device_guard_impl_registryE"
 _MADE_UP_BELOW = 16                      # integers that come back: 0 … 15, so that a guess is sometimes right
@@ -104,13 +107,17 @@ class _Stream:
     def record_event(self, event: Any = None) -> "_Stream":
         return self
 
-    def wait_stream(self, other: Any) -> None:
+    def wait_stream(self, other: Any = None) -> None:
         pass
 
     wait_event = record = wait = wait_stream
 
     def synchronize(self) -> None:
-        """What a step waits for on purpose: its tokens."""
+        """What a step waits for on purpose: its tokens, or its end."""
+
+    def elapsed_time(self, other: "_Stream") -> float:
+        """Milliseconds between two events."""
+        return 0.0
 
 
 @dataclass
@@ -160,8 +167,10 @@ class _Operation:
         return self.func(*self.args, **self.kwargs)
 
     def starts_a_kernel(self, results: list[Tensor]) -> bool:
-        """Not if it only makes another header; to, reshape and contiguous count as views, but may copy."""
-        if self.func.namespace == "aiinfra" or self.name in _NO_KERNEL or not results:
+        """Not if it only makes another header; to, reshape and contiguous count as views, but may copy. What
+        updates many tensors at once gives none back."""
+        does_something = results or self.func._schema.is_mutable
+        if self.func.namespace == "aiinfra" or self.name in _NO_KERNEL or not does_something:
             return False
         memory = {_memory(x) for x in self.fakes}
         return not (self.func.is_view and any(_memory(x) in memory for x in results))
@@ -181,8 +190,10 @@ class _Split(TorchDispatchMode):
             return self._really(asked)
         if asked.goes_to == "cpu":
             return self._bring_back(asked)
-        if self.gpu.answers and asked.name in ("item", "_local_scalar_dense"):
-            return 0.0 if args[0].is_floating_point() else 1
+        if self.gpu.answers and asked.name in _NUMBERS:
+            self.gpu.complain(asked.name)
+            is_loss = args[0].is_floating_point() and asked.name != "equal"
+            return 0.0 if is_loss else True
         return self._fake(asked)
 
     def _really(self, asked: _Operation) -> Any:
@@ -245,11 +256,13 @@ def fake_gpu(arch: int = 90, multiprocessors: int = 132,
     gpu = FakeGPU(arch=arch, multiprocessors=multiprocessors, memory_bytes=memory_bytes, answers=numbers)
 
     def note(kernel: Any, grid: Any, arguments: Any, options: Any) -> None:
-        module = kernel.fn.__module__.split(".")[-1]
-        tensors = [x for x in arguments if isinstance(x, Tensor)]
+        tensors = _tensors((arguments, options))
+        name = kernel.fn.__name__
+        if any(x.device.type != "cuda" for x in tensors):
+            raise RuntimeError(f"{name} is handed a tensor that is not on the GPU.")
         gpu.start(Started(
-            module=module,
-            name=kernel.fn.__name__,
+            module=kernel.fn.__module__.split(".")[-1],
+            name=name,
             nbytes=_bytes(tensors),
             variant=variant_of(kernel, arguments, options),
             grid=tuple(grid),
@@ -262,10 +275,23 @@ def fake_gpu(arch: int = 90, multiprocessors: int = 132,
         stack.enter_context(_a_guard_for_cuda())
         stack.enter_context(replaced(chip, _properties=properties))
         stack.enter_context(replaced(operators, not_started=note))
+        for kind in launchers():                            # who launches without an operator of ours
+            stack.enter_context(replaced(kind, run=_noting(note, kind.run)))
         stack.enter_context(replaced(torch.cuda, **_answers(gpu)))
+        stack.enter_context(replaced(torch.autograd, _engine_run_backward=run_backward))
         stack.enter_context(_lists_become_tensors_on_the_cpu())
         stack.enter_context(_Split(gpu))
         yield gpu
+
+
+def _noting(note: Callable[..., None], run: Callable[..., Any]) -> Callable[..., None]:
+    """A kernel's `run` that notes a launch on the GPU's tensors, and does all others."""
+    def noted(kernel: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> None:
+        if any(isinstance(x, FakeTensor) for x in _tensors((arguments, options))):
+            note(kernel, grid, arguments, options)
+        else:
+            run(kernel, *arguments, grid=grid, warmup=warmup, **options)
+    return noted
 
 
 def _answers(gpu: FakeGPU) -> dict[str, Any]:
@@ -292,6 +318,7 @@ def _answers(gpu: FakeGPU) -> dict[str, Any]:
                             major=capability[0], minor=capability[1], name="a fake GPU")
     constant = {
         "is_available": True,
+        "is_bf16_supported": gpu.arch >= 80,
         "device_count": 1,
         "current_device": 0,
         "get_device_name": f"a fake GPU, sm_{gpu.arch}",

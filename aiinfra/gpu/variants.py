@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aiinfra.kernels.lang import triton
+
 _POINTERS = {torch.float32: "*fp32", torch.float64: "*fp64", torch.bfloat16: "*bf16", torch.float16: "*fp16",
              torch.int64: "*i64", torch.int32: "*i32", torch.int16: "*i16", torch.int8: "*i8",
              torch.uint8: "*u8", torch.bool: "*i1"}
@@ -82,6 +84,16 @@ def variant_of(kernel: Any, arguments: tuple, options: dict[str, Any]) -> Varian
         constexprs=tuple((name, given[name]) for name in names if name in constexprs),
         **chosen,
     )
+
+
+def launchers() -> list[type]:
+    """The classes whose `run` starts a Triton kernel, on a GPU and in the interpreter. Raises RuntimeError
+    where there is no Triton."""
+    if not hasattr(triton, "runtime"):
+        raise RuntimeError("Triton is not installed here (it ships for Linux), so its kernels cannot be "
+                           "counted.")
+    from triton.runtime.interpreter import InterpretedFunction
+    return [triton.runtime.JITFunction, InterpretedFunction]
 
 
 def _free(kernel: Any) -> set[str]:

@@ -131,7 +131,8 @@ def _tiling(head_size: int, value_bytes: int, arch: int) -> dict[str, dict]:
     if arch == 0:
         column = row = (16, 16, 4, 1)
     elif value_bytes > 2:                     # float32 in full precision: no tensor cores, few values fit
-        column, row = (32, 32, 8, 1), (16, 32, 4, 1)
+        column = (32, 32, 8, 1)
+        row = (16, 32, 4 if large_shared(arch) else 8, 1)            # on gaming chips, registers spill
     elif not large_shared(arch):
         column, row = (32, 64, 8, 2), (64, 32, 4, 2)
     elif arch < 90:                           # accumulators share the registers with their operands

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from aiinfra.kernels.chip import arch_of, large_shared
 from aiinfra.kernels.lang import pick_backend, tl, triton
 from aiinfra.kernels.operators import launch, operator
 from aiinfra.perf.cost import Cost
@@ -219,11 +220,14 @@ def _vector_tiling(blocks: int, bits: int) -> dict:
     return {"BLOCK_F": 4096 // (bits * block_b), "BLOCK_B": block_b, "num_warps": 4}
 
 
-def _matrix_tiling(tokens: int) -> dict:
+def _matrix_tiling(tokens: int, bits: int, arch: int) -> dict:
     """Few tokens: small tiles, for enough programs. Many: large ones, each decode used more often."""
     if tokens <= 32:
         return {"BLOCK_N": 16 if tokens <= 16 else 32, "BLOCK_F": 32, "BLOCK_B": 2, "num_warps": 4}
-    return {"BLOCK_N": 64 if tokens <= 64 else 128, "BLOCK_F": 64, "BLOCK_B": 2, "num_warps": 4}
+    if tokens > 64:
+        return {"BLOCK_N": 128, "BLOCK_F": 64, "BLOCK_B": 2, "num_warps": 4}
+    warps = 8 if bits == 8 and not large_shared(arch) else 4           # on gaming chips, registers spill
+    return {"BLOCK_N": 64, "BLOCK_F": 64, "BLOCK_B": 2, "num_warps": warps}
 
 
 @operator("quant_matmul")
@@ -239,7 +243,7 @@ def _quant_matmul(x: torch.Tensor, words: torch.Tensor, scale: torch.Tensor, min
         launch(_vector_kernel, (triton.cdiv(outputs, tiling["BLOCK_F"]),),
                x, words, scale, minimum, y, outputs, blocks, groups, _ONE, **shared, **tiling)
     else:
-        tiling = _matrix_tiling(tokens)
+        tiling = _matrix_tiling(tokens, bits, arch_of(x))
         grid = (triton.cdiv(outputs, tiling["BLOCK_F"]), triton.cdiv(tokens, tiling["BLOCK_N"]))
         launch(_matrix_kernel, grid, x, words, scale, minimum, y, x.stride(0), tokens, outputs, blocks,
                groups, **shared, **tiling)
@@ -280,7 +284,7 @@ def compile_cases(arch: int) -> list[dict]:
         types = {"x_ptr": "*bf16", "words_ptr": "*i32", "scale_ptr": scale, "minimum_ptr": scale,
                  "y_ptr": "*bf16", "outputs": "i32:16", "blocks": "i32:16", "x_stride": "i32:16"}
         kernels = [("1 token", _vector_kernel, _vector_tiling(128, bits))]
-        kernels += [(f"{n} tokens", _matrix_kernel, _matrix_tiling(n)) for n in (16, 32, 64, 128)]
+        kernels += [(f"{n} tokens", _matrix_kernel, _matrix_tiling(n, bits, arch)) for n in (16, 32, 64, 128)]
         for name, kernel, tiling in kernels:
             constexprs = {"BITS": bits, "GROUP_BLOCKS": group_blocks, **tiling}
             cases.append(dict(name=f"int{bits} {name}", kernel=kernel, types=types,

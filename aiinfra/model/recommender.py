@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aiinfra.config import config
+from aiinfra.device import to_device
 from aiinfra.kernels.cross_entropy import linear_cross_entropy
 from aiinfra.kernels.hstu_attention import hstu_attention, naive_hstu
 from aiinfra.kernels.hstu_bias import BUCKETS
@@ -40,9 +41,10 @@ class Histories:
         return len(self.offsets) - 1
 
     def to(self, device: torch.device | str) -> "Histories":
-        """The same histories on `device`."""
-        moved = (values.to(device) for values in (self.items, self.seconds, self.offsets))
-        return Histories(*moved)
+        """The same histories on `device`. The CPU does not wait for a GPU."""
+        device = torch.device(device)
+        parts = (self.items, self.seconds, self.offsets)
+        return Histories(*(to_device(values, values.dtype, device) for values in parts))
 
     def next_items(self) -> Tensor:
         """[N]: the item after each event, and -100 (which the loss ignores) after a user's last."""

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from aiinfra.device import to_device
 from aiinfra.model.packed_documents import PackedDocuments
 from aiinfra.train.corpus import Corpus
 
@@ -36,14 +37,16 @@ class MicroBatch:
     text_bytes: int             # bytes of text that these targets stand for
 
     def to(self, device: torch.device | str) -> "MicroBatch":
-        """The same on `device`."""
-        there = replace(self.documents, cu_seqlens=self.documents.cu_seqlens.to(device))
+        """The same on `device`. The CPU does not wait for a GPU."""
+        def there(values: Tensor) -> Tensor:
+            return to_device(values, values.dtype, torch.device(device))
+
         return replace(
             self,
-            tokens=self.tokens.to(device),
-            targets=self.targets.to(device),
-            positions=self.positions.to(device),
-            documents=there)
+            tokens=there(self.tokens),
+            targets=there(self.targets),
+            positions=there(self.positions),
+            documents=replace(self.documents, cu_seqlens=there(self.documents.cu_seqlens)))
 
 
 class _Piece(NamedTuple):

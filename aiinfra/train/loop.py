@@ -10,10 +10,9 @@ valid tokens are spread; a mean of means would weigh a token by how empty its mi
 """
 
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
 
@@ -21,13 +20,14 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from aiinfra.device import peak_bytes, synchronize
+from aiinfra.device import peak_bytes
 from aiinfra.kernels.cross_entropy import linear_cross_entropy
 from aiinfra.model.balance import begin_step, end_step
 from aiinfra.model.transformer import Transformer
+from aiinfra.train.clock import StepClock
 from aiinfra.train.data import IGNORED, MicroBatch
 from aiinfra.train.optimizer import Rates
-from aiinfra.train.step import Diverged, PhaseSeconds, TrainStep
+from aiinfra.train.step import Diverged, TrainStep
 
 
 class Batch(Protocol):
@@ -175,7 +175,7 @@ def loop(model: nn.Module, batches: Iterable[Batch], optimizer: torch.optim.Opti
     step = steps_done
     model.train()
     while True:
-        clock = _Clock(work.device)
+        clock = StepClock(work.device)
         with clock.phase("data"):
             window = list(islice(source, accumulate))
         if not window:
@@ -183,6 +183,7 @@ def loop(model: nn.Module, batches: Iterable[Batch], optimizer: torch.optim.Opti
         step += 1
         learning_rate = schedule.learning_rate(step)
         done = work.step(step, window, learning_rate, clock)
+        clock.stop()
         tokens_seen += done.tokens
         yield TrainStep(
             step=step,
@@ -192,8 +193,8 @@ def loop(model: nn.Module, batches: Iterable[Batch], optimizer: torch.optim.Opti
             gradient_norm=done.gradient_norm,
             tokens=done.tokens,
             tokens_seen=tokens_seen,
-            seconds=clock.seconds(),
-            phases=PhaseSeconds(**clock.spent),
+            seconds=clock.seconds,
+            phases=clock.phases,
             peak_bytes=peak_bytes(work.device),
             flops=None if flops is None else sum(map(flops, window)),
             peak_flops=peak_flops)
@@ -220,7 +221,7 @@ class _Work:
         self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self.device = self.parameters[0].device
 
-    def step(self, step: int, window: list[Batch], learning_rate: float, clock: "_Clock") -> _Done:
+    def step(self, step: int, window: list[Batch], learning_rate: float, clock: StepClock) -> _Done:
         """Forward and backward of all micro-batches, then one update."""
         total = int(self.ranks.total(sum(batch.valid for batch in window)))
         if not total:                                      # 0 / 0: there is nothing to learn from
@@ -255,25 +256,3 @@ class _Work:
         if done.gradient_norm > limits.gradient_norm:
             allowed = f"the norm may be at most {limits.gradient_norm:.4g}"
             raise Diverged(step, done.loss, done.gradient_norm, allowed)
-
-
-@dataclass
-class _Clock:
-    """Seconds by phase; the device's work belongs to the phase that asked for it."""
-
-    device: torch.device
-    spent: dict[str, float] = field(default_factory=dict)
-    start: float = field(default_factory=time.perf_counter)
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Add the time of the block to a phase, which also has its name in a profile."""
-        begin = time.perf_counter()
-        with record_function(name):
-            yield
-            synchronize(self.device)
-        self.spent[name] = self.spent.get(name, 0.0) + time.perf_counter() - begin
-
-    def seconds(self) -> float:
-        """Since the clock was made."""
-        return time.perf_counter() - self.start

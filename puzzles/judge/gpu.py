@@ -152,7 +152,8 @@ def _timed(prepared: Prepared, device: torch.device, kernel_seconds: float) -> G
 
 
 def _least_seconds(prepared: Prepared, device: torch.device) -> float:
-    """The bytes that must move, or the FLOPs that must be done, at the best rate that this device shows now.
+    """The bytes that must move, or the FLOPs that must be done, at the best rate that this device shows now:
+    of reading, writing or both; for float32, also by TF32, which a kernel may use three times a product.
     """
     puzzle, sizes = prepared.puzzle, prepared.case.sizes
     least = least_bytes(prepared, device) / _bandwidth(device)
@@ -182,13 +183,34 @@ def best_seconds(work: Callable[[], object]) -> float:
 
 
 def _bandwidth(device: torch.device) -> float:
-    """Bytes a second that a copy moves, read and written."""
-    source = torch.empty(_COPY_BYTES, dtype=torch.uint8, device=device)
+    """The most bytes a second that moved: read and written, as a copy does, or one of the two."""
+    source = torch.zeros(_COPY_BYTES // 4, dtype=torch.float32, device=device)
     target = torch.empty_like(source)
-    return 2 * _COPY_BYTES / best_seconds(lambda: target.copy_(source))
+    seconds_a_byte = (
+        best_seconds(lambda: target.copy_(source)) / (2 * _COPY_BYTES),
+        best_seconds(target.zero_) / _COPY_BYTES,
+        best_seconds(source.sum) / _COPY_BYTES,
+    )
+    return 1 / min(seconds_a_byte)
 
 
 def _matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of torch's own square matrix product in `dtype`."""
+    """FLOP/s that no kernel with inputs of this dtype beats, by torch's own square matrix product.
+
+    float32 has two ways to the same accuracy: the plain one, and three products of TF32 in place of one
+    (tl.dot's "tf32x3"). The faster counts.
+    """
+    plain = _product_rate(device, dtype)
+    if dtype != torch.float32:
+        return plain
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        return max(plain, _product_rate(device, dtype) / 3)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _product_rate(device: torch.device, dtype: torch.dtype) -> float:
     a = torch.randn(_MATMUL_SIZE, _MATMUL_SIZE, device=device, dtype=dtype)
     return 2 * _MATMUL_SIZE ** 3 / best_seconds(lambda: a @ a)

@@ -236,7 +236,8 @@ def _convolve(x: torch.Tensor, k: torch.Tensor, KH: int, KW: int) -> torch.Tenso
         case(B=2, H=10, W=17, KH=3, KW=4, BLOCK_H=8, BLOCK_W=16, grow=dict(H=1, W=1)),
     ],
     big=case(B=64, H=256, W=250, KH=3, KW=3, BLOCK_H=16, BLOCK_W=64),
-    flops="2 * B * H * W * KH * KW",
+    # Only weights that meet a pixel: the last rows and columns have fewer neighbours.
+    flops="2 * B * (H * KH - KH * (KH - 1) // 2) * (W * KW - KW * (KW - 1) // 2)",
     picture=(
         panel("k, weight by weight", 2, 2, sweep=[(0, 0), (0, 1), (1, 0), (1, 1)], labels=("KH", "KW")),
         panel("x, shifted anew for each weight", 3, 4, sweep=[(1, 1)], ragged="rc", labels=("H", "W")),

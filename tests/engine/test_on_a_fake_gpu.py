@@ -5,7 +5,8 @@ import torch
 from tests.engine.fake_traffic import CONFIGS, ENGINES, engine_on, model_on, serve_everything
 
 from aiinfra.engine.graphs import DecodeGraphs
-from aiinfra.gpu.compile import table, variant_report
+from aiinfra.gpu.compile import variant_report
+from aiinfra.gpu.compile_table import as_text
 from aiinfra.gpu.fake import fake_gpu
 
 pytest.importorskip("triton")
@@ -43,7 +44,7 @@ def test_what_serving_would_have_compiled_compiles_and_fits(arch: int) -> None:
         variants = gpu.variants()
     records = variant_report(variants, arch)
     assert len(records) == len(variants) >= 7
-    assert all(record.fits for record in records), table(records)
+    assert all(record.fits for record in records), as_text(records)
 
 
 @pytest.mark.parametrize("fault, complaint", [
