@@ -14,6 +14,7 @@ back. Invariant: the requests' rows are those of the same step run without paddi
 from bisect import bisect_left
 from collections.abc import Callable
 from functools import partial
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -170,25 +171,43 @@ def decode_graphs(model: Transformer, cache: PagedCache, max_batch: int, max_blo
     first; on a CPU the same padded steps without a recording."""
     on_gpu = model.device.type == "cuda"
     if on_gpu:
-        run_prompts_once(model, cache, most_tokens)
+        compile_prompts(model, cache, most_tokens, max_blocks)
     capture = _recorder(model.device) if on_gpu else run_again
     return DecodeGraphs(model, cache, max_batch, max_blocks, capture)
 
 
 @torch.inference_mode()
-def run_prompts_once(model: Transformer, cache: PagedCache, most_tokens: int) -> None:
-    """Read prompts of 2, 4, 8 … tokens that are written nowhere. Kernels have tiles for few and for many
-    tokens; each kind is a second of compiling, which the first request of that size would wait for."""
+def compile_prompts(model: Transformer, cache: PagedCache, most_tokens: int, max_blocks: int) -> None:
+    """Run all kinds of steps that are not recorded, on tokens that are written nowhere. Each kind of tile is
+    a second of compiling, which the first request that needs it would wait for: there are some for few and
+    for many tokens of prompts, and, beside them, for decodes whose context is read in one part, in some or
+    in many."""
+    for tokens in _doublings(2, most_tokens):
+        _run_nowhere(model, cache, [tokens], blocks=1)
+    for blocks in [*_doublings(1, max_blocks), max_blocks]:
+        _run_nowhere(model, cache, [1, 2], blocks)
+
+
+def _doublings(first: int, most: int) -> list[int]:
+    sizes = []
+    while first <= most:
+        sizes.append(first)
+        first *= 2
+    return sizes
+
+
+def _run_nowhere(model: Transformer, cache: PagedCache, counts: list[int], blocks: int) -> None:
+    """A step of requests with so many tokens each and nothing before them, with tables of so many blocks."""
     device = model.device
-    for tokens in (1 << n for n in range(1, most_tokens.bit_length())):
-        numbers = torch.zeros(tokens, dtype=torch.int64, device=device)
-        starts = torch.arange(2, dtype=torch.int32, device=device) * tokens
-        none = torch.zeros(1, 1, dtype=torch.int32, device=device)
-        kv = StepKV(
-            cache=cache,
-            slots=numbers - 1,
-            block_tables=none,
-            context_lens=none[0],
-            cu_seqlens=starts,
-        )
-        model.hidden(numbers, numbers, kv)
+    starts = list(accumulate(counts, initial=0))
+    numbers = torch.zeros(starts[-1], dtype=torch.int64, device=device)
+    tables = torch.zeros(len(counts), blocks, dtype=torch.int32, device=device)
+    kv = StepKV(
+        cache=cache,
+        slots=numbers - 1,
+        block_tables=tables,
+        context_lens=torch.zeros(len(counts), dtype=torch.int32, device=device),
+        cu_seqlens=to_device(starts, torch.int32, device),
+        decodes=counts.count(1),
+    )
+    model.hidden(numbers, numbers, kv)

@@ -63,6 +63,7 @@ class StepKV:
     block_tables: Tensor           # int32 [B, most blocks]
     context_lens: Tensor           # int32 [B]
     cu_seqlens: Tensor | None      # int32 [B+1]; None: one token each
+    decodes: int = 0               # so many stand first that have one token each
     keeps: ClassVar[bool] = True
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -73,7 +74,8 @@ class StepKV:
             kv_write(k, None, keys, None, self.slots)
         else:
             kv_write(k, v, keys, values, self.slots)
-        return paged_attention(q, keys, values, self.block_tables, self.context_lens, self.cu_seqlens)
+        return paged_attention(
+            q, keys, values, self.block_tables, self.context_lens, self.cu_seqlens, decodes=self.decodes)
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,11 @@ class StepIntegers:
     context_lens: list[int]             # [B]
     starts: list[int]                   # [B+1]: where each request's tokens begin
     rows: list[int]                     # [R]: those whose logits are asked for
+
+    @property
+    def decodes(self) -> int:
+        """So many requests stand first that have one token each: the scheduler plans them before prompts."""
+        return sum(start == number for number, start in enumerate(self.starts)) - 1
 
     @classmethod
     def of(cls, plan: Plan, block_size: int) -> "StepIntegers":
@@ -192,6 +199,7 @@ class Runner:
             block_tables=self._tensor(padded_tables(step.tables), torch.int32),
             context_lens=self._tensor(step.context_lens, torch.int32),
             cu_seqlens=None if only_decodes else self._tensor(step.starts, torch.int32),
+            decodes=step.decodes,
         )
 
     def _rows(self, values: Tensor, rows: list[int]) -> Tensor:

@@ -12,6 +12,10 @@ context is cut in `splits` parts and a second kernel merges them:
 
     part s: out_s, lse_s      out = sum_s 2^(lse_s - m) out_s / sum_s 2^(lse_s - m),  m = max_s lse_s
 
+Where decodes and pieces of prompts meet in a step, each kind has a launch of its own: a tile that is right
+for 128 tokens of a prompt would read one decode's context on one multiprocessor, from its first key to its
+last.
+
 The grid depends on shapes alone and nothing is read back, so a CUDA graph can hold the call; a
 request with context length 0 gives 0. Kwon et al. 2023, arXiv 2309.06180; Dao et al. 2023,
 "Flash-Decoding". Notebook 13.
@@ -21,19 +25,20 @@ the key, its first R the value, which is therefore loaded once for both. Noteboo
 """
 
 import math
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aiinfra.kernels.chip import arch_of, large_shared, multiprocessors_of
+from aiinfra.kernels.chip import multiprocessors_of
 from aiinfra.kernels.lang import pick_backend, tl, triton
 from aiinfra.kernels.operators import launch, operator, same_memory
 from aiinfra.kernels.paged_gather import attend_fetched, plan_fetches
+from aiinfra.kernels.paged_tiles import AttentionCut, room_for
 from aiinfra.perf.cost import Cost
 
-_MAX_HEAD_SIZE, _MAX_SPLITS = 128, 64
-_MAX_LATENT, _MAX_LATENT_SPLITS, _LATENT_HEADS = 512, 16, 16      # heads: that one program serves at most
+_MAX_HEAD_SIZE, _MAX_LATENT = 128, 512
 
 
 def paged_attention_reference(q: Tensor, k_cache: Tensor, v_cache: Tensor, block_tables: Tensor,
@@ -104,9 +109,10 @@ def _attend(acc, m, l, q, q_rest, k_ptr, v_ptr, table_ptr, cache_row, lo, hi, la
 
 
 # What changes from step to step is no constant: each new value would be compiled anew.
-@triton.jit(do_not_specialize=["requests", "table_row", "splits"])
+@triton.jit(do_not_specialize=["requests", "first_tile", "table_row", "splits"])
 def _attention_kernel(q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, table_ptr, context_ptr, cu_ptr, requests,
-                      q_row, q_head, out_row, out_head, cache_row, cache_head, table_row, splits, scale_log2,
+                      first_tile, q_row, q_head, out_row, out_head, cache_row, cache_head, table_row, splits,
+                      scale_log2,
                       GROUP: tl.constexpr, TOKENS: tl.constexpr, DECODE: tl.constexpr, SPLIT: tl.constexpr,
                       P: tl.constexpr, DH: tl.constexpr, DP: tl.constexpr, REST: tl.constexpr,
                       RP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):
@@ -116,7 +122,7 @@ def _attention_kernel(q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, table_ptr, context_
         request, split, token0 = tl.program_id(2), tl.program_id(1), 0
         q0, tokens = request, 1
     else:
-        tile, split = tl.program_id(1), 0
+        tile, split = first_tile + tl.program_id(1), 0
         request = _find_request(cu_ptr, requests, tile, TOKENS)
         q0 = tl.load(cu_ptr + request)
         tokens = tl.load(cu_ptr + request + 1) - q0
@@ -167,7 +173,7 @@ def _attention_kernel(q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, table_ptr, context_
 @triton.jit(do_not_specialize=["splits"])
 def _merge_kernel(part_ptr, lse_ptr, out_ptr, out_row, out_head, splits, H: tl.constexpr,
                   SP: tl.constexpr, DH: tl.constexpr, DP: tl.constexpr):
-    """out[b, h] from its `splits` parts; SP is `splits` rounded up to a power of two."""
+    """out[b, h] from its `splits` parts, of at most SP."""
     request, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     split, dim = tl.arange(0, SP), tl.arange(0, DP)
     at = (request * H + head) * splits + split
@@ -183,49 +189,8 @@ def _merge_kernel(part_ptr, lse_ptr, out_ptr, out_row, out_head, splits, H: tl.c
              mask=dim < DH)
 
 
-def _tiling(group: int, head_size: int, value_bytes: int, arch: int, decode: bool) -> dict:
-    """Tile sizes, warps and stages. The table of blocks is loaded two stages before its keys."""
-    small = max(16, triton.next_power_of_2(group))        # rows that one token's heads need
-    if arch == 0:
-        sizes = (small, 16, 4, 1)
-    elif value_bytes > 2:
-        sizes = (small, 32, 4, 1)
-    elif decode:
-        sizes = (small, 32 if head_size > 64 else 64, 4, 5)
-    elif not large_shared(arch):
-        sizes = (max(64, small), 32, 4, 3)
-    else:
-        sizes = (max(128, small), 32 if arch < 90 and head_size > 64 else 64, 8, 5)
-    return dict(zip(("BM", "BN", "num_warps", "num_stages"), sizes))
-
-
-def _latent_tiling(group: int, value_bytes: int, arch: int, decode: bool) -> dict:
-    """The same for rows of hundreds of values: few of them, so that sums stay in registers."""
-    small = max(16, triton.next_power_of_2(group))
-    if arch == 0:
-        sizes = (small, 16, 4, 1)
-    elif value_bytes > 2:
-        sizes = (small, 16, 8, 1)
-    elif decode or not large_shared(arch):
-        sizes = (small, 16, 4, 2)
-    else:
-        sizes = (max(32, small), 32, 8, 2)
-    return dict(zip(("BM", "BN", "num_warps", "num_stages"), sizes))
-
-
-def _heads_together(heads: int) -> int:
-    """Query heads that share a program over a latent cache: the most that divide them all."""
-    return max(n for n in range(1, _LATENT_HEADS + 1) if heads % n == 0)
-
-
-def _count_splits(programs: int, max_context: int, multiprocessors: int, most: int = _MAX_SPLITS) -> int:
-    """Parts of each context so that every multiprocessor has about 8 programs of at least 128 keys."""
-    wanted = triton.cdiv(8 * multiprocessors, max(programs, 1))
-    return max(1, min(wanted, max_context // 128, most))
-
-
 def paged_attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, block_tables: Tensor, context_lens: Tensor,
-                    cu_seqlens_q: Tensor | None = None, *, max_context: int | None = None,
+                    cu_seqlens_q: Tensor | None = None, *, decodes: int = 0, max_context: int | None = None,
                     scale: float | None = None, splits: int | None = None,
                     backend: str | None = None) -> Tensor:
     """Attention of the new tokens q [N, H, Dh] over each request's cached keys. Returns [N, H, Dv].
@@ -237,61 +202,96 @@ def paged_attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, block_tables: T
     A row of a request of context length 0, or past cu_seqlens_q[B], is 0. Entries of a table past
     its context are never followed.
 
-    `max_context` (default max_blocks * P) only guides into how many parts a decode splits each
-    context; `splits` sets it. Neither changes the result beyond rounding. Raises ValueError if shapes
+    `decodes`: with cu_seqlens_q, so many requests stand first that have one new token each, which nobody
+    can check here without waiting for the GPU. `max_context` (default max_blocks * P) only guides into how
+    many parts a decode splits each context; `splits` sets it. None of them changes the result beyond
+    rounding. Raises ValueError if shapes
     or dtypes disagree, and on the Triton path for head sizes above 128 (latent: for Dv above 512).
     """
     backend = pick_backend(q, backend)
     _check(q, k_cache, v_cache, block_tables, context_lens, cu_seqlens_q, backend)
+    if not 0 <= decodes <= len(context_lens):
+        raise ValueError(f"decodes={decodes}; there are {len(context_lens)} requests. Pass how many of them "
+                         "stand first with one new token.")
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     if backend == "torch":
         return paged_attention_reference(q, k_cache, v_cache, block_tables, context_lens, cu_seqlens_q, scale)
     q = q if q.stride(-1) == 1 else q.contiguous()
-    return _attention(q, k_cache, v_cache, block_tables, context_lens, cu_seqlens_q, max_context, scale,
-                      splits)
+    return _attention(q, k_cache, v_cache, block_tables, context_lens, cu_seqlens_q, decodes, max_context,
+                      scale, splits)
 
 
 @operator("paged_attention")
 def _attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, block_tables: Tensor, context_lens: Tensor,
-               cu_seqlens_q: Tensor | None, max_context: int | None, scale: float,
+               cu_seqlens_q: Tensor | None, decodes: int, max_context: int | None, scale: float,
                splits: int | None) -> Tensor:
     """As `paged_attention`, for q adjacent along Dh."""
-    (rows, heads, size), requests, decode = q.shape, len(context_lens), cu_seqlens_q is None
-    P, kv_heads, value_size = *k_cache.shape[1:3], v_cache.shape[-1]
-    rest = size - value_size
-    make = torch.empty if decode else torch.zeros
-    out = make(rows, heads, value_size, dtype=q.dtype, device=q.device)
+    rows, heads, _ = q.shape
+    make = torch.empty if cu_seqlens_q is None else torch.zeros
+    out = make(rows, heads, v_cache.shape[-1], dtype=q.dtype, device=q.device)
     if not out.numel():
         return out
-    group = _heads_together(heads) if rest else heads // kv_heads
-    if rest:
-        tiling = _latent_tiling(group, q.element_size(), arch_of(q), decode)
-    else:
-        tiling = _tiling(group, size, q.element_size(), arch_of(q), decode)
-    programs = heads // group                             # for each request and split
-    if not decode:
-        splits = 1
-    elif splits is None:
-        splits = _count_splits(requests * programs, max_context or block_tables.shape[1] * P,
-                               multiprocessors_of(q), _MAX_LATENT_SPLITS if rest else _MAX_SPLITS)
-    part, lse = out, out
-    if splits > 1:
-        part = torch.empty(rows, heads, splits, value_size, dtype=torch.float32, device=q.device)
-        lse = torch.empty(rows, heads, splits, dtype=torch.float32, device=q.device)
-    tokens = 1 if decode else tiling["BM"] // group
-    grid = (programs, splits, requests) if decode else (programs, rows // tokens + requests)
-    padded = max(16, triton.next_power_of_2(value_size))
-    launch(
-        _attention_kernel, grid,
-        q, k_cache, v_cache, part, lse, block_tables, context_lens, context_lens if decode else cu_seqlens_q,
-        requests, *q.stride()[:2], *part.stride()[:2], kv_heads * size, 0 if rest else size,
-        block_tables.stride(0), splits, scale * math.log2(math.e), GROUP=group, TOKENS=tokens, DECODE=decode,
-        SPLIT=splits > 1, P=P, DH=value_size, DP=padded, REST=rest,
-        RP=max(16, triton.next_power_of_2(rest)), **tiling)
-    if splits > 1:
-        launch(_merge_kernel, (rows, heads), part, lse, out, *out.stride()[:2], splits, H=heads,
-               SP=triton.next_power_of_2(splits), DH=value_size, DP=padded)
+    starts = context_lens if cu_seqlens_q is None else cu_seqlens_q              # a decode reads none
+    requests = len(context_lens)
+    if cu_seqlens_q is None:
+        decodes = requests
+    cut = AttentionCut.of(q, k_cache, v_cache.shape[-1])
+    step = _Step(
+        cut=cut,
+        of_layer=(q, k_cache, v_cache),
+        of_step=(block_tables, context_lens, starts),
+        scale=scale,
+    )
+    if decodes and splits is None:
+        longest = max_context or block_tables.shape[1] * cut.block_size
+        splits = cut.count_splits(decodes, longest, multiprocessors_of(q))
+    if decodes:
+        step.decode(decodes, splits, out)
+    if decodes < requests:
+        step.read_prompts(decodes, out)
     return out
+
+
+@dataclass(frozen=True)
+class _Step:
+    """The arguments that all launches of one call share."""
+
+    cut: AttentionCut
+    of_layer: tuple[Tensor, Tensor, Tensor]      # q, k_cache, v_cache
+    of_step: tuple[Tensor, Tensor, Tensor]       # block tables, context lengths, starts
+    scale: float
+
+    def decode(self, requests: int, splits: int, out: Tensor) -> None:
+        """The first requests, of one token each: a program for every part of every context."""
+        _, heads, size = out.shape
+        part, lse = out, out
+        if splits > 1:
+            part = out.new_empty(requests, heads, splits, size, dtype=torch.float32)
+            lse = out.new_empty(requests, heads, splits, dtype=torch.float32)
+        self._attend((self.cut.programs, splits, requests), (part, lse), self.cut.constants(True), splits)
+        if splits > 1:
+            constants = self.cut.constants(True)
+            launch(_merge_kernel, (requests, heads), part, lse, out, *out.stride()[:2], splits, H=heads,
+                   SP=room_for(splits), DH=constants["DH"], DP=constants["DP"])
+
+    def read_prompts(self, after: int, out: Tensor) -> None:
+        """All requests but the first, of one token each, which would have the first tiles."""
+        constants = self.cut.constants(False)
+        tokens = constants["TOKENS"]
+        first_tile = after // tokens + after
+        tiles = len(out) // tokens + len(self.of_step[1]) - first_tile
+        self._attend((self.cut.programs, tiles), (out, out), constants, first_tile=first_tile)
+
+    def _attend(self, grid: tuple[int, ...], into: tuple[Tensor, Tensor], constants: dict, splits: int = 1,
+                first_tile: int = 0) -> None:
+        tables, contexts, _ = self.of_step
+        q, part = self.of_layer[0], into[0]
+        cut = self.cut
+        cache_head = 0 if cut.latent else cut.size
+        launch(
+            _attention_kernel, grid, *self.of_layer, *into, *self.of_step, len(contexts), first_tile,
+            *q.stride()[:2], *part.stride()[:2], cut.kv_heads * cut.size, cache_head, tables.stride(0),
+            splits, self.scale * math.log2(math.e), SPLIT=splits > 1, **constants)
 
 
 def _check(q, k_cache, v_cache, block_tables, context_lens, cu_seqlens_q, backend) -> None:
@@ -343,32 +343,36 @@ def cost(context_lens: list[int], new_tokens: list[int], heads: int, kv_heads: i
 
 def compile_cases(arch: int) -> list[dict]:
     """What this file has to compile; see gpu/compile.py."""
-    cases = []
-    for kind, value_bytes, size, decode in (("bf16", 2, 64, True), ("bf16", 2, 128, True),
-                                            ("bf16", 2, 64, False),
-                                            ("bf16", 2, 128, False), ("fp32", 4, 128, True)):
-        tiling = _tiling(4, size, value_bytes, arch, decode)
-        cases.append(_compile_case(kind, decode, 4, size, 0, tiling))
-    for kind, value_bytes, decode in (("bf16", 2, True), ("bf16", 2, False), ("fp32", 4, True)):
-        tiling = _latent_tiling(16, value_bytes, arch, decode)
-        cases.append(_compile_case(kind, decode, 16, 512, 64, tiling))
-    for size in (128, 512):
-        cases.append(dict(name=f"merge 16 parts Dh={size}", kernel=_merge_kernel,
+    plain = AttentionCut(
+        heads=32,
+        kv_heads=8,
+        size=128,
+        value_size=128,
+        block_size=16,
+        value_bytes=2,
+        arch=arch,
+    )
+    small = replace(plain, size=64, value_size=64)
+    latent = replace(plain, heads=128, kv_heads=1, size=576, value_size=512)
+    cases = [_compile_case(cut, decode) for cut in (small, plain, latent) for decode in (True, False)]
+    cases += [_compile_case(replace(cut, value_bytes=4), True) for cut in (plain, latent)]
+    for size, parts in ((128, 16), (128, 64), (512, 16)):
+        cases.append(dict(name=f"merge {parts} parts Dh={size}", kernel=_merge_kernel,
                           types={"part_ptr": "*fp32", "lse_ptr": "*fp32", "out_ptr": "*bf16",
                                  "out_row": "i32:16", "out_head": "i32:16"},
-                          constexprs={"H": 32, "SP": 16, "DH": size, "DP": size}))
+                          constexprs={"H": 32, "SP": parts, "DH": size, "DP": size}))
     return cases
 
 
-def _compile_case(kind: str, decode: bool, group: int, size: int, rest: int, tiling: dict) -> dict:
+def _compile_case(cut: AttentionCut, decode: bool) -> dict:
+    kind = "bf16" if cut.value_bytes == 2 else "fp32"
     types = {name: f"*{kind}" for name in ("q_ptr", "k_ptr", "v_ptr")} | {
         "out_ptr": "*fp32" if decode else f"*{kind}", "lse_ptr": "*fp32", "scale_log2": "fp32",
         "table_ptr": "*i32", "context_ptr": "*i32", "cu_ptr": "*i32"}
     types |= {name: "i32:16" for name in ("q_row", "q_head", "out_row", "out_head", "cache_row",
                                           "cache_head")}
-    constexprs = {"GROUP": group, "TOKENS": 1 if decode else tiling["BM"] // group, "DECODE": decode,
-                  "SPLIT": decode, "P": 16, "DH": size, "DP": size, "REST": rest, "RP": max(16, rest),
-                  "BM": tiling["BM"], "BN": tiling["BN"]}
-    name = f"{'decode' if decode else 'prefill'} {kind} Dh={size}" + (f"+{rest} latent" if rest else "")
-    return dict(name=name, kernel=_attention_kernel, types=types, constexprs=constexprs,
-                num_warps=tiling["num_warps"], num_stages=tiling["num_stages"])
+    constexprs = cut.constants(decode) | {"SPLIT": decode}
+    options = {name: constexprs.pop(name) for name in ("num_warps", "num_stages")}
+    rest = f"+{constexprs['REST']} latent" if cut.latent else ""
+    name = f"{'decode' if decode else 'prefill'} {kind} Dh={cut.value_size}{rest}"
+    return dict(name=name, kernel=_attention_kernel, types=types, constexprs=constexprs, **options)

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from tests.engine.fake_traffic import CONFIGS, ENGINES, engine_on, model_on, serve_everything
+from tests.engine.fake_traffic import CONFIGS, ENGINES, PLAIN, engine_on, model_on, serve_everything
 
 from aiinfra.engine.graphs import DecodeGraphs
+from aiinfra.engine.sampling_params import SamplingParams
 from aiinfra.gpu.compile import variant_report
 from aiinfra.gpu.compile_table import as_text
 from aiinfra.gpu.fake import fake_gpu
@@ -45,6 +46,26 @@ def test_what_serving_would_have_compiled_compiles_and_fits(arch: int) -> None:
     records = variant_report(variants, arch)
     assert len(records) == len(variants) >= 7
     assert all(record.fits for record in records), as_text(records)
+
+
+def test_a_decode_beside_a_prompt_is_split() -> None:
+    """Old code: one launch for both, in a prompt's tiles: one program read all of a decode's context."""
+    with fake_gpu() as gpu:
+        engine = engine_on(model_on(gpu, "plain"), overlap=False)
+        engine.add("long", [1] * 400, SamplingParams(max_tokens=9, ignore_eos=True))
+        while not engine.answers.by_request or not next(iter(engine.answers.by_request)).made:
+            engine.step()
+        engine.add("new", [2] * 60, SamplingParams(max_tokens=1))
+        before = len(gpu.started)
+        assert [count for _, _, count in engine.step().ran] == [1, 60]
+        launches = [one for one in gpu.started[before:] if one.module == "paged_attention"]
+        names = ["_attention_kernel", "_merge_kernel", "_attention_kernel"]
+        assert [one.name for one in launches] == names * PLAIN.num_hidden_layers
+        decode, _, prompt = launches[:3]
+        kinds = [dict(one.variant.constexprs)["DECODE"] for one in (decode, prompt)]
+        assert kinds == [True, False]
+        assert decode.grid == (2, 3, 1)                  # key heads, parts of 400 keys, requests
+        assert prompt.grid == (2, 1)                     # 60 tokens are one tile
 
 
 @pytest.mark.parametrize("fault, complaint", [

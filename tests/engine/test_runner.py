@@ -6,7 +6,7 @@ from tests.engine.small_model import SMALL, cache_for, decoding
 
 from aiinfra.engine.graphs import DecodeGraphs, run_again
 from aiinfra.engine.request import UNKNOWN, Request
-from aiinfra.engine.runner import Newest, PagedCache, Runner, padded_tables, slots_of
+from aiinfra.engine.runner import Newest, PagedCache, Runner, StepIntegers, padded_tables, slots_of
 from aiinfra.engine.scheduler import Plan, Work
 from aiinfra.model import Transformer
 
@@ -40,6 +40,13 @@ def test_every_token_has_its_slot() -> None:
 
 def test_tables_are_filled_up_to_the_longest() -> None:
     assert padded_tables([[5, 2, 7], [3]]) == [[5, 2, 7], [3, 0, 0]]
+
+
+def test_decodes_are_counted_up_to_the_first_prompt() -> None:
+    def decodes(*counts: int) -> int:
+        work = [work_of([1] * 9, [0, 1, 2], 0, count) for count in counts]
+        return StepIntegers.of(Plan(work, [], [], []), 4).decodes
+    assert [decodes(1, 1, 3, 1), decodes(3, 1), decodes(1), decodes(2)] == [2, 0, 1, 0]
 
 
 def test_only_unknown_tokens_are_written() -> None:

@@ -6,7 +6,7 @@ from tests.kernels.kernel_checks import DEVICE, on_device, relative_error, unwri
 
 from aiinfra.kernels.kv_write import cost as write_cost
 from aiinfra.kernels.kv_write import kv_write
-from aiinfra.kernels.paged_attention import _heads_together, cost, paged_attention
+from aiinfra.kernels.paged_attention import cost, paged_attention
 
 P = 8
 BACKENDS = ["torch", "triton"]
@@ -83,10 +83,6 @@ def test_rows_that_pad_a_batch_are_written_nowhere(backend):
     cache = torch.full((3, P, 1, 12), 7.0)
     kv_write(torch.ones(3, 1, 12), None, cache, None, torch.tensor([4, -1, 9]), backend=backend)
     assert (cache != 7).flatten(2).any(-1).flatten().nonzero().flatten().tolist() == [4, 9]
-
-
-def test_heads_are_divided_among_programs():
-    assert [_heads_together(heads) for heads in (1, 3, 16, 20, 34, 128)] == [1, 3, 16, 10, 2, 16]
 
 
 def test_what_is_no_latent_cache_is_refused():

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from tests.kernels.kernel_checks import DEVICE, on_device, relative_error, unwritten_is_nan  # noqa: F401
 
 from aiinfra.kernels.kv_write import kv_write
-from aiinfra.kernels.paged_attention import _count_splits, cost, paged_attention
+from aiinfra.kernels.paged_attention import cost, paged_attention
 
 P = 8
 BACKENDS = ["torch", "triton"]
@@ -73,6 +73,20 @@ def test_mixed_prefill_chunks_and_decode(backend, heads, kv_heads, size):
     got = paged_attention(*arguments, starts, backend=backend)
     torch.testing.assert_close(got.double(), expected(arguments[0], starts, keys, values), rtol=1e-5,
                                atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("splits", [None, 3])
+@pytest.mark.parametrize("decodes", [0, 1, 4, 6])
+def test_decodes_that_stand_first_may_have_a_launch_of_their_own(backend, splits, decodes):
+    """Of the six requests of one token any number may be called decodes; 48 rows of q are nobody's."""
+    contexts, news = [33, 40, 1, 0, 70, 16, 20, 40, 17, 150], [1] * 6 + [20, 7, 2, 150]
+    arguments, starts, keys, values = batch(contexts, news, 8, 1)              # a tile has 2 tokens
+    q = torch.cat([arguments[0], torch.full((48, 8, 32), torch.nan)])
+    got = paged_attention(q, *arguments[1:], starts, decodes=decodes, splits=splits, backend=backend)
+    want = expected(arguments[0], starts, keys, values)
+    torch.testing.assert_close(got[:len(want)].double(), want, rtol=1e-5, atol=1e-5)
+    assert not got[len(want):].any()
 
 
 @pytest.mark.parametrize("splits", [1, 2, 5, 7])
@@ -158,19 +172,14 @@ def test_wrong_readings_would_fail():
         assert relative_error(wrong, want) > 0.02
 
 
-def test_splits_fill_the_machine():
-    assert _count_splits(programs=8, max_context=32_768, multiprocessors=132) == 64      # one request
-    assert _count_splits(programs=512, max_context=4096, multiprocessors=132) == 3       # 64 requests
-    assert _count_splits(programs=4096, max_context=4096, multiprocessors=132) == 1
-    assert _count_splits(programs=8, max_context=200, multiprocessors=132) == 1          # nothing to split
-
-
 def test_errors_state_value_limit_and_remedy():
     (q, k_cache, v_cache, tables, contexts), starts, _, _ = batch([20, 9], [3, 1])
     with pytest.raises(ValueError, match="3 query heads do not divide into 2"):
         paged_attention(q[:, :3], k_cache, v_cache, tables, contexts, starts)
     with pytest.raises(ValueError, match="4 rows of q, 2 block tables, 2 context lengths"):
         paged_attention(q, k_cache, v_cache, tables, contexts)
+    with pytest.raises(ValueError, match="decodes=3; there are 2 requests"):
+        paged_attention(q, k_cache, v_cache, tables, contexts, starts, decodes=3)
     with pytest.raises(ValueError, match="float16.*convert q"):
         paged_attention(q.half(), k_cache, v_cache, tables, contexts, starts)
     with pytest.raises(ValueError, match="contiguous"):
