@@ -3,7 +3,7 @@
     decode      a token reads all weights, and starts some hundred kernels that move next to nothing
     graphs      asked for one by one, a kernel is 7 µs (PyTorch's) or 10 to 20 µs (Triton's) of the CPU's time
     a trace     every step reads the keys of all that are in it; who copies them first reads and writes more
-    HSTU        a dense composition writes B·H·N² scores and reads them again, 62 times; tiles never do
+    HSTU        a dense composition writes B·H·N² scores and reads them again, 65 times; tiles never do
     training    products, attention, and what only moves: norms, gradients of the last matrix, the optimizer
 
 A share below is what good kernels reach of bandwidth or units; no figure here was measured on the GPU that it
@@ -20,6 +20,8 @@ _PRODUCT_SHARE = 0.65                         # of the units: large products
 _SMALL_A_LAYER, _SMALL_A_STEP = 7, 12         # two norms, rope, cache, attention and its merge, swiglu
 _PRODUCTS_A_LAYER = 4
 _CALL = 7e-6                                  # of the CPU, for one of PyTorch's operations
+DENSE_PASSES = 57                             # over B·H·N² scores, forward and backward, as counted
+_SORT_PASSES = 8                              # to sort the indices of its table's gradient: two digits
 HOST_STEP = 0.7e-3                            # of the CPU: to plan a step and to book it
 
 
@@ -125,7 +127,8 @@ def hstu_gain(bandwidth: float, waits: bool) -> float:
     """B=4, H=4, N=4096, Dh=64: the dense composition's time over ours. waits: also for the longest of 129
     sums of its table's gradient, a seventh of all B·N² pairs, which the lanes of one warp add."""
     pairs = 4 * 4 * 4096**2
-    dense = 62 * 2 * pairs / (bandwidth * _GEMV_SHARE) + 6 * 128 * pairs / (UNITS * 0.5)
+    dense = (DENSE_PASSES + _SORT_PASSES) * 2 * pairs / (bandwidth * _GEMV_SHARE)
+    dense += 6 * 128 * pairs / (UNITS * 0.5)
     if waits:
         dense += pairs / 4 / 7 / 32 * 0.4e-6
     causal = pairs / 2

@@ -31,12 +31,12 @@ def test_without_a_gpu_it_says_what_it_would_do(capsys) -> None:
 def test_the_whole_command_on_a_fake_gpu(tmp_path, capsys, monkeypatch) -> None:
     """Its figures mean nothing; each part runs to its end, and what it found is in the file."""
     saved = tmp_path / "gpu.json"
-    parts = ["environment", "tokens", "decode", "kernels"]
+    parts = ["environment", "tokens", "decode", "kernels", "training"]
     main(["--fake", "--only", *parts, "--save", str(saved)])
     content = json.loads(saved.read_text())
     by_target = {row["target"]: row for row in content["rows"]}
     said = capsys.readouterr().out
-    for target in ("G1", "G2", "G3", "G7", "G8", "G9"):
+    for target in ("G1", "G2", "G3", "G7", "G8", "G9", "G11"):
         assert by_target[target]["ours"] is not None, by_target[target]
     tokens = [row for row in content["rows"] if row["name"].startswith("tokens, ")]
     assert len(tokens) == 4 and all(row["ours"] == 100 for row in tokens)
