@@ -37,6 +37,7 @@ from aiinfra.serve.router_contract import add_router_contract
 from aiinfra.serve.wire import ChatAnswer, CompletionAnswer
 
 MAX_BODY_BYTES = 4 << 20
+BODY_SECONDS = 60.0
 REQUEST_SECONDS = 600.0
 _REFUSED: dict[int | str, dict[str, Any]] = {"default": {"model": ErrorAnswer, "description": "Refused"}}
 _STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
@@ -44,14 +45,14 @@ _STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stre
 
 def make_app(engine_thread: EngineThread, name: str, *, admission: Admission | None = None,
              api_key: str | None = None, request_seconds: float = REQUEST_SECONDS,
-             max_body_bytes: int = MAX_BODY_BYTES) -> FastAPI:
+             max_body_bytes: int = MAX_BODY_BYTES, body_seconds: float = BODY_SECONDS) -> FastAPI:
     """The server of one engine thread, which must have been started; `name` is its model's on the wire.
 
     admission: who may wait (None: the usual bounds). api_key: None lets everybody in. request_seconds: an
-    answer that takes longer is given up. max_body_bytes: of a request.
+    answer that takes longer is given up. max_body_bytes: of a request. body_seconds: until it is whole.
     """
     app = FastAPI(title="aiinfra", docs_url=None, redoc_url=None, responses=_REFUSED)
-    app.add_middleware(Gate, api_key=api_key, max_body_bytes=max_body_bytes)
+    app.add_middleware(Gate, api_key=api_key, max_body_bytes=max_body_bytes, body_seconds=body_seconds)
     app.add_exception_handler(Refusal, on_refusal)
     app.add_exception_handler(RequestValidationError, on_invalid)
     app.add_exception_handler(HTTPException, on_http_error)

@@ -50,6 +50,7 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
     add("--request-seconds", type=number(above=0), default=600.0,
         help="an answer that takes longer is given up")
     add("--max-body-bytes", type=whole(), default=4 << 20, help="of a request")
+    add("--body-seconds", type=number(above=0), default=60.0, help="until its body is there, or 408")
     add("--drain-seconds", type=number(least=0), default=0.0,
         help="after SIGTERM, go on refusing for at least so long, so that routers notice")
     engine.add_engine_settings(parser)
@@ -95,6 +96,7 @@ def _serve(args: argparse.Namespace, listener: "socket.socket", llm: "LLM") -> N
         api_key=args.api_key,
         request_seconds=args.request_seconds,
         max_body_bytes=args.max_body_bytes,
+        body_seconds=args.body_seconds,
     )
     host, port = listener.getsockname()[:2]
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

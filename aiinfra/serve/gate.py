@@ -1,7 +1,8 @@
-"""Before a route sees a request: its key, its id, the size of its body.
+"""Before a route sees a request: its key, its id, the size of its body, and how long that takes to come.
 
 Works on the bytes of the headers and counts the body as it comes in, so that nothing large is read, or
-parsed, for somebody who may not ask. A request id goes back in the answer's headers: only one that cannot
+parsed, for somebody who may not ask; and a body that never arrives holds a connection for no longer than
+`body_seconds`. A request id goes back in the answer's headers: only one that cannot
 break a line or a log is taken.
 """
 
@@ -10,10 +11,9 @@ import hmac
 import re
 from uuid import uuid4
 
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from aiinfra.serve.refusal import Refusal
+from aiinfra.serve.refusal import Refusal, RefusedWhileReading
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _DIGITS = 18                                             # of a length; more would be too many anyway
@@ -23,10 +23,11 @@ _OPEN = ("/", "/health", "/ready", "/metrics")           # need no key: they say
 class Gate:
     """Middleware. api_key: None lets everybody in."""
 
-    def __init__(self, app: ASGIApp, api_key: str | None, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, api_key: str | None, max_body_bytes: int, body_seconds: float) -> None:
         self.app = app
         self.api_key = api_key
         self.max_body_bytes = max_body_bytes
+        self.body_seconds = body_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As ASGI wants it."""
@@ -38,12 +39,12 @@ class Gate:
         try:
             self._check_id(request_id)
             self._check_key(scope["path"], headers.get(b"authorization", b""))
-            self._check_size(headers.get(b"content-length", b"0"))
+            self._check_length(headers.get(b"content-length", b"0"))
         except Refusal as refusal:
             await refusal.response(scope, receive, send)
             return
         try:
-            await self.app(scope, self._counted(receive), _with_id(send, request_id))
+            await self.app(scope, self._body(receive), _with_id(send, request_id))
         except asyncio.CancelledError:               # a shutdown waits no longer for who is left: no fault
             return
 
@@ -60,23 +61,38 @@ class Gate:
             raise Refusal(401, "the API key is missing or wrong: send it as Authorization: Bearer KEY.",
                           code="invalid_api_key")
 
-    def _check_size(self, length: bytes) -> None:
+    def _check_length(self, length: bytes) -> None:
         size = int(length[:_DIGITS]) if length.isdigit() else 0
         if size > self.max_body_bytes:
-            raise Refusal(413, self._too_large(f"{size:,}"), code="body_too_large")
+            raise self._too_large(f"{size:,}")
 
-    def _too_large(self, size: str) -> str:
-        return f"the body has {size} bytes; this server takes {self.max_body_bytes:,}. Shorten it."
+    def _too_large(self, size: str) -> Refusal:
+        message = f"the body has {size} bytes; this server takes {self.max_body_bytes:,}. Shorten it."
+        return Refusal(413, message, code="body_too_large")
 
-    def _counted(self, receive: Receive) -> Receive:
-        read = 0
+    def _too_late(self, read: int) -> Refusal:
+        message = (f"{read:,} bytes of the body have come in {self.body_seconds:g} s, and not its end; this "
+                   "server waits no longer. Send it again.")
+        return Refusal(408, message, code="body_timeout")
+
+    def _body(self, receive: Receive) -> Receive:
+        """`receive`, which counts bytes and seconds until the body is whole."""
+        read, whole = 0, False
+        deadline = asyncio.get_running_loop().time() + self.body_seconds
 
         async def counting() -> Message:
-            nonlocal read
-            message = await receive()
+            nonlocal read, whole
+            if whole:
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError as error:
+                raise RefusedWhileReading(self._too_late(read)) from error
             read += len(message.get("body", b""))
             if read > self.max_body_bytes:               # its length was not given, or not true
-                raise HTTPException(413, self._too_large("more than the limit of"))
+                raise RefusedWhileReading(self._too_large("more than the limit of"))
+            whole = not message.get("more_body", False)
             return message
         return counting
 

@@ -69,6 +69,8 @@ class Refusal(Exception):
             headers["Retry-After"] = str(self.retry_after)
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
+        if self.status == 408:
+            headers["Connection"] = "close"          # what is left of the body is not waited for
         content = json.dumps(self.body)              # ASCII: half a surrogate cannot break it
         return Response(content, self.status, headers, media_type="application/json")
 
@@ -85,13 +87,24 @@ def cut(text: str) -> str:
     return text
 
 
+class RefusedWhileReading(HTTPException):
+    """A Refusal of a body that is being read: FastAPI lets no other kind of exception through there."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.status, refusal.message)
+        self.refusal = refusal
+
+
 async def on_refusal(_: Request, refusal: Refusal) -> Response:
     """What FastAPI does with a Refusal."""
     return refusal.response
 
 
 async def on_http_error(request: Request, error: HTTPException) -> Response:
-    """What FastAPI itself refuses: an address that does not exist, a method, a body that is not JSON."""
+    """What FastAPI itself refuses: an address that does not exist, a method, a body that is not JSON. Or what
+    was refused while it was reading."""
+    if isinstance(error, RefusedWhileReading):
+        return error.refusal.response
     said = _SHORT.get(error.status_code, str(error.detail))
     message = f"{request.method} {quote(request.url.path)}: {said}."
     response = Refusal(error.status_code, message).response

@@ -2,26 +2,32 @@
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from aiinfra.bench import card
-from aiinfra.bench.card import CardOptions, CardRow, bench_card
+from aiinfra.bench.card import CardOptions, CardRow
 from aiinfra.bench.command import add_bench
 
 
 @pytest.mark.program
-def test_the_whole_card(tmp_path) -> None:
-    options = CardOptions(steps=20, rate=10, seconds=4)
-    rows = {(row.stage, row.name): row for row in bench_card(options)}
+def test_the_whole_card_as_it_is_typed(tmp_path) -> None:
+    saved = tmp_path / "card.json"
+    command = [sys.executable, "-m", "aiinfra", "bench", "card", "--steps", "20", "--rate", "10",
+               "--seconds", "4", "--save", str(saved)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    rows = {(row["stage"], row["name"]): row for row in json.loads(saved.read_text())["rows"]}
     assert [stage for stage, _ in rows][-1] == "load"
     assert {stage for stage, _ in rows} == {"train", "resume", "export", "serve", "load"}
-    assert rows["train", "loss, last step"].ours < rows["train", "loss, first step"].ours
-    assert rows["resume", "losses equal to the bit"].ours == 20
+    assert rows["train", "loss, last step"]["ours"] < rows["train", "loss, first step"]["ours"]
+    assert rows["resume", "losses equal to the bit"]["ours"] == 20
     answered = rows["load", "answered"]
-    assert answered.ours == answered.foretold > 3
-    assert all(row.foretold > 0 for row in rows.values() if row.stage == "load")
+    assert answered["ours"] == answered["foretold"] > 3
+    assert all(row["foretold"] > 0 for row in rows.values() if row["stage"] == "load")
+    assert "SIGKILL after step" in done.stdout and "foretold" in done.stdout
 
 
 def test_a_row_says_the_error_with_its_sign() -> None:

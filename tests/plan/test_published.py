@@ -1,5 +1,8 @@
 """The report card: what others have measured, beside what we say. Held here, so that it cannot slip."""
 
+import json
+import subprocess
+import sys
 from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -66,6 +69,17 @@ def test_one_request_to_qwen_on_h20_was_never_looked_at(gpus: str) -> None:
     assert len(rows) == 6
     assert roofline_alone(rows[0]) > 9 * rows[0].measured
     assert median_error(check(rows)) < 0.17
+
+
+@pytest.mark.program
+def test_the_check_as_it_is_typed() -> None:
+    command = [sys.executable, "-m", "aiinfra", "plan", "check", "--family", "8xH20 (hold-out)"]
+    told = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=120)
+    found = json.loads(told.stdout)
+    assert told.returncode == 0 and len(found["rows"]) == 6 and found["median_absolute_error"] < 0.17
+    table = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+    assert "Qwen3-235B 8xH20 (hold-out): median of 6 absolute errors" in table
+    assert "a roofline alone would say" in table and "within 15 %" in table
 
 
 @pytest.mark.program

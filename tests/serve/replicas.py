@@ -3,6 +3,7 @@
 import asyncio
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,9 +17,15 @@ from tests.source_tree import ROOT
 
 from aiinfra.bench.http import Endpoint, HttpServed
 from aiinfra.bench.open_loop import open_loop
-from aiinfra.bench.own_server import free_port
 from aiinfra.bench.trace import TraceRequest
 from aiinfra.environment import child_environment
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on, now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 def small_folder(folder: Path) -> Path:

@@ -45,8 +45,34 @@ def test_a_body_has_a_limit_whether_its_length_is_told_or_not() -> None:
                 longer = await served.client.post("completions", content=b"{}", headers=more)
                 assert longer.status_code == 413 and error_of(longer)["code"] == "body_too_large"
             assert told.status_code == untold.status_code == 413
+            assert error_of(told)["code"] == error_of(untold)["code"] == "body_too_large"
             assert "1,000" in error_of(told)["message"] and "1,000" in error_of(untold)["message"]
             assert (await served.client.post("completions", json=completion())).is_success
+    asyncio.run(run())
+
+
+def test_a_body_that_never_comes_is_not_waited_for() -> None:
+    """Neither where nothing comes, nor where its end does not, however little by little."""
+    async def run():
+        async with parrot("ok", body_seconds=0.2) as served:
+            async def slowly(first: bytes):
+                yield first
+                for _ in range(20):
+                    await asyncio.sleep(0.05)
+                    yield b" "
+
+            async def never():
+                await asyncio.sleep(30)
+                yield b"{}"
+            headers = {"content-type": "application/json"}
+            for body in (slowly(b'{"model": "parrot", '), never()):
+                late = await served.client.post("completions", content=body, headers=headers)
+                assert late.status_code == 408 and late.headers["connection"] == "close"
+                assert error_of(late)["code"] == "body_timeout" and "0.2 s" in error_of(late)["message"]
+            served.runner.seconds = 0.1                    # an answer may take longer than its question
+            answer = await served.client.post("completions", json=completion())
+            assert answer.is_success and answer.json()["usage"]["completion_tokens"] > 1
+            assert (served.admission.requests, served.admission.tokens) == (0, 0)
     asyncio.run(run())
 
 

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 from tests.peers import python_of
-from tests.serve.replicas import load, small_folder, steady, wait_for
+from tests.serve.replicas import free_port, load, small_folder, steady, wait_for
 from tests.source_tree import ROOT
 
-from aiinfra.bench.own_server import free_port
 from aiinfra.bench.trace import TraceRequest
 from aiinfra.environment import child_environment
 

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 from tests.peers import program
-from tests.serve.replicas import Replica, load, running, small_folder, steady, wait_for
+from tests.serve.replicas import Replica, free_port, load, running, small_folder, steady, wait_for
 
-from aiinfra.bench.own_server import free_port
 from aiinfra.bench.trace import TraceRequest
 
 pytestmark = [pytest.mark.program, pytest.mark.alone]
