@@ -61,8 +61,8 @@ update:         ## fetch what is new, and bring your own copies in work/ on; wha
 	@$(MAKE) --no-print-directory setup
 	@$(BIN)/python -m aiinfra.lab.copies update
 
-quick: $(READY) ## unit tests without real model, pages and compiler, fewer random cases
-	@$(PYTEST) $(SHARED) --hypothesis-profile=quick -m "not model and not page and not compile and not program and not alone"
+quick: $(READY) ## unit tests without real model, pages, compiler and the slow ones, fewer random cases
+	@$(PYTEST) $(SHARED) --hypothesis-profile=quick -m "not (model or page or compile or program or slow or alone)"
 
 test: setup unit notebooks   ## unit tests and every page, solved on the way; then nbval
 

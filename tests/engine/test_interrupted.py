@@ -122,6 +122,7 @@ class AtLine:
             sys.settrace(before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overlap", [False, True])
 def test_ctrl_c_at_any_line_of_generate(overlap: bool, small, monkeypatch) -> None:
     """Queueing, planning, handing out, letting go: whatever was being written, nothing is left and the next

@@ -49,6 +49,7 @@ def test_dense_form_equals_sdpa(causal):
                                    rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_strides_need_not_be_contiguous():
     torch.manual_seed(0)
     qkv = torch.randn(37, 4 + 2 + 2, 32)

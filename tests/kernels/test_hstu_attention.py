@@ -98,6 +98,7 @@ def test_one_history_cannot_touch_another_even_with_nan():
         assert torch.equal(a[:9], b[:9]) and torch.equal(a[27:], b[27:]) and b[9:27].isnan().all()
 
 
+@pytest.mark.slow
 def test_strides_need_not_be_contiguous():
     data = SampleHistories([17, 6])
     want = data.fused()

@@ -13,6 +13,7 @@ from aiinfra.kernels.hstu_bias import time_buckets
 pytestmark = pytest.mark.usefixtures("unwritten_is_nan", "on_device")
 
 
+@pytest.mark.slow
 def test_time_buckets_match_at_every_edge():
     """Both sides of each bucket's edge, kernel against float64, by a history of one item and its
     successor."""

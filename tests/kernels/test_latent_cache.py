@@ -50,7 +50,8 @@ def expected(q, starts, rows, latent):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("heads, latent, rest", [(4, 32, 16), (3, 20, 6), (34, 64, 8), (16, 512, 64)])
+@pytest.mark.parametrize("heads, latent, rest", [
+    (4, 32, 16), (3, 20, 6), pytest.param(34, 64, 8, marks=pytest.mark.slow), (16, 512, 64)])
 @pytest.mark.parametrize("splits", [None, 3])
 def test_decode(backend, heads, latent, rest, splits):
     arguments, starts, rows = batch(CONTEXTS, [1] * len(CONTEXTS), heads, latent, rest, backend=backend)
@@ -61,7 +62,8 @@ def test_decode(backend, heads, latent, rest, splits):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("heads, latent, rest", [(4, 32, 16), (3, 20, 6), (34, 16, 2)])
+@pytest.mark.parametrize("heads, latent, rest", [
+    (4, 32, 16), (3, 20, 6), pytest.param(34, 16, 2, marks=pytest.mark.slow)])
 def test_mixed_prefill_chunks_and_decode(backend, heads, latent, rest):
     contexts, news = [20, 1, 40, 17, 33, 0, 16, 5], [20, 1, 7, 1, 17, 0, 15, 5]
     arguments, starts, rows = batch(contexts, news, heads, latent, rest)

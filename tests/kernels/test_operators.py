@@ -89,6 +89,7 @@ def test_a_dispatch_mode_sees_every_kernel(calls):
     assert {func._opname for func, _ in calls} == ours() and len(ours()) >= 14
 
 
+@pytest.mark.slow
 def test_each_operator_keeps_its_word(calls):
     """It writes only what it names, its outputs are its own, and without memory they have the same shapes."""
     seen = {}

@@ -18,6 +18,7 @@ def days() -> dict[str, Day]:
     return budgets()
 
 
+@pytest.mark.slow
 def test_the_reference_costs_about_half_of_the_naive_plan_or_less_and_no_plan_fits_all(days) -> None:
     best: dict[str, str] = {}
     for name, day in days.items():

@@ -59,6 +59,7 @@ print("interpreted:", triton_interpreted())
 """
 
 
+@pytest.mark.program
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU kernels are compiled")
 @pytest.mark.parametrize(
     "first, said", [("", "interpreted: True"), ("import triton", "Triton was imported before")]

@@ -5,6 +5,8 @@ import pytest
 
 from aiinfra.lab import rerun
 
+pytestmark = pytest.mark.page                   # each runs a page in a kernel
+
 
 def page(path, *cells):
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])

@@ -30,7 +30,7 @@ def choose(monkeypatch):
 
 
 @pytest.mark.parametrize("extra", [{}, {"qk_norm": True}, {"qkv_bias": True, "tie_word_embeddings": True}])
-@pytest.mark.parametrize("shape", [(9,), (2, 17)])
+@pytest.mark.parametrize("shape", [(9,), pytest.param((2, 17), marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("on_device")
 def test_the_path_of_a_gpu_gives_the_same_logits_and_gradients(extra: dict, shape: tuple, choose) -> None:
     """Norms, rotations, gates and attention in Triton, interpreted where there is no GPU."""

@@ -36,6 +36,7 @@ def test_a_page_runs_and_every_stub_stays_open_and_every_solution_passes(page, o
         assert on_the_board == set(stands)
 
 
+@pytest.mark.page
 @pytest.mark.parametrize("notebook, wrong", WRONG, ids=[f"{s.name}-{s.words[:30]}" for _, s in WRONG])
 def test_wrong_answer_is_rejected_for_its_reason(notebook, wrong, tmp_path, monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "Agg")
@@ -46,6 +47,7 @@ def test_wrong_answer_is_rejected_for_its_reason(notebook, wrong, tmp_path, monk
     assert seen.status == "wrong" and wrong.words in seen.message, seen
 
 
+@pytest.mark.page
 @pytest.mark.parametrize("right", RIGHT, ids=[section.name for section in RIGHT])
 def test_a_right_answer_in_another_form_is_accepted(right, tmp_path, monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "Agg")

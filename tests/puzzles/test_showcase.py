@@ -6,6 +6,7 @@ from puzzles.showcase import judge_all, verdict_on
 from puzzles.usual_checker import known_answers
 
 
+@pytest.mark.slow
 def test_the_judge_tells_right_from_wrong_and_keeps_the_order():
     answers = known_answers(["add_constant"])
     assert [verdict.passed for verdict in judge_all(answers)] == [one.right for one in answers]

@@ -6,6 +6,7 @@ import pytest
 
 from puzzles.usual_checker import KnownAnswer, Outcome, accepts, known_answers, survey
 
+pytestmark = pytest.mark.program              # the survey starts a process for each kernel
 _KERNEL = """
 import triton
 import triton.language as tl

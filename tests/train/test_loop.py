@@ -46,6 +46,7 @@ def parts_of(batch: MicroBatch, sizes: list[int]) -> list[MicroBatch]:
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Detected call of")
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_losses_of_transformers_llama(tied: bool) -> None:

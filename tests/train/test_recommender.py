@@ -31,6 +31,7 @@ def test_evaluate_gives_the_rules_the_best_score():
     assert 0.6 < score.best < 0.8 and score.popular < 0.12 and score.repeat < 0.2
 
 
+@pytest.mark.slow
 def test_training_beats_popularity_and_comes_near_the_optimum():
     """Stated margins: 50 points above popularity, and at least 97 % of what anyone could get right."""
     model = small_model()
