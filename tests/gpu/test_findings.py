@@ -6,11 +6,11 @@ on the code as it was. No test here needs a GPU, and most of them guard a whole 
     slow        what is right and late
 """
 
-import ast
 import re
 from pathlib import Path
 
 import pytest
+from tests.guards import check_guards
 
 TESTS = Path(__file__).parents[1]
 BREAKS = {
@@ -86,16 +86,7 @@ SLOW = {
 
 @pytest.mark.parametrize("guards", [BREAKS, WRONG, SLOW], ids=["breaks", "wrong", "slow"])
 def test_each_fault_has_its_test(guards: dict[str, list[str]]) -> None:
-    for fault, tests in guards.items():
-        assert tests, fault
-        for test in tests:
-            file, _, name = test.partition("::")
-            assert name in _functions(TESTS / file), f"{fault}: {test} does not exist"
-
-
-def _functions(file: Path) -> set[str]:
-    tree = ast.parse(file.read_text(encoding="utf-8"))
-    return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    check_guards(guards)
 
 
 def test_who_asks_for_triton_says_where_its_tensors_are() -> None:

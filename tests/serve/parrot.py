@@ -16,6 +16,7 @@ from tests.checkpoint.corpus_parts import CHATML, byte_level
 from aiinfra.checkpoint import Tokenizer
 from aiinfra.engine.engine import Engine
 from aiinfra.engine.llm import LLM
+from aiinfra.engine.request import Request
 from aiinfra.engine.runner import PagedCache, Runner
 from aiinfra.model import ModelConfig, Transformer
 from aiinfra.serve.admission import Admission
@@ -32,6 +33,7 @@ class ParrotRunner(Runner):
     draw from nothing else."""
 
     script: list[int] = []
+    others: dict[str, list[int]] = {}         # of answers that say something else from their second token on
     eos = 0
     seconds = 0.0                             # that a step takes
     fault: Exception | None = None            # what the next step raises
@@ -45,14 +47,16 @@ class ParrotRunner(Runner):
             assert self.gate.wait(30)
         if self.fault is not None:
             raise self.fault
-        said = [self._next(work.request.made) for work in plan.work if work.last]
+        said = [self._next(work.request) for work in plan.work if work.last]
         logits = torch.full((len(said), self.model.config.vocab_size), self.silence)
         for row, token in enumerate(said):
             logits[row, token] = 0.0
         return logits * torch.nan if self.nan else logits
 
-    def _next(self, made: int) -> int:
-        return self.script[made] if made < len(self.script) else self.eos
+    def _next(self, request: Request) -> int:
+        _, _, index = request.id.partition("#")
+        script = self.others.get(index, self.script)
+        return script[request.made] if request.made < len(script) else self.eos
 
 
 class Served(NamedTuple):
