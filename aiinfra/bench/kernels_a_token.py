@@ -1,12 +1,13 @@
 """How many kernels is a GPU asked for, to write a token for one request? Counted on tensors without numbers.
 
     a kernel of its own for                    SmolLM2-135M   Llama-1B   Llama-8B   Qwen3-0.6B
-    each sum behind a feed-forward                      373        205        397          433
-    none: the next norm makes it                        343        189        365          405
+    the sum behind a feed-forward, and a cache write    373        205        397          433
+    the cache write; the next norm makes the sum        343        189        365          405
+    neither: keys are stored as they are turned         313        173        333          377
 
 With 512 tokens before it, so that attention is split, and merged in a kernel of its own. At 1.3 µs or more
-to start each, 32 kernels of an 8B model are a hundredth of its token. `python -m aiinfra.bench.gpu_report`
-counts them beside what it measures. Notebook 14.
+to start each, 64 kernels of an 8B model are a sixtieth of its token on an H100.
+`python -m aiinfra.bench.gpu_report` counts them beside what it measures. Notebook 14.
 """
 
 from collections.abc import Iterator

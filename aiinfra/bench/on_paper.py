@@ -17,7 +17,7 @@ UNITS = 989e12                                # FLOP/s in bfloat16, of either
 SMALL_KERNEL = 1.7e-6                         # seconds of a kernel that moves next to nothing, in a graph
 _GEMV_SHARE, _PAGED_SHARE = 0.92, 0.85        # of reading: a product with one row; paged attention
 _PRODUCT_SHARE = 0.65                         # of the units: large products
-_SMALL_A_LAYER, _SMALL_A_STEP = 7, 12         # two norms, rope, cache, attention and its merge, swiglu
+_SMALL_A_LAYER, _SMALL_A_STEP = 6, 12         # two norms, rope with cache, attention and its merge, swiglu
 _PRODUCTS_A_LAYER = 4
 _CALL = 7e-6                                  # of the CPU, for one of PyTorch's operations
 DENSE_PASSES = 57                             # over B·H·N² scores, forward and backward, as counted
@@ -97,7 +97,7 @@ class PaperModel:
 
 
 QWEN3 = PaperModel(weight_bytes=1.19e9, key_bytes=28 * 2 * 8 * 128 * 2, pair_flops=28 * 4 * 16 * 128,
-                   kernels=405)
+                   kernels=377)
 TRACE = PaperTrace()
 
 

@@ -24,8 +24,10 @@ from aiinfra.engine.scheduler import Plan, Work
 from aiinfra.kernels.kv_write import kv_write
 from aiinfra.kernels.paged_attention import paged_attention
 from aiinfra.kernels.paged_gather import Several, Singles, attend_fetched, plan_fetches
+from aiinfra.kernels.rope_write import rope_write
 from aiinfra.model import ModelConfig, Transformer
 from aiinfra.model.kv_cache import values_beside
+from aiinfra.model.layers import Angles
 
 
 class PagedCache:
@@ -74,6 +76,19 @@ class StepKV:
             kv_write(k, None, keys, None, self.slots)
         else:
             kv_write(k, v, keys, values, self.slots)
+        return self._over_all(q, keys, values)
+
+    def turn_and_attend(self, layer: int, qk: Tensor, v: Tensor, angles: Angles) -> Tensor:
+        """As `attend`, of qk [N, H + K, Dh], query heads first, that are turned by the kernel that stores."""
+        keys = self.cache.k[layer]
+        values = self.cache.v[layer]
+        kv_heads = v.shape[1]
+        q, k = qk.split([qk.shape[1] - kv_heads, kv_heads], 1)
+        q = rope_write(q, k, v, *angles.halves(), keys, values, self.slots)
+        return self._over_all(q, keys, values)
+
+    def _over_all(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Attention of q over all that its requests have stored."""
         return paged_attention(
             q, keys, values, self.block_tables, self.context_lens, self.cu_seqlens, decodes=self.decodes)
 

@@ -41,7 +41,8 @@ def rope_reference(x: torch.Tensor, positions: torch.Tensor, cos: torch.Tensor,
 
 
 @triton.jit
-def _rotate(x_ptr, out_ptr, head_stride, heads, c, s, half, BLOCK_H: tl.constexpr, HALF: tl.constexpr):
+def turn_heads(x_ptr, out_ptr, head_stride, heads, c, s, half, BLOCK_H: tl.constexpr, HALF: tl.constexpr):
+    """Turn one token's heads by its angles c and s [1, HALF], and write them side by side."""
     head, pair = tl.arange(0, BLOCK_H), tl.arange(0, HALF)
     mask = (head < heads)[:, None] & (pair < half)[None, :]
     at = head[:, None] * head_stride + pair[None, :]
@@ -63,17 +64,17 @@ def _rope_kernel(q_ptr, k_ptr, positions_ptr, cos_ptr, sin_ptr, q_out_ptr, k_out
     live = tl.arange(0, HALF) < half
     c = tl.load(cos_ptr + angle, live, other=0.0).to(tl.float32)[None, :]
     s = tl.load(sin_ptr + angle, live, other=0.0).to(tl.float32)[None, :] * SIGN
-    _rotate(q_ptr + token * q_stride, q_out_ptr + token * query_heads * half * 2, q_head_stride,
-            query_heads, c, s, half, BLOCK_H, HALF)
-    _rotate(k_ptr + token * k_stride, k_out_ptr + token * kv_heads * half * 2, k_head_stride,
-            kv_heads, c, s, half, BLOCK_K, HALF)
+    turn_heads(q_ptr + token * q_stride, q_out_ptr + token * query_heads * half * 2, q_head_stride,
+               query_heads, c, s, half, BLOCK_H, HALF)
+    turn_heads(k_ptr + token * k_stride, k_out_ptr + token * kv_heads * half * 2, k_head_stride,
+               kv_heads, c, s, half, BLOCK_K, HALF)
 
 
-def _tiling(heads: int, kv_heads: int, size: int, sign: int) -> dict:
-    """Constants and warps of a launch: all heads of one token in one tile, padded to powers of two."""
+def head_tiles(heads: int, kv_heads: int, size: int) -> dict:
+    """Tiles and warps of a launch: all heads of one token in one tile, padded to powers of two."""
     block_h, block_k, half = map(triton.next_power_of_2, (heads, kv_heads, size // 2))
-    return {"constexprs": {"SIGN": sign, "BLOCK_H": block_h, "BLOCK_K": block_k, "HALF": half},
-            "num_warps": 4 if block_h * half <= 4096 else 8}
+    warps = 4 if block_h * half <= 4096 else 8
+    return {"BLOCK_H": block_h, "BLOCK_K": block_k, "HALF": half, "num_warps": warps}
 
 
 @operator("rope")
@@ -82,9 +83,8 @@ def _rope(q: torch.Tensor, k: torch.Tensor, positions: torch.Tensor, cos: torch.
     """q [N, H, Dh] and k [N, K, Dh], turned forward or, with sign -1, back."""
     (n, heads, size), kv_heads = q.shape, k.shape[1]
     out = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k)]
-    tiling = _tiling(heads, kv_heads, size, sign)
     launch(_rope_kernel, (n,), q, k, positions, cos, sin, *out, *q.stride()[:2], *k.stride()[:2],
-           cos.stride(0), heads, kv_heads, size // 2, **tiling["constexprs"], num_warps=tiling["num_warps"])
+           cos.stride(0), heads, kv_heads, size // 2, SIGN=sign, **head_tiles(heads, kv_heads, size))
     return out[0], out[1]
 
 
@@ -140,6 +140,10 @@ def compile_cases(arch: int) -> list[dict]:
              "sin_ptr": "*fp32", "q_out_ptr": "*bf16", "k_out_ptr": "*bf16"}
     types |= {name: "i32:16" for name in ("q_stride", "q_head_stride", "k_stride", "k_head_stride",
                                           "table_stride", "half")}
-    return [dict(name=f"rope bf16 H={heads} K={kv_heads} Dh={size}", kernel=_rope_kernel, types=types,
-                 **_tiling(heads, kv_heads, size, sign=1))
-            for heads, kv_heads, size in ((9, 3, 64), (32, 8, 128), (64, 8, 128))]
+    cases = []
+    for heads, kv_heads, size in ((9, 3, 64), (32, 8, 128), (64, 8, 128)):
+        tiles = head_tiles(heads, kv_heads, size)
+        warps = tiles.pop("num_warps")
+        cases.append(dict(name=f"rope bf16 H={heads} K={kv_heads} Dh={size}", kernel=_rope_kernel,
+                          types=types, constexprs={"SIGN": 1, **tiles}, num_warps=warps))
+    return cases

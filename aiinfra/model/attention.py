@@ -21,7 +21,9 @@ from aiinfra.model.layers import Angles, Linear, RMSNorm, rotate
 class KV(Protocol):
     """What attention asks of a cache. `length`: tokens before the next one, where all have the same
     number. One that keeps what it is given has `keeps = True`: latent attention then hands it compressed
-    rows, k [..., T, 1, R + Dr] and v [..., T, 1, R], which is the first part of k."""
+    rows, k [..., T, 1, R + Dr] and v [..., T, 1, R], which is the first part of k. One that turns queries and
+    keys while it stores them has `turn_and_attend(layer, qk, v, angles)`, with qk [N, H + K, Dh] not turned
+    yet, query heads first."""
 
     length: int
 
@@ -50,6 +52,10 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, angles: Angles, kv: KV | None) -> Tensor:
         """x [..., T, D] -> [..., T, D]."""
+        if hasattr(kv, "turn_and_attend"):
+            qk, v = self.products(x)
+            y = kv.turn_and_attend(self.layer, qk, v, angles)
+            return self.out(y.flatten(-2))
         q, k, v = self.project(x, angles)
         if kv is None:
             y = causal_attention(q, k, v)
@@ -59,6 +65,12 @@ class Attention(nn.Module):
 
     def project(self, x: Tensor, angles: Angles) -> tuple[Tensor, Tensor, Tensor]:
         """x [..., T, D] -> rotated q [..., T, H, Dh], rotated k and plain v [..., T, K, Dh]."""
+        qk, v = self.products(x)
+        q, k = rotate(qk, self.heads, angles)     # one turn for both: they stand at the same positions
+        return q, k, v
+
+    def products(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x [..., T, D] -> q and k in one, not rotated yet, [..., T, H + K, Dh], and v [..., T, K, Dh]."""
         H, K = self.heads, self.kv_heads
         qkv = self.qkv(x)
         qkv = qkv.view(*qkv.shape[:-1], H + 2 * K, self.head_dim)      # [..., T, H + 2K, Dh]
@@ -66,8 +78,7 @@ class Attention(nn.Module):
         if self.q_norm is not None:
             q, k = qk.split([H, K], -2)
             qk = torch.cat([self.q_norm(q), self.k_norm(k)], -2)
-        q, k = rotate(qk, H, angles)              # one turn for both: they stand at the same positions
-        return q, k, v
+        return qk, v
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

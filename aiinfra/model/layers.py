@@ -98,6 +98,11 @@ class Angles(NamedTuple):
     sin: Tensor
     rows: Tensor
 
+    def halves(self) -> tuple[Tensor, Tensor]:
+        """cos and sin [N, Dh/2] as the kernels want them: of half a head, and without signs."""
+        N, half = len(self.rows), self.cos.shape[-1] // 2
+        return self.cos.view(N, -1)[:, :half], self.sin.view(N, -1)[:, half:]
+
 
 class RotaryEmbedding(nn.Module):
     """Each position's angles, worked out once a step for all layers. Source: Su et al. 2021 (RoFormer).
@@ -139,11 +144,8 @@ def rotate(qk: Tensor, heads: int, angles: Angles) -> tuple[Tensor, Tensor]:
         swapped = qk.roll(half, -1)
         turned = torch.addcmul(qk * angles.cos, swapped, angles.sin)
         return turned.split(sizes, -2)
-    N = len(angles.rows)
-    cos = angles.cos.view(N, -1)[:, :half]         # the kernel wants half a head's angles, and no signs
-    sin = angles.sin.view(N, -1)[:, half:]
-    q, k = qk.reshape(N, -1, 2 * half).split(sizes, 1)
-    q, k = rope(q, k, angles.rows, cos, sin)
+    q, k = qk.reshape(len(angles.rows), -1, 2 * half).split(sizes, 1)
+    q, k = rope(q, k, angles.rows, *angles.halves())
     lead = qk.shape[:-2]
     return q.view(*lead, *q.shape[1:]), k.view(*lead, *k.shape[1:])
 

@@ -54,10 +54,10 @@ def idle_gaps(answer):
 ))
 def layer_size(answer):
     cases = (
-        (12, 5e-6, 3.35e12, 2),
-        (12, 1.3e-6, 3.35e12, 2),
+        (10, 5e-6, 3.35e12, 2),
+        (10, 1.3e-6, 3.35e12, 2),
         (20, 5e-6, 4.0e12, 1),
-        (10, 8e-6, 2.0e12, 0.5),
+        (12, 8e-6, 2.0e12, 0.5),
     )
     for kernels, ask, bandwidth, size in cases:
         want = kernels * ask * bandwidth / size
@@ -69,7 +69,7 @@ def layer_size(answer):
                 (want * size**2, "the more bytes a weight has, the fewer weights are read in the same time."),
             ), unless=want)
         close(got, want, f"parameters for {kernels} kernels at {ask * 1e6:g} µs and {size} bytes a weight")
-    return "100 million parameters a layer: a Llama-3-8B layer has 218, one of SmolLM2-135M has 3.5."
+    return "84 million parameters a layer: a Llama-3-8B layer has 218, one of SmolLM2-135M has 3.5."
 
 
 @exercise("14.fill", hints=(

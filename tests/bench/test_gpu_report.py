@@ -100,6 +100,6 @@ def test_verdicts_and_expectations() -> None:
 def test_small_kernels_cost_a_fast_memory_more() -> None:
     """The paper model: the same launches beside less reading."""
     shares = [decode_share(15.0e9, 32, READ[kind]) for kind in ("H100", "H200")]
-    assert 0.83 < shares[0] < 0.87 and 0.79 < shares[1] < shares[0]
+    assert 0.84 < shares[0] < 0.88 and 0.79 < shares[1] < shares[0]
     assert decode_share(2.47e9, 16, READ["H200"]) < 0.72
     assert all(target.floor <= target.goal or target.less for target in TARGETS.values())

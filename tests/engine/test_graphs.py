@@ -14,7 +14,7 @@ from aiinfra.engine.request import Request
 from aiinfra.engine.runner import PagedCache, Runner, slots_of
 from aiinfra.engine.sampling_params import SamplingParams
 from aiinfra.engine.scheduler import Plan, Work
-from aiinfra.kernels import kv_write, paged_attention, rmsnorm, rope, swiglu
+from aiinfra.kernels import paged_attention, rmsnorm, rope_write, swiglu
 from aiinfra.gpu.dry_run import dry_run
 from aiinfra.model import ModelConfig, MoEConfig, Transformer, layers
 
@@ -102,12 +102,12 @@ def gpu_step(bucket: int, cfg: ModelConfig = SMALL, max_blocks: int = 4) -> list
 
 @pytest.mark.parametrize("bucket", [1, 8])
 def test_the_recorded_part_reads_nothing_back(bucket: int) -> None:
-    """A look at any number would raise: there are none. And a layer is ten kernels, eleven where
+    """A look at any number would raise: there are none. And a layer is nine kernels, ten where
     contexts are split."""
     names = [launch.name for launch in gpu_step(bucket)]
     deeper = [launch.name for launch in gpu_step(bucket,
                                                  ModelConfig(**{**vars(SMALL), "num_hidden_layers": 5}))]
-    assert len(deeper) - len(names) == 3 * 10 and "kv_write._kernel" in names and names[-1] == "copy_"
+    assert len(deeper) - len(names) == 3 * 9 and "rope_write._kernel" in names and names[-1] == "copy_"
     assert "paged_attention._merge_kernel" in [launch.name for launch in gpu_step(bucket, max_blocks=64)]
 
 
@@ -130,7 +130,7 @@ def test_padding_through_the_real_kernels(small: Transformer, monkeypatch) -> No
     plain = Runner(small, cache).run(Plan(work, [], [], []))
     graphs = DecodeGraphs(small, cache, 4, 8, lambda work: work)
     kept = cache.k.clone()
-    for module in (kv_write, paged_attention, rmsnorm, rope, swiglu, layers):
+    for module in (paged_attention, rmsnorm, rope_write, swiglu, layers):
         monkeypatch.setattr(module, "pick_backend", lambda tensor, backend: "triton")
     torch.testing.assert_close(graphs(work), plain, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(cache.k, kept, rtol=1e-3, atol=1e-3)          # rewritten with the same keys

@@ -32,6 +32,7 @@ from aiinfra.kernels.paged_attention import paged_attention
 from aiinfra.kernels.quant_matmul import dequantize, quant_matmul, quantize_int4, quantize_int8
 from aiinfra.kernels.rmsnorm import rms_norm, rms_norm_reference
 from aiinfra.kernels.rope import rope, rope_reference, rope_tables
+from aiinfra.kernels.rope_write import rope_write
 from aiinfra.kernels.swiglu import swiglu, swiglu_reference
 
 pytest.importorskip("triton")
@@ -90,6 +91,25 @@ def rotation() -> Case:
         return rope_reference(q, places, *wide), rope_reference(k, places, *wide)
     return Case(lambda q, k: rope(q, k, places, *tables, backend="triton"), formula,
                 (learned(5, 4, 64), learned(5, 2, 64, seed=1)))
+
+
+def rotation_and_write() -> Case:
+    places, slots = torch.tensor([3, 49, 7]), torch.tensor([9, -1, 0])
+    angles = [table[places].to(DEVICE) for table in rope_tables(50, 16, device=DEVICE)]
+
+    def kernel(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
+        caches = [torch.zeros(4, 4, 2, 16, dtype=BF16) for _ in "kv"]
+        return rope_write(q, k, v, *angles, *caches, slots, backend="triton"), *caches
+
+    def formula(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
+        rows, wide = torch.arange(3), [table.double() for table in angles]
+        caches = torch.zeros(2, 16, 2, 16, dtype=torch.float64)
+        caches[0, [9, 0]] = rope_reference(k, rows, *wide)[[0, 2]]
+        caches[1, [9, 0]] = v[[0, 2]]
+        return rope_reference(q, rows, *wide), *caches.view(2, 4, 4, 2, 16)
+    sizes = ((3, 4, 16), (3, 2, 16), (3, 2, 16))
+    inputs = [randn(*size, dtype=BF16, seed=seed) for seed, size in enumerate(sizes)]
+    return Case(kernel, formula, tuple(inputs))
 
 
 def gate() -> Case:
@@ -174,6 +194,7 @@ CASES = {
     "norm": partial(norm, False),
     "norm with residual": partial(norm, True),
     "rotation": rotation,
+    "rotation and write": rotation_and_write,
     "gate": gate,
     "loss": loss,
     "flash attention": partial(flash, True),
