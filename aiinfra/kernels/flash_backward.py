@@ -134,7 +134,7 @@ def _tiling(head_size: int, value_bytes: int, arch: int) -> dict[str, dict]:
         column = (32, 32, 8, 1)
         row = (16, 32, 4 if large_shared(arch) else 8, 1)            # on gaming chips, registers spill
     elif not large_shared(arch):
-        column, row = (32, 64, 8, 2), (64, 32, 4, 2)
+        column, row = (32, 64, 8 if head_size > 32 else 4, 2), (64, 32, 4, 2)
     elif arch < 90:                           # accumulators share the registers with their operands
         column, row = (64, 64, 8, 2) if wide else (64, 128, 8, 2), (128, 32 if wide else 64, 8, 2)
     else:

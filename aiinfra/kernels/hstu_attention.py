@@ -20,12 +20,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aiinfra.kernels.chip import arch_of, large_shared
-from aiinfra.kernels.hstu_backward import compile_types, hstu_backward
+from aiinfra.kernels.hstu_backward import COMPILED_SIZES, compile_types, hstu_backward
 from aiinfra.kernels.hstu_bias import (
     BUCKETS, bias_tile, hstu_sizes, load_times, relative_bias, table_arguments, time_buckets)
 from aiinfra.kernels.lang import pick_backend, tl, triton
 from aiinfra.kernels.operators import launch, operator
-from aiinfra.kernels.tiles import load_tile, row_head_strides, store_tile
+from aiinfra.kernels.tiles import load_tile, padded, row_head_strides, store_tile
 from aiinfra.perf.cost import Cost
 
 _MAX_HEAD_SIZE = 128
@@ -137,7 +137,7 @@ def _tiling(size: int, value_bytes: int, arch: int) -> dict:
     if arch == 0:
         sizes = (16, 16, 4, 1)
     elif value_bytes > 2:
-        sizes = (32, 32, 8, 1)
+        sizes = (32, 32, 8 if size > 32 else 4, 1)
     elif not large_shared(arch):              # gaming chips: with four warps, registers spill
         sizes = (64, 32, 8, 1)
     else:
@@ -240,10 +240,11 @@ def cost(lengths: list[int], heads: int, head_size: int, value_size: int, bytes_
 def compile_cases(arch: int) -> list[dict]:
     """What this file has to compile; see gpu/compile.py."""
     cases = []
-    for kind, value_bytes, size in (("bf16", 2, 64), ("bf16", 2, 128), ("fp32", 4, 64)):
-        tiling = _tiling(size, value_bytes, arch)
-        cases.append(dict(name=f"forward {kind} Dh={size}", kernel=_forward_kernel, types=compile_types(kind),
-                          constexprs={"POSITION": True, "TIME": True, "DH": size, "DP": size, "DV": size,
-                                      "VP": size, "BM": tiling["BM"], "BN": tiling["BN"]},
+    for kind, value_bytes, size in COMPILED_SIZES:
+        tiling = _tiling(padded(size), value_bytes, arch)
+        cases.append(dict(name=f"forward {kind} Dh={size}", kernel=_forward_kernel,
+                          types=compile_types(kind, size),
+                          constexprs={"POSITION": True, "TIME": True, "DH": size, "DP": padded(size),
+                                      "DV": size, "VP": padded(size), "BM": tiling["BM"], "BN": tiling["BN"]},
                           num_warps=tiling["num_warps"], num_stages=tiling["num_stages"]))
     return cases

@@ -26,7 +26,7 @@ from aiinfra.kernels.hstu_bias import (
     BUCKETS, bias_tile, bucket_tile, hstu_sizes, load_times, table_arguments)
 from aiinfra.kernels.lang import tl, triton
 from aiinfra.kernels.operators import launch, operator
-from aiinfra.kernels.tiles import load_tile, row_head_strides, store_tile
+from aiinfra.kernels.tiles import load_tile, padded, row_head_strides, store_tile
 
 
 @triton.jit
@@ -192,7 +192,9 @@ def _tiling(size: int, value_bytes: int, arch: int) -> dict[str, dict]:
     if arch == 0:
         column, row, bias = (16, 16, 4), (16, 16, 4), (16, 4)
     elif value_bytes > 2:
-        column, row, bias = (32, 32, 8), (32, 16, 4), (32, 4)
+        column, row = (32, 32, 8), (32, 16, 4)
+        small = size <= 32 and not large_shared(arch)
+        bias = (32, 8 if small else 4)             # on gaming chips, four warps of small heads spill
     elif large_shared(arch) and arch >= 90:
         column, row, bias = (16 if wide else 64, 128, 8), (64, 16 if wide else 64, 4), (64, 8)
     else:
@@ -278,11 +280,15 @@ def _time_gradient(part: Tensor, table: Tensor) -> Tensor:
     return part[..., :BUCKETS].to(table.dtype)
 
 
-def compile_types(kind: str) -> dict[str, str]:
-    """Parameter types of every HSTU kernel for tensors of `kind`, with float32 tables."""
+# A recommender of the paper's sizes, and the small one of model/recommender.py.
+COMPILED_SIZES = (("bf16", 2, 64), ("bf16", 2, 128), ("fp32", 4, 64), ("fp32", 4, 8))
+
+
+def compile_types(kind: str, size: int) -> dict[str, str]:
+    """Parameter types of every HSTU kernel for heads of `size` values of `kind`, with float32 tables."""
     types = {f"{x}_ptr": f"*{kind}" for x in ("q", "k", "v", "y", "dy", "dq", "dk", "dv")}
-    types |= {f"{x}_{axis}": "i32:16" for x in ("q", "k", "v", "y", "dy", "dq", "dk", "dv")
-              for axis in ("row", "head")}
+    for x in ("q", "k", "v", "y", "dy", "dq", "dk", "dv"):
+        types |= {f"{x}_row": "i32:16", f"{x}_head": "i32" if size % 16 else "i32:16"}
     types |= {f"{x}_ptr": "*fp32" for x in ("position", "time_table", "position_part", "time_part")}
     return types | {"offset_ptr": "*i32", "time_ptr": "*i64", "alpha": "fp32", "inverse_n": "fp32"}
 
@@ -290,13 +296,14 @@ def compile_types(kind: str) -> dict[str, str]:
 def compile_cases(arch: int) -> list[dict]:
     """What this file has to compile; see gpu/compile.py."""
     cases = []
-    for kind, value_bytes, size in (("bf16", 2, 64), ("bf16", 2, 128), ("fp32", 4, 64)):
-        tiling = _tiling(size, value_bytes, arch)
-        sizes = {"POSITION": True, "TIME": True, "DH": size, "DP": size, "DV": size, "VP": size}
+    for kind, value_bytes, size in COMPILED_SIZES:
+        tiling = _tiling(padded(size), value_bytes, arch)
+        sizes = {"POSITION": True, "TIME": True, "DH": size, "DP": padded(size), "DV": size,
+                 "VP": padded(size)}
         for name, kernel in (("column", _column_kernel), ("row", _row_kernel), ("bias", _bias_kernel)):
             chosen = dict(tiling[name])
             options = {option: chosen.pop(option) for option in ("num_warps", "num_stages")}
             extra = {"BUCKETS_P": 256} if name == "bias" else {}
-            cases.append(dict(name=f"{name} {kind} Dh={size}", kernel=kernel, types=compile_types(kind),
+            cases.append(dict(name=f"{name} {kind} Dh={size}", kernel=kernel, types=compile_types(kind, size),
                               constexprs=sizes | chosen | extra, **options))
     return cases
