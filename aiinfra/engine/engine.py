@@ -70,7 +70,9 @@ class Engine:
             return None
         longest = min(self.pool.total, -(-self.max_model_len // cache.block_size))
         scheduler = self.scheduler
-        return decode_graphs(self.model, cache, scheduler.max_running, longest, scheduler.token_budget)
+        guesses = 0 if self.proposer is None else self.proposer.k
+        return decode_graphs(
+            self.model, cache, scheduler.max_running, longest, scheduler.token_budget, guesses)
 
     @property
     def max_model_len(self) -> int:

@@ -7,8 +7,10 @@
                               logits     [8, V] ─> the first 5 rows
 
 A graph has one batch size, so steps are padded to the next bucket. A padding row has slot -1 and a context of
-no keys: it is computed, read by nobody, and written nowhere. Only `_forward` is recorded; it reads nothing
-back. Invariant: the requests' rows are those of the same step run without padding. Notebook 14.
+no keys: it is computed, read by nobody, and written nowhere. Where k tokens are guessed, each bucket has a
+second graph with k + 1 rows for each request; the step's tokens stand first, and padding behind all of them.
+Only `_forward` is recorded; it reads nothing back. Invariant: the requests' rows are those of the same step
+run without padding. Notebook 14.
 """
 
 from bisect import bisect_left
@@ -43,45 +45,52 @@ def batch_sizes(largest: int) -> list[int]:
 
 
 class DecodeGraphs:
-    """Runs steps in which every request has one token to run: up to `max_batch` requests of up to
-    `max_blocks` blocks.
+    """Runs steps in which every request has one token to run, or with guesses at most `guesses` more: up to
+    `max_batch` requests of up to `max_blocks` blocks.
 
     `capture(work)` runs `work()` at least once and returns what repeats it on the same memory, such as a
     CUDA graph; `run_again` is one for any device. Everything is captured here, once.
     """
 
     def __init__(self, model: Transformer, cache: PagedCache, max_batch: int, max_blocks: int,
-                 capture: Callable[[_Replay], _Replay]) -> None:
+                 capture: Callable[[_Replay], _Replay], guesses: int = 0) -> None:
         self.model = model
         self.cache = cache
         self.max_blocks = max_blocks
         self.buckets = batch_sizes(max_batch)
+        self.tokens_each = 1 + guesses
         most = self.buckets[-1]
+        most_rows = most * self.tokens_each
         device = model.device
-        self.numbers = torch.zeros(3 * most, dtype=torch.int64, device=device)      # tokens, positions, slots
+        # Tokens, positions, slots.
+        self.numbers = torch.zeros(3 * most_rows, dtype=torch.int64, device=device)
         self.context_lens = torch.zeros(most, dtype=torch.int32, device=device)
+        self.starts = torch.zeros(most + 1, dtype=torch.int32, device=device)
         self.block_tables = _BlockTables(most, max_blocks, device)
-        self.logits = torch.empty(most, model.config.vocab_size, dtype=model.dtype, device=device)
+        self.logits = torch.empty(most_rows, model.config.vocab_size, dtype=model.dtype, device=device)
         # Largest first: the smaller ones then fit into the memory that it has left in the pool.
         self._replay = {}
         with torch.inference_mode():
-            for bucket in reversed(self.buckets):
-                self._fill([], bucket)                            # padding only: recording writes to no block
-                self._replay[bucket] = capture(partial(self._forward, bucket))
+            for each in sorted({self.tokens_each, 1}, reverse=True):
+                for bucket in reversed(self.buckets):
+                    self._fill([], bucket, each)                  # padding only: recording writes to no block
+                    self._replay[bucket, each] = capture(partial(self._forward, bucket, each))
 
     @torch.inference_mode()
     def __call__(self, work: list[Work], newest: Newest | None = None) -> Tensor | None:
-        """Logits [B, V] after each request's one token, good until the next call; None if the step does not
-        fit: more than one token of a request, more requests than `max_batch`, or one with more than
+        """Logits [N, V] after each token of the step, good until the next call; None if the step does not
+        fit: more tokens of a request than a graph has, more requests than `max_batch`, or one with more than
         `max_blocks`. newest: tokens that are UNKNOWN to the requests."""
         bucket = self.bucket(len(work))
         if not work or bucket is None or not all(self._fits(one) for one in work):
             return None
-        self._fill(work, bucket)
+        tokens = sum(one.count for one in work)
+        each = 1 if tokens == len(work) else self.tokens_each
+        self._fill(work, bucket, each)
         if newest is not None:
             newest.write(work, self.numbers)
-        self._replay[bucket]()
-        return self.logits[:len(work)]
+        self._replay[bucket, each]()
+        return self.logits[:tokens]
 
     def bucket(self, requests: int) -> int | None:
         """The smallest bucket that holds so many requests; None if there is none."""
@@ -91,30 +100,35 @@ class DecodeGraphs:
         return self.buckets[at]
 
     def _fits(self, work: Work) -> bool:
-        return work.count == 1 and len(work.request.blocks) <= self.max_blocks
+        return work.count <= self.tokens_each and len(work.request.blocks) <= self.max_blocks
 
-    def _fill(self, work: list[Work], bucket: int) -> None:
+    def _fill(self, work: list[Work], bucket: int, each: int = 1) -> None:
         """Write the step's integers, and padding, to where the graph of this bucket reads them."""
-        pad = bucket - len(work)
-        tokens = [w.request.tokens[w.start] for w in work] + [0] * pad
-        positions = [w.start for w in work] + [0] * pad
+        starts = list(accumulate((w.count for w in work), initial=0))
+        pad = bucket * each - starts[-1]
+        nobody = bucket - len(work)
+        tokens = [token for w in work for token in w.tokens] + [0] * pad
+        positions = [place for w in work for place in w.places] + [0] * pad
         slots = slots_of(work, self.cache.block_size) + [-1] * pad
-        context_lens = [w.start + 1 for w in work] + [0] * pad
+        context_lens = [w.end for w in work] + [0] * nobody
+        if each > 1:
+            _put(self.starts, starts + starts[-1:] * nobody)
         _put(self.numbers, [*tokens, *positions, *slots])
         _put(self.context_lens, context_lens)
         self.block_tables.show([w.request.blocks for w in work])
 
-    def _forward(self, bucket: int) -> None:
+    def _forward(self, bucket: int, each: int = 1) -> None:
         """The recorded part: from the buffers to `logits`."""
-        tokens, positions, slots = self.numbers[:3 * bucket].view(3, bucket)
+        rows = bucket * each
+        tokens, positions, slots = self.numbers[:3 * rows].view(3, rows)
         kv = StepKV(
             cache=self.cache,
             slots=slots,
             block_tables=self.block_tables.there[:bucket],
             context_lens=self.context_lens[:bucket],
-            cu_seqlens=None,
+            cu_seqlens=None if each == 1 else self.starts[:bucket + 1],
         )
-        self.logits[:bucket].copy_(self.model(tokens, positions, kv))
+        self.logits[:rows].copy_(self.model(tokens, positions, kv))
 
 
 class _BlockTables:
@@ -166,14 +180,14 @@ def run_again(work: _Replay) -> _Replay:
 
 
 def decode_graphs(model: Transformer, cache: PagedCache, max_batch: int, max_blocks: int,
-                  most_tokens: int) -> DecodeGraphs:
+                  most_tokens: int, guesses: int = 0) -> DecodeGraphs:
     """What an engine uses: CUDA graphs on a GPU, where all that steps of up to `most_tokens` need is compiled
     first; on a CPU the same padded steps without a recording."""
     on_gpu = model.device.type == "cuda"
     if on_gpu:
         compile_prompts(model, cache, most_tokens, max_blocks)
     capture = _recorder(model.device) if on_gpu else run_again
-    return DecodeGraphs(model, cache, max_batch, max_blocks, capture)
+    return DecodeGraphs(model, cache, max_batch, max_blocks, capture, guesses)
 
 
 @torch.inference_mode()

@@ -165,7 +165,7 @@ class StepIntegers:
         )
 
 
-# A faster way for some steps (see graphs.py): a row of logits for each work, None for a step not of its kind.
+# A faster way for some steps (see graphs.py): a row of logits for each token, None for another kind of step.
 Decode = Callable[[list[Work], Newest | None], Tensor | None]
 
 

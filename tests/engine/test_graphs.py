@@ -89,6 +89,31 @@ def test_captured_largest_first_each_once(small: Transformer) -> None:
     assert order == [24, 16, 8, 4, 2, 1]
 
 
+def test_guesses_have_graphs_of_their_own(small: Transformer) -> None:
+    order = []
+    DecodeGraphs(small, cache_for(small, 4), 3, 4, lambda work: order.append(work.args), guesses=4)
+    assert order == [(3, 5), (2, 5), (1, 5), (3, 1), (2, 1), (1, 1)]
+
+
+@pytest.mark.parametrize("guesses", [[4], [4, 4, 4], [0, 3, 1], [2, 0, 0, 4, 1]])
+def test_guesses_padded_are_the_plain_ones(guesses: list[int], small: Transformer) -> None:
+    """Old code: a step with a guess had no graph. Short contexts, too: fewer keys than a graph has tokens."""
+    cache = cache_for(small, 60)
+    cache.k.normal_()
+    cache.v.normal_()
+    work = []
+    for one, count, first in zip(decoding([1, 9, 2, 17, 5]), guesses, range(0, 60, 12)):
+        one.request.blocks = list(range(first, first + 12))
+        work.append(Work(one.request, one.start, 1 + count, tuple(range(7, 7 + count))))
+    graphs = DecodeGraphs(small, cache, 8, 12, run_again, guesses=4)
+    plain = Runner(small, cache).run(Plan(work, [], [], []))
+    untouched = cache.k.clone(), cache.v.clone()
+    padded = Runner(small, cache, graphs).run(Plan(work, [], [], []))
+    assert graphs(work) is not None and len(padded) == len(work) + sum(guesses[:len(work)])
+    torch.testing.assert_close(padded, plain, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close((cache.k, cache.v), untouched, rtol=1e-4, atol=1e-4)
+
+
 def gpu_step(bucket: int, cfg: ModelConfig = SMALL, max_blocks: int = 4) -> list:
     """The kernels of the recorded part, on a model without numbers."""
     with torch.device("meta"):
@@ -96,7 +121,7 @@ def gpu_step(bucket: int, cfg: ModelConfig = SMALL, max_blocks: int = 4) -> list
     graphs = DecodeGraphs(model, PagedCache(cfg, 8, P, torch.bfloat16, model.device), bucket, max_blocks,
                           lambda work: work)
     with dry_run() as asked, torch.inference_mode():
-        graphs._replay[bucket]()
+        graphs._replay[bucket, 1]()
     return asked
 
 
@@ -150,7 +175,7 @@ def traffic(n: int) -> dict[str, tuple[list[int], SamplingParams]]:
 
 def serve(model: Transformer, **options) -> tuple[dict[str, list[int]], list[int]]:
     """What each request was given, and the sizes of the batches that ran padded."""
-    blocks, padded = options.pop("blocks", 60), []
+    blocks, padded, guessed = options.pop("blocks", 60), [], []
     engine = Engine(model, cache_bytes=blocks * PagedCache.block_bytes(model.config, P, model.dtype),
                     block_size=P, **options)
     if engine.runner.decode is not None:
@@ -160,6 +185,7 @@ def serve(model: Transformer, **options) -> tuple[dict[str, list[int]], list[int
             logits = fast(work, newest)
             if logits is not None:
                 padded.append(len(work))
+                guessed.append(any(one.guesses for one in work))
             return logits
         engine.runner.decode = noted
     made = {name: [] for name in traffic(16)}
@@ -168,7 +194,7 @@ def serve(model: Transformer, **options) -> tuple[dict[str, list[int]], list[int
     while engine.unfinished:
         for m in engine.step().made:
             made[m.request_id].append(m.token_id)
-    assert engine.pool.used == 0
+    assert engine.pool.used == 0 and any(guessed) == bool(padded and engine.proposer)
     return made, padded
 
 

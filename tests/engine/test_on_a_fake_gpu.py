@@ -3,6 +3,7 @@
 import pytest
 import torch
 from tests.engine.fake_traffic import CONFIGS, ENGINES, PLAIN, engine_on, model_on, serve_everything
+from tests.engine.small_model import Script
 
 from aiinfra.engine.graphs import DecodeGraphs
 from aiinfra.engine.sampling_params import SamplingParams
@@ -68,6 +69,25 @@ def test_a_decode_beside_a_prompt_is_split() -> None:
         assert prompt.grid == (2, 1)                     # 60 tokens are one tile
 
 
+def test_steps_with_guesses_are_replays() -> None:
+    """Old code: each of them was asked for kernel by kernel."""
+    with fake_gpu() as gpu:
+        engine = engine_on(model_on(gpu, "plain"), speculative=Script(lambda tokens: [1] * (len(tokens) % 5)))
+        for name in "abc":
+            engine.add(name, [1] * 20, SamplingParams(max_tokens=40, ignore_eos=True))
+        while len(engine.answers.by_request) < 3 or not all(one.made for one in engine.answers.by_request):
+            engine.step()
+        gpu.complaints.clear()
+        guessed = 0
+        for _ in range(8):
+            before, replays = len(gpu.started), sum(graph.replays for graph in gpu.recordings)
+            guessed += sum(drafted for _, drafted, _ in engine.step().guessed)
+            assert sum(graph.replays for graph in gpu.recordings) == replays + 1
+            ours = [one for one in gpu.started[before:] if one.variant is not None]
+            assert ours in [[one for one in graph.kernels if one.variant] for graph in gpu.recordings]
+        assert guessed > 20 and gpu.complaints == []
+
+
 @pytest.mark.parametrize("fault, complaint", [
     (lambda x: x + x.sum().cpu().to(x.device), "to the CPU"),
     (lambda x: x + torch.tensor([1.0, 2.0], device=x.device).sum(), "from the CPU"),
@@ -75,8 +95,8 @@ def test_a_decode_beside_a_prompt_is_split() -> None:
 def test_a_model_that_waits_is_found_out(fault, complaint: str, monkeypatch) -> None:
     hidden = DecodeGraphs._forward
 
-    def waiting(self, bucket: int) -> None:
-        hidden(self, bucket)
+    def waiting(self, bucket: int, each: int) -> None:
+        hidden(self, bucket, each)
         fault(self.logits)
     monkeypatch.setattr(DecodeGraphs, "_forward", waiting)
     with fake_gpu() as gpu:
