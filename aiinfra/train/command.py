@@ -6,11 +6,12 @@ Ctrl-C stops after the step in hand, and saves; a second one stops at once. PyTo
 
 import argparse
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from aiinfra.arguments import number, whole
 from aiinfra.train.options import TrainOptions
 
 if TYPE_CHECKING:                      # PyTorch comes with it
@@ -44,6 +45,9 @@ _HELP = {
 }
 
 
+_MAY_BE_0 = ("experts", "warmup", "balance_loss", "weight_decay")
+
+
 def add_train(parser: argparse.ArgumentParser) -> None:
     """The command's arguments: the files, and each setting of a run."""
     parser.add_argument("--data", type=Path, required=True, metavar="FILE",
@@ -64,8 +68,18 @@ def _add_setting(parser: argparse.ArgumentParser, name: str, text: str) -> None:
     if default is False:
         parser.add_argument(flag, action="store_true", help=text)
     else:
-        kind = str if default is None else type(default)
-        parser.add_argument(flag, type=kind, default=default, help=text)
+        parser.add_argument(flag, type=_reader(name, default), default=default, help=text)
+
+
+def _reader(name: str, default: int | float | str | None) -> Callable[[str], Any]:
+    """Reads the setting; a number that cannot be is refused before the text is, and a folder made."""
+    if name == "seed":
+        return whole(-2**63, 2**64 - 1)
+    if isinstance(default, int):
+        return whole(0 if name in _MAY_BE_0 else 1)
+    if isinstance(default, float):
+        return number(least=0) if name in _MAY_BE_0 else number(above=0)
+    return str
 
 
 def run_train(args: argparse.Namespace) -> None:
