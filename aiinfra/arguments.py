@@ -64,13 +64,26 @@ def file_to_write(*endings: str) -> Callable[[str], Path]:
             raise ArgumentTypeError(f"{_quoted(text)} is a folder; name a file in it.")
         if endings and path.suffix.lower() not in endings:
             raise ArgumentTypeError(f"{_quoted(text)}; its name must end in {', '.join(endings)}.")
-        folder = _nearest_above(path)
-        if not folder.is_dir():
-            raise ArgumentTypeError(f"{_quoted(text)}: {folder} is no folder. Choose another place.")
-        if not os.access(folder, os.W_OK):
-            raise ArgumentTypeError(f"{_quoted(text)}: {folder} may not be written. Choose another place.")
+        _check_place(text, path)
         return path
     return read
+
+
+def folder_to_write(text: str) -> Path:
+    """A folder that is there, or can be made. Not the current one by an empty name: nobody means that."""
+    if not text.strip():
+        raise ArgumentTypeError(f"{_quoted(text)} is no name; name a folder (. is the current one).")
+    _check_place(text, Path(text) / "any file")
+    return Path(text)
+
+
+def _check_place(text: str, path: Path) -> None:
+    """Raise ArgumentTypeError, quoting `text`, unless a file can be written at `path`."""
+    folder = _nearest_above(path)
+    if not folder.is_dir():
+        raise ArgumentTypeError(f"{_quoted(text)}: {folder} is no folder. Choose another place.")
+    if not os.access(folder, os.W_OK):
+        raise ArgumentTypeError(f"{_quoted(text)}: {folder} may not be written. Choose another place.")
 
 
 def _nearest_above(path: Path) -> Path:

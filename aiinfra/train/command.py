@@ -8,10 +8,9 @@ import argparse
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aiinfra.arguments import number, whole
+from aiinfra.arguments import file_to_read, folder_to_write, number, whole
 from aiinfra.train.options import TrainOptions
 
 if TYPE_CHECKING:                      # PyTorch comes with it
@@ -50,9 +49,9 @@ _MAY_BE_0 = ("experts", "warmup", "balance_loss", "weight_decay")
 
 def add_train(parser: argparse.ArgumentParser) -> None:
     """The command's arguments: the files, and each setting of a run."""
-    parser.add_argument("--data", type=Path, required=True, metavar="FILE",
+    parser.add_argument("--data", type=file_to_read, required=True, metavar="FILE",
                         help="plain text in UTF-8; documents are divided by <|endoftext|>, or by empty lines")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR",
+    parser.add_argument("--out", type=folder_to_write, required=True, metavar="DIR",
                         help="the run's folder: metrics.jsonl, checkpoints, and the model in export")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in DIR")
     parser.add_argument("--tensorboard", action="store_true",
