@@ -163,7 +163,7 @@ def wait_until_answered(page) -> str:
 
 def wait_until_idle(server) -> dict:
     state = server.state()
-    while state["blocks"]["used"]:
+    while state["blocks"]["used"] or state["requests"]:
         state = server.state()
     return state
 

@@ -260,12 +260,15 @@ def test_what_can_never_wait_is_told_so_and_not_to_try_again() -> None:
 def test_who_loads_the_model_leaves_no_openmp_workers_behind() -> None:
     """They would slow the engine thread down: see `made_aside`. The first child shows that they are seen."""
     code = """
-import os, sys, torch
+import os, sys, time, torch
 from aiinfra.serve.engine_thread import made_aside
 torch.set_num_threads(3)
 work = lambda: torch.ones(512, 512) @ torch.ones(512, 512)
 before = len(os.listdir("/proc/self/task"))
 assert (made_aside(work) if sys.argv[1] == "aside" else work()).shape == (512, 512)
+end = time.monotonic() + 10                      # threads that are told to end take a moment
+while len(os.listdir("/proc/self/task")) > before and time.monotonic() < end and sys.argv[1] == "aside":
+    time.sleep(0.01)
 print(len(os.listdir("/proc/self/task")) - before)
 """
     counts = {}

@@ -181,7 +181,8 @@ def test_a_port_in_use_is_one_sentence(server: Process, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("args, said", [
-    (["--host", "0.0.0.0"], "set --api-key"), (["--port", "70000"], "70000 is no port"),
+    (["--host", "0.0.0.0"], "set --api-key"),
+    (["--port", "70000"], "'70000'; it must be a whole number from 0 to 65,535"),
     (["--set", "max_runing=3"], "Did you mean 'max_running'?"),
     (["--max-queued-requests", "0"], "at least 1"),
     (["--request-seconds", "nan"], "above 0"), (["--drain-seconds", "nan"], "at least 0"),
