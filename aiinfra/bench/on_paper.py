@@ -3,7 +3,7 @@
     decode      a token reads all weights, and starts some hundred kernels that move next to nothing
     graphs      asked for one by one, a kernel is 7 µs (PyTorch's) or 10 to 20 µs (Triton's) of the CPU's time
     a trace     every step reads the keys of all that are in it; who copies them first reads and writes more
-    HSTU        a dense composition writes B·H·N² scores and reads them again, 65 times; tiles never do
+    HSTU        a dense composition writes B·H·N² scores and reads them again, 57 times; tiles never do
     training    products, attention, and what only moves: norms, gradients of the last matrix, the optimizer
 
 A share below is what good kernels reach of bandwidth or units; no figure here was measured on the GPU that it

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiinfra.bench.on_paper import (
-    READ, decode_share, graphs_gain, hstu_gain, masked_seconds, small_kernels, static_seconds, trace_seconds,
-    training_share)
+    DENSE_PASSES, READ, decode_share, graphs_gain, hstu_gain, masked_seconds, small_kernels, static_seconds,
+    trace_seconds, training_share)
 from aiinfra.errors import plural
 
 
@@ -109,8 +109,8 @@ TARGETS = {
     "G9": _target("int4 at batch 1 ÷ cuBLAS in bfloat16", 2.5, 3.5, {"H100": (2.6, 2.9), "H200": (2.0, 2.2)},
                  "5.3 instructions a weight, 2.2 on the half-rate integer pipe: 24 weights a clock and SM"),
     "G10": _target("HSTU forward and backward ÷ dense PyTorch", 5.0, 15.0, _between(_hstu),
-                  "ours: 4 kernels of 50 instructions a pair, 11 products; dense: 65 passes over B·H·N² "
-                  "scores, and a table's gradient that waits for a warp to add ten million"),
+                  f"ours: 4 kernels of 50 instructions a pair, 11 products; dense: {DENSE_PASSES} passes "
+                  "over B·H·N² scores, and a table's gradient that waits for a warp to add ten million"),
     "G11": _target("training, 1B: share of the units' rate", 0.42, 0.50, _between(_training),
                   "products at 0.55 to 0.7, attention at 0.5 and 0.35; a chunk of 256 logits adds to the "
                   "last matrix's whole gradient: 64 times 3 GB, a fifth of the step"),
